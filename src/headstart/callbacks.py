@@ -1,0 +1,99 @@
+"""What watches a run, and where its scalars go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+
+from headstart.checkpoints import KeepBest
+from headstart.data.module import mixed_seed
+from headstart.optimization import direction
+
+
+class SeedEpochs(pl.Callback):
+    """Seeds torch at the start of every epoch, so that a resumed run draws the same dropout as one that ran on.
+
+    Args:
+        seed: of the run; each process and each epoch has its own.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Seeds the epoch that begins."""
+        torch.manual_seed(mixed_seed(self.seed, trainer.current_epoch, trainer.global_rank))
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's bar, which says which split is evaluated and leaves the logger's version out."""
+
+    @property
+    def test_description(self) -> str:
+        """What stands in front of the bar in evaluation."""
+        classifier = self.trainer.lightning_module
+        return f"Evaluating {getattr(classifier, 'evaluated_split', 'test')}"
+
+    def get_metrics(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """The figures behind the bar."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
+
+
+def build_callbacks(
+    folder: Path,
+    *,
+    monitor: str,
+    seed: int,
+    progress: bool,
+    early_stopping: dict[str, float] | None,
+    checkpoint: bool,
+    learning_rate: bool,
+) -> list[pl.Callback]:
+    """The callbacks of a run.
+
+    Args:
+        folder: the run folder.
+        monitor: the metric that stops early and picks the best checkpoint.
+        seed: of the run.
+        progress: show bars.
+        early_stopping: `patience` in epochs and `min_delta`, or None to train all epochs.
+        checkpoint: keep `checkpoints/best.ckpt` and `last.ckpt`.
+        learning_rate: log it.
+    """
+    callbacks: list[pl.Callback] = [SeedEpochs(seed)]
+    if progress:
+        callbacks.append(ProgressBar(leave=False))
+    if early_stopping is not None:
+        callbacks.append(
+            EarlyStopping(
+                monitor,
+                min_delta=early_stopping["min_delta"],
+                patience=int(early_stopping["patience"]),
+                mode=direction(monitor),
+                check_on_train_epoch_end=True,
+            )
+        )
+    if learning_rate:
+        callbacks.append(LearningRateMonitor(logging_interval="epoch"))
+    if checkpoint:
+        callbacks.append(KeepBest(folder / "checkpoints", monitor))
+    return callbacks
+
+
+def build_loggers(folder: Path, *, tensorboard: bool, csv: bool) -> list[Logger]:
+    """TensorBoard's in `tensorboard/` and a table in `csv/metrics.csv` of the run folder."""
+    loggers: list[Logger] = []
+    if tensorboard:
+        # Lightning's own hp_metric would be a second, meaningless figure beside the monitored one.
+        loggers.append(TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False))
+    if csv:
+        loggers.append(CSVLogger(folder, name="", version="csv"))
+    return loggers

@@ -1,0 +1,165 @@
+"""TransferClassifier: a pretrained backbone and a new head, trained by Lightning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from headstart.data.module import Batch
+from headstart.freezing import freeze_backbone, hold_in_eval
+from headstart.optimization import BuildOptimizer, BuildSchedule, build_optimizer, build_schedule
+
+SPLITS = ("train", "val", "test")
+ADAM: BuildOptimizer = partial(build_optimizer, name="adam", lr=1e-3)
+CONSTANT: BuildSchedule = partial(build_schedule, name="none")
+
+
+class TransferClassifier(pl.LightningModule):
+    """An image classifier with a pretrained backbone and a new head.
+
+    Args:
+        backbone: from images of shape (batch, 3, height, width) to features of shape (batch, num_features).
+        head: from features to logits of shape (batch, number of classes).
+        class_names: in label order.
+        freeze: True trains the head only, False everything; a block's name freezes the backbone up to it.
+        optimizer: from the parameters that train to an optimizer.
+        scheduler: from an optimizer (and `epochs`, `steps`, `monitor`) to a learning-rate schedule or None.
+        monitor: the metric that a plateau schedule watches.
+        label_smoothing: in [0, 1), in the training loss.
+        class_weights: weight of each class in the training loss; None weighs every image alike.
+        description: plain values kept in checkpoints as their hyperparameters.
+
+    Logs `split/metric` for train, val and test: `loss`, `accuracy` (top-1), `macro_accuracy` (mean over
+    classes) and, where there are more than five classes, `top5_accuracy`; accuracies are fractions in [0, 1].
+    The training loss is what is minimised; those of val and test are plain cross-entropy, so that they compare
+    between runs whatever their smoothing and weights.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: nn.Module,
+        class_names: Sequence[str],
+        *,
+        freeze: bool | str = True,
+        optimizer: BuildOptimizer = ADAM,
+        scheduler: BuildSchedule = CONSTANT,
+        monitor: str = "val/accuracy",
+        label_smoothing: float = 0.0,
+        class_weights: Tensor | None = None,
+        description: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+        self.class_names = tuple(class_names)
+        self.optimizer, self.scheduler, self.monitor = optimizer, scheduler, monitor
+        self.label_smoothing = label_smoothing
+        self.register_buffer("class_weights", class_weights, persistent=False)
+        self.metrics = nn.ModuleDict({f"{split}_split": _metrics(len(class_names)) for split in SPLITS})
+        self.frozen = tuple(freeze_backbone(backbone, freeze))
+        self.evaluated_split = "test"  # which split `test_step` reports under; see `evaluate` in train.py
+        if description is not None:
+            self.save_hyperparameters(description, logger=False)
+        hold_in_eval(self.frozen)
+
+    def train(self, mode: bool = True) -> TransferClassifier:
+        """Sets the training mode of what is not frozen."""
+        super().train(mode)
+        hold_in_eval(self.frozen)
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of shape (batch, number of classes) for preprocessed images (batch, 3, height, width)."""
+        logits: Tensor = self.head(self.backbone(images))
+        return logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+        """The loss to minimise."""
+        images, labels = batch
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels, self.class_weights, label_smoothing=self.label_smoothing)
+        self._update("train", logits.detach(), labels, loss.detach())
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        """Counts a batch of the validation split."""
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        """Counts a batch of `evaluated_split`."""
+        self._evaluate(self.evaluated_split, batch)
+
+    def _evaluate(self, split: str, batch: Batch) -> None:
+        images, labels = batch
+        logits = self(images)
+        self._update(split, logits, labels, F.cross_entropy(logits, labels))
+
+    def _update(self, split: str, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
+        metrics = self._metrics_of(split)
+        metrics["loss"].update(loss, len(labels))
+        for name, metric in metrics.items(keep_base=True):
+            if name != "loss":
+                metric.update(logits.float(), labels)
+
+    def _metrics_of(self, split: str) -> MetricCollection:
+        metrics = self.metrics[f"{split}_split"]
+        assert isinstance(metrics, MetricCollection)
+        return metrics
+
+    def on_train_epoch_end(self) -> None:
+        """Logs the epoch's training metrics, over the batches as they were seen."""
+        self._log("train")
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the validation metrics."""
+        self._log("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the metrics of `evaluated_split`, per class too."""
+        self._log(self.evaluated_split, per_class=True)
+
+    def _log(self, split: str, per_class: bool = False) -> None:
+        metrics = self._metrics_of(split)
+        values = {name: metric.compute() for name, metric in metrics.items(keep_base=True)}
+        metrics.reset()
+        by_class = values.pop("class_accuracy")
+        # Evaluation after training repeats val and train; on their charts it would be a second last point.
+        charted = not per_class or split == "test"
+        figures = {f"{split}/{name}": value for name, value in values.items()}
+        self.log_dict(figures, logger=charted)
+        if per_class:
+            named = zip(self.class_names, by_class, strict=True)
+            self.log_dict({f"{split}/class_accuracy/{name}": value for name, value in named}, logger=False)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer over what is not frozen, and its schedule."""
+        optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
+        schedule = self.scheduler(
+            optimizer,
+            epochs=self.trainer.max_epochs,
+            steps=int(self.trainer.estimated_stepping_batches),
+            monitor=self.monitor,
+        )
+        return optimizer if schedule is None else {"optimizer": optimizer, "lr_scheduler": schedule}
+
+
+def _metrics(num_classes: int) -> MetricCollection:
+    metrics: dict[str, Metric | MetricCollection] = {
+        "loss": MeanMetric(),
+        "accuracy": MulticlassAccuracy(num_classes, average="micro"),
+        "macro_accuracy": MulticlassAccuracy(num_classes, average="macro"),
+        "class_accuracy": MulticlassAccuracy(num_classes, average="none"),
+    }
+    if num_classes > 5:
+        metrics["top5_accuracy"] = MulticlassAccuracy(num_classes, average="micro", top_k=5)
+    return MetricCollection(metrics, compute_groups=False)

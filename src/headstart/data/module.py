@@ -1,0 +1,218 @@
+"""Splits, loaders and classes: one LightningDataModule over every source."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from headstart.data.images import read_image
+from headstart.data.sources import Samples, Source
+from headstart.data.splits import carve, carved_size, few_per_class
+from headstart.data.transforms import Transform
+from headstart.errors import DataError
+
+Batch = tuple[Tensor, Tensor]
+MAX_WORKERS = 8  # beyond about eight, decoding is rarely what a single accelerator waits for
+
+
+def make_splits(
+    source: Source,
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    split_seed: int,
+    train_per_class: int | None = None,
+) -> dict[str, Samples]:
+    """Completes a source's own splits by carving what is missing out of train, stratified.
+
+    Args:
+        source: its own "val" and "test" are left as they are and never mixed into training.
+        val_fraction: share of the source's training images for "val" where there is none.
+        test_fraction: likewise for "test"; 0 leaves it out.
+        split_seed: of the splits; nothing else changes them.
+        train_per_class: keep only this many training images of each class.
+
+    Returns:
+        "train", "val" and, unless it is left out, "test"; no image is in two of them.
+
+    Raises:
+        DataError: too few images to split.
+    """
+    splits = dict(source.splits)
+    total = len(splits["train"])
+    for name, fraction in (("test", test_fraction), ("val", val_fraction)):
+        if name not in splits and fraction > 0:
+            left, taken = carve(
+                splits["train"].labels,
+                carved_size(total, fraction),
+                split_seed,
+                class_names=source.class_names,
+                name=name,
+            )
+            splits[name] = splits["train"].take(taken)
+            splits["train"] = splits["train"].take(left)
+    if train_per_class is not None:
+        few = few_per_class(splits["train"].labels, train_per_class, split_seed, class_names=source.class_names)
+        splits["train"] = splits["train"].take(few)
+    return {name: splits[name] for name in ("train", "val", "test") if name in splits}
+
+
+class ImageDataset(Dataset[Any]):
+    """Images of one split through one transform.
+
+    An item is asked for by its index, or by (index, seed): then torch's generator is seeded for the transform,
+    so that an augmented view depends on the seed alone and not on the number of workers.
+    """
+
+    def __init__(self, samples: Samples, transform: Transform) -> None:
+        self.samples = samples
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def image(self, index: int) -> Image.Image:
+        """The RGB image before the transform."""
+        image = self.samples.images[index]
+        return read_image(image) if isinstance(image, str) else Image.fromarray(np.ascontiguousarray(image))
+
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, int]:
+        if isinstance(key, int):
+            return self.transform(self.image(key)), int(self.samples.labels[key])
+        index, seed = key
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.transform(self.image(index)), int(self.samples.labels[index])
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """A new order and a new seed for every image each epoch, the same for the same (seed, epoch).
+
+    Lightning calls `set_epoch`, so a resumed run continues with the order that it would have had. Each of
+    `world` processes gets every `world`-th image; the first ones are repeated to make the shares equal, as
+    gradients are averaged step by step.
+    """
+
+    def __init__(self, size: int, seed: int, *, rank: int = 0, world: int = 1) -> None:
+        self.size, self.seed, self.rank, self.world = size, seed, rank, world
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch that the next iteration is for."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.size // self.world)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch))
+        order = torch.randperm(self.size, generator=generator).tolist()
+        seeds = torch.randint(2**63 - 1, (self.size,), generator=generator).tolist()
+        order += order[: len(self) * self.world - self.size]
+        for index in order[self.rank :: self.world]:
+            yield index, seeds[index]
+
+
+class ShareSampler(Sampler[int]):
+    """Every `world`-th image in order, none twice, so that figures over all processes count each image once."""
+
+    def __init__(self, size: int, *, rank: int = 0, world: int = 1) -> None:
+        self.indices = range(rank, size, world)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)
+
+
+def mixed_seed(*parts: int) -> int:
+    """One seed from several numbers, unlike that of any other numbers."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class ImageDataModule(pl.LightningDataModule):
+    """Loaders over the splits of a source.
+
+    Args:
+        splits: "train", "val" and possibly "test", as `make_splits` gives them.
+        training: the transform of training images, which may be random.
+        evaluation: the transform of all images outside training.
+        batch_size: images a batch on each device.
+        num_workers: processes that decode and transform; None chooses: none for images in memory, else one a
+            core and at most `MAX_WORKERS`.
+        seed: of the order and the augmentation of training images.
+
+    Batches are (float32 images of shape (batch, 3, height, width), int64 labels of shape (batch,)).
+    """
+
+    def __init__(
+        self,
+        splits: Mapping[str, Samples],
+        *,
+        training: Transform,
+        evaluation: Transform,
+        batch_size: int,
+        num_workers: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.splits = dict(splits)
+        self.training, self.evaluation = training, evaluation
+        self.batch_size, self.seed = batch_size, seed
+        in_memory = isinstance(splits["train"].images, np.ndarray)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        chosen = 0 if in_memory else min(cores, MAX_WORKERS)
+        self.num_workers = chosen if num_workers is None else num_workers
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Training images in random order through the training transform."""
+        samples = self.splits["train"]
+        rank, world = self._share()
+        sampler = EpochSampler(len(samples), self.seed, rank=rank, world=world)
+        return self._loader(ImageDataset(samples, self.training), sampler)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Validation images in order through the evaluation transform."""
+        return self.evaluation_dataloader("val")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Test images in order through the evaluation transform."""
+        return self.evaluation_dataloader("test")
+
+    def evaluation_dataloader(self, split: str) -> DataLoader[Batch]:
+        """Images of any split, training images too, in order through the evaluation transform.
+
+        Raises:
+            DataError: there is no such split.
+        """
+        if split not in self.splits:
+            raise DataError(f"these data have no {split} split; there are {', '.join(self.splits)}.")
+        samples = self.splits[split]
+        rank, world = self._share()
+        dataset = ImageDataset(samples, self.evaluation)
+        return self._loader(dataset, ShareSampler(len(samples), rank=rank, world=world))
+
+    def _share(self) -> tuple[int, int]:
+        """Which share of the images is this process's: its rank, and how many processes there are."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _loader(self, dataset: ImageDataset, sampler: Sampler[Any]) -> DataLoader[Batch]:
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            # Its own generator, so that starting workers does not disturb the one that dropout draws from.
+            generator=torch.Generator(),
+        )

@@ -1,0 +1,175 @@
+"""Where are the images? Public data sets, and those that come with a dependency."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headstart.data.sources import Samples, Source, class_folders, file_samples, image_files
+from headstart.errors import DataError
+
+STL10_SHAPE = (3, 96, 96)  # channel, column, row: the binaries are written column by column
+
+
+def stl10(root: str | Path, *, download: bool = False) -> Source:
+    """STL-10: 96 × 96 images of 10 classes, "train" (5000) and "test" (8000).
+
+    Args:
+        root: holds `stl10_binary/`, as torchvision keeps it.
+        download: fetch it by torchvision if it is not there.
+
+    Raises:
+        DataError: files are missing or cut off; the message says where to put them.
+    """
+    folder = Path(root) / "stl10_binary"
+    _ensure(
+        folder / "train_X.bin",
+        "STL-10",
+        "stl10_binary.tar.gz (2.6 GB) from https://cs.stanford.edu/~acoates/stl10",
+        Path(root),
+        download,
+        lambda datasets: datasets.STL10(str(root), download=True),
+    )
+    class_names = tuple((folder / "class_names.txt").read_text().split())
+    return Source(class_names, {split: _stl10_split(folder, split) for split in ("train", "test")})
+
+
+def _stl10_split(folder: Path, split: str) -> Samples:
+    images_file, labels_file = folder / f"{split}_X.bin", folder / f"{split}_y.bin"
+    for file in (images_file, labels_file):
+        if not file.is_file():
+            raise DataError(f"{file}: missing. Unpack stl10_binary.tar.gz again.")
+    labels = np.fromfile(labels_file, dtype=np.uint8).astype(np.int64) - 1
+    if images_file.stat().st_size != len(labels) * int(np.prod(STL10_SHAPE)):
+        raise DataError(
+            f"{images_file} does not hold the {len(labels)} images that {labels_file.name} has labels for: "
+            f"one of them is cut off. Unpack stl10_binary.tar.gz again."
+        )
+    # Mapped, not read: worker processes share the pages.
+    images = np.memmap(images_file, dtype=np.uint8, mode="r").reshape(-1, *STL10_SHAPE)
+    return Samples(images.transpose(0, 3, 2, 1), labels, _numbered(split, len(labels)))
+
+
+def pets(root: str | Path, *, download: bool = False) -> Source:
+    """Oxford-IIIT Pet by breed: "train" (the official trainval) and "test".
+
+    Args:
+        root: holds `oxford-iiit-pet/{images,annotations}`, as torchvision keeps it.
+        download: fetch it by torchvision if it is not there.
+
+    Raises:
+        DataError: files are missing; the message says where to put them.
+    """
+    folder = Path(root) / "oxford-iiit-pet"
+    _ensure(
+        folder / "annotations" / "trainval.txt",
+        "Oxford-IIIT Pet",
+        "images.tar.gz and annotations.tar.gz (0.8 GB) from https://www.robots.ox.ac.uk/~vgg/data/pets",
+        folder,
+        download,
+        lambda datasets: datasets.OxfordIIITPet(str(root), download=True),
+    )
+    trainval = _pets_split(folder, "trainval")
+    class_names = tuple(trainval)  # in the order of the class numbers
+    splits = {}
+    for split, by_class in (("train", trainval), ("test", _pets_split(folder, "test"))):
+        if tuple(by_class) != class_names:
+            raise DataError(f"{folder}/annotations: trainval.txt and test.txt have different breeds.")
+        files = [file for found in by_class.values() for file in found]
+        labels = [index for index, found in enumerate(by_class.values()) for _ in found]
+        splits[split] = file_samples(files, labels, folder)
+    return Source(class_names, splits)
+
+
+def _pets_split(folder: Path, split: str) -> dict[str, list[str]]:
+    """The images of each breed, in the order of the official class numbers."""
+    table = folder / "annotations" / f"{split}.txt"
+    if not table.is_file():
+        raise DataError(f"{table}: missing. Unpack annotations.tar.gz again.")
+    numbers: dict[str, int] = {}
+    by_class: dict[str, list[str]] = {}
+    for line in table.read_text().splitlines():
+        image_id, number = line.split()[:2]
+        breed = image_id.rpartition("_")[0].replace("_", " ").title()
+        numbers[breed] = int(number)
+        by_class.setdefault(breed, []).append(str(folder / "images" / f"{image_id}.jpg"))
+    missing = [file for files in by_class.values() for file in files if not Path(file).is_file()]
+    if missing:
+        raise DataError(f"{table} names {missing[0]}, which is not there ({len(missing)} missing in all).")
+    return {breed: by_class[breed] for breed in sorted(by_class, key=numbers.__getitem__)}
+
+
+def caltech101(root: str | Path, *, download: bool = False) -> Source:
+    """Caltech-101 without its background class; it has no splits of its own.
+
+    Args:
+        root: holds `caltech101/101_ObjectCategories/CLASS/*`, as torchvision keeps it.
+        download: fetch it by torchvision if it is not there.
+
+    Raises:
+        DataError: the folder is missing; the message says where to put it.
+    """
+    base = Path(root) / "caltech101"
+    folder = base / "101_ObjectCategories"
+    _ensure(
+        folder,
+        "Caltech-101",
+        "101_ObjectCategories.tar.gz (from https://data.caltech.edu/records/mzrjq-6wc02)",
+        base,
+        download,
+        lambda datasets: datasets.Caltech101(str(root), download=True),
+    )
+    class_names = tuple(name for name in class_folders(folder) if name != "BACKGROUND_Google")
+    files, labels = [], []
+    for index, class_name in enumerate(class_names):
+        found, _ = image_files(folder / class_name)
+        files += found
+        labels += [index] * len(found)
+    return Source(class_names, {"train": file_samples(files, labels, folder)})
+
+
+def _ensure(
+    expected: Path, title: str, archive: str, place: Path, download: bool, fetch: Callable[[Any], object]
+) -> None:
+    """Downloads a data set if it is not there and may be fetched, or says what is missing and where to put it."""
+    if expected.exists():
+        return
+    by_hand = f"put {archive} into {place} and unpack it there"
+    if not download:
+        raise DataError(
+            f"{title} is not in {place}: {expected} is missing. Add data.download=true to fetch it, or {by_hand}; "
+            f"data.root=FOLDER looks elsewhere."
+        )
+    from torchvision import datasets
+
+    try:
+        fetch(datasets)
+    except (OSError, RuntimeError, ImportError) as error:  # no network, a bad archive, no gdown
+        raise DataError(f"{title} could not be downloaded ({error}). Without a network, {by_hand}.") from error
+
+
+def digits() -> Source:
+    """scikit-learn's handwritten digits: 1797 images of 8 × 8, 0 to 16 scaled to 0 to 255, no splits."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    grey = np.round(data.images * (255 / 16)).astype(np.uint8)
+    images = np.repeat(grey[..., None], 3, axis=-1)
+    labels = data.target.astype(np.int64)
+    class_names = tuple(str(name) for name in data.target_names)
+    return Source(class_names, {"train": Samples(images, labels, _numbered("digits", len(labels)))})
+
+
+def glyphs(per_class: int, size: int, seed: int) -> Source:
+    """Letters and digits rendered from matplotlib's fonts; no splits. See `headstart.demo.glyphs`."""
+    from headstart.demo.glyphs import GLYPHS, render_glyphs
+
+    images, labels = render_glyphs(per_class, size, seed)
+    return Source(GLYPHS, {"train": Samples(images, labels, _numbered("glyphs", len(labels)))})
+
+
+def _numbered(name: str, count: int) -> list[str]:
+    return [f"{name}/{index}" for index in range(count)]

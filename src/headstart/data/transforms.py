@@ -1,0 +1,143 @@
+"""From an RGB image to what the network sees: preprocessing for evaluation, augmentation for training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+
+Transform = Callable[[Image.Image], Tensor]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What weights expect of an image.
+
+    Attributes:
+        resize: the shorter side is resized to this, in pixels.
+        crop: side of the square that is cut out of the middle, in pixels.
+        interpolation: "nearest", "bilinear" or "bicubic", with antialiasing.
+        mean: of the red, green and blue channels, of pixels in [0, 1].
+        std: likewise.
+    """
+
+    resize: int
+    crop: int
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def changed(
+        self,
+        *,
+        image_size: int | None = None,
+        resize: int | None = None,
+        interpolation: str | None = None,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+    ) -> Preprocessing:
+        """The same, with what is not None put in its place; `image_size` keeps the ratio of resize to crop."""
+        crop = image_size or self.crop
+        return replace(
+            self,
+            crop=crop,
+            resize=max(resize or round(self.resize * crop / self.crop), crop),
+            interpolation=interpolation or self.interpolation,
+            mean=_three(mean) if mean else self.mean,
+            std=_three(std) if std else self.std,
+        )
+
+
+def _three(values: list[float]) -> tuple[float, float, float]:
+    red, green, blue = values
+    return red, green, blue
+
+
+def evaluation_transform(preprocessing: Preprocessing) -> Transform:
+    """Resize, cut out the middle, scale and normalise: the same as torchvision's `weights.transforms()`.
+
+    Returns:
+        A function from an RGB image to a float32 tensor of shape (3, crop, crop).
+    """
+    return _compose(*_resize_and_crop(preprocessing), *_to_normalised_tensor(preprocessing))
+
+
+def training_transform(preprocessing: Preprocessing, name: str, **settings: float) -> Transform:
+    """The evaluation transform with random changes.
+
+    Args:
+        preprocessing: what the weights expect; the result has its size and normalisation.
+        name: none, flip, pad_crop, standard, caltech or randaugment.
+        **settings: the arguments of that augmentation, as `conf/augment/` names them.
+
+    Returns:
+        A function from an RGB image to a float32 tensor of shape (3, crop, crop), random by torch's generator.
+    """
+    tensor = _to_normalised_tensor(preprocessing)
+    middle = _resize_and_crop(preprocessing)
+    flip = v2.RandomHorizontalFlip()
+    match name:
+        case "none":
+            return _compose(*middle, *tensor)
+        case "flip":
+            return _compose(*middle, flip, *tensor)
+        case "pad_crop":
+            crop = v2.RandomCrop(preprocessing.crop, padding=int(settings["padding"]))
+            return _compose(*middle, crop, flip, *tensor)
+        case "standard":
+            return _compose(_random_part(preprocessing, **settings), flip, *tensor)
+        case "caltech":
+            return _compose(*_caltech(preprocessing, **settings), flip, *tensor)
+        case "randaugment":
+            return _compose(*_randaugment(preprocessing, flip, **settings), *tensor)
+    raise ValueError(f"no augmentation is called {name!r}")
+
+
+def _compose(*steps: torch.nn.Module) -> Transform:
+    transform: Transform = v2.Compose(list(steps))
+    return transform
+
+
+def _resize_and_crop(preprocessing: Preprocessing) -> list[torch.nn.Module]:
+    return [
+        v2.Resize(preprocessing.resize, InterpolationMode(preprocessing.interpolation), antialias=True),
+        v2.CenterCrop(preprocessing.crop),
+    ]
+
+
+def _to_normalised_tensor(preprocessing: Preprocessing) -> list[torch.nn.Module]:
+    return [
+        v2.PILToTensor(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(preprocessing.mean, preprocessing.std),
+    ]
+
+
+def _random_part(preprocessing: Preprocessing, scale: float) -> torch.nn.Module:
+    interpolation = InterpolationMode(preprocessing.interpolation)
+    part: torch.nn.Module = v2.RandomResizedCrop(
+        preprocessing.crop, scale=(scale, 1.0), interpolation=interpolation, antialias=True
+    )
+    return part
+
+
+def _caltech(preprocessing: Preprocessing, scale: float, degrees: float, colour: float) -> list[torch.nn.Module]:
+    """The article crops a little larger than needed, turns, and cuts the middle out: fewer black corners."""
+    larger = replace(preprocessing, crop=preprocessing.resize)
+    return [
+        _random_part(larger, scale),
+        v2.RandomRotation(degrees),
+        v2.ColorJitter(brightness=colour, contrast=colour, saturation=colour),
+        v2.CenterCrop(preprocessing.crop),
+    ]
+
+
+def _randaugment(
+    preprocessing: Preprocessing, flip: torch.nn.Module, scale: float, operations: float, magnitude: float
+) -> list[torch.nn.Module]:
+    policy = v2.RandAugment(num_ops=int(operations), magnitude=int(magnitude))
+    return [_random_part(preprocessing, scale), flip, policy]

@@ -1,0 +1,115 @@
+"""The run folder: what was run, on what, and what came out. Written so that nothing is ever half there."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from headstart.data.sources import Samples
+
+PACKAGES = (
+    "headstart",
+    "torch",
+    "torchvision",
+    "lightning",
+    "torchmetrics",
+    "hydra-core",
+    "timm",
+    "scikit-learn",
+    "numpy",
+    "pillow",
+    "matplotlib",
+    "safetensors",
+)
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes a file beside its place and moves it there, so that a reader sees all of it or none.
+
+    Args:
+        path: where the file is to be; its folder is made.
+        write: called with a temporary path in the same folder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o666 & ~_umask())  # mkstemp's files are for their owner alone
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file atomically, as UTF-8."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Writes a JSON file atomically."""
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_split(path: Path, splits: Mapping[str, Samples], class_names: Sequence[str]) -> None:
+    """Writes which image is in which split, as a csv of image, class and split."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("image", "class", "split"))
+    for split, samples in splits.items():
+        for name, label in zip(samples.names, samples.labels, strict=True):
+            writer.writerow((name, class_names[label], split))
+    write_text(path, text.getvalue())
+
+
+def environment() -> dict[str, Any]:
+    """What a run depends on besides its configuration: the command, versions, the machine and git's state."""
+    import torch
+
+    return {
+        "command": [Path(sys.executable).name, *sys.argv],
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "versions": {name: version for name in PACKAGES if (version := _version(name))},
+        "git": _git(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git() -> dict[str, Any] | None:
+    """The commit of headstart's own checkout and the files changed since, or None outside of one."""
+    folder = Path(__file__).parent
+
+    def ask(*words: str) -> str:
+        command = ("git", "-C", str(folder), *words)
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
+
+    try:
+        return {"commit": ask("rev-parse", "HEAD").strip(), "changed": ask("status", "--short").splitlines()}
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,37 @@
+"""The table at the end of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+COLUMNS = ("loss", "accuracy", "top5_accuracy", "macro_accuracy")
+
+
+def show_run(metrics: Mapping[str, float], folder: Path) -> None:
+    """Prints a run's figures, one row a split.
+
+    Args:
+        metrics: as in metrics.json.
+        folder: the run folder.
+    """
+    columns = [name for name in COLUMNS if f"val/{name}" in metrics]
+    table = Table("split", "images", *(name.replace("_", " ") for name in columns))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for split in ("train", "val", "test"):
+        if f"data/{split}_size" in metrics:
+            figures = (metrics[f"{split}/{name}"] for name in columns)
+            images = f"{metrics[f'data/{split}_size']:,}"
+            table.add_row(split, images, *(f"{figure:.4f}" for figure in figures))
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{metrics['params/trainable']:,} of {metrics['params/total']:,} parameters trained for "
+        f"{metrics['epochs/run']} epochs in {metrics['time/fit_s']:.1f} s, "
+        f"{metrics['time/total_s']:.1f} s in all"
+    )
+    console.print(f"run folder: {folder}", soft_wrap=True, highlight=False)

@@ -1,0 +1,244 @@
+"""run(config): one experiment, from images to figures. Read top to bottom, it tells the whole story."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.loggers import Logger
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from headstart.artifact import save_model
+from headstart.backbones import build_backbone, check_input
+from headstart.callbacks import build_callbacks, build_loggers
+from headstart.checkpoints import KeepBest, check_checkpoint, read_checkpoint
+from headstart.classifier import TransferClassifier
+from headstart.config import Config, Data
+from headstart.data import open_source
+from headstart.data.module import ImageDataModule, make_splits
+from headstart.data.sources import Samples
+from headstart.data.transforms import evaluation_transform, training_transform
+from headstart.errors import ConfigError
+from headstart.heads import build_head
+from headstart.optimization import build_optimizer, build_schedule
+from headstart.record import environment, write_json, write_split, write_text
+from headstart.table import show_run
+
+log = logging.getLogger(__name__)
+
+
+def run(config: Config, folder: Path) -> float:
+    """Trains, tests and records a classifier.
+
+    Args:
+        config: the checked control panel.
+        folder: the run folder; made if it is not there.
+
+    Returns:
+        The monitored value of the best checkpoint, for sweepers.
+
+    Raises:
+        HeadstartError: data, weights, a checkpoint or a device is not there or does not fit; the message says
+            what to do.
+    """
+    start = time.perf_counter()
+    quiet_lightning()
+    check_folder(folder, resumed=config.ckpt_path is not None)
+    trainer = build_trainer(
+        build_callbacks(
+            folder,
+            monitor=config.monitor,
+            seed=config.seed,
+            progress=config.trainer.enable_progress_bar,
+            **asdict(config.callbacks),
+        ),
+        build_loggers(folder, **asdict(config.logger)),
+        asdict(config.trainer),
+    )
+
+    source = open_source(config.data.source, **own_settings(config.data))
+    for note in source.notes:
+        log.info(note)
+    splits = make_splits(source, **pick(config.data, SPLIT_SETTINGS))
+
+    pl.seed_everything(config.seed, verbose=False)  # of the head's initial weights
+    backbone = build_backbone(**asdict(config.model))
+    preprocessing = backbone.preprocessing.changed(**pick(config.data, PREPROCESSING_SETTINGS))
+    check_input(backbone, preprocessing.crop)
+    data = ImageDataModule(
+        splits,
+        training=training_transform(preprocessing, **asdict(config.augment)),
+        evaluation=evaluation_transform(preprocessing),
+        batch_size=config.data.batch_size,
+        num_workers=config.data.num_workers,
+        seed=config.seed,
+    )
+    classifier = TransferClassifier(
+        backbone.module,
+        build_head(num_features=backbone.num_features, num_classes=len(source.class_names), **asdict(config.head)),
+        source.class_names,
+        freeze=config.freeze,
+        optimizer=partial(build_optimizer, **asdict(config.optimizer)),
+        scheduler=partial(build_schedule, **asdict(config.scheduler)),
+        monitor=config.monitor,
+        label_smoothing=config.loss.label_smoothing,
+        class_weights=class_weights(config.loss.class_weights, splits["train"], len(source.class_names)),
+        description={
+            "model": {"library": backbone.library, "name": backbone.name},
+            "head": asdict(config.head),
+            "class_names": list(source.class_names),
+            "preprocessing": asdict(preprocessing),
+            "freeze": config.freeze,
+            "optimizer": config.optimizer.name,
+        },
+    )
+    if config.ckpt_path is not None:
+        check_checkpoint(config.ckpt_path, classifier)
+
+    record_start(folder, OmegaConf.to_yaml(config), splits, source.class_names)
+    fit_start = time.perf_counter()
+    trainer.fit(classifier, data, ckpt_path=config.ckpt_path, weights_only=True)
+    fit_end = time.perf_counter()
+    restore_best(trainer, classifier)
+    metrics = {
+        **evaluate(trainer, classifier, data),
+        **parameter_counts(classifier),
+        "data/num_classes": len(source.class_names),
+        **{f"data/{split}_size": len(samples) for split, samples in splits.items()},
+        "epochs/run": trainer.current_epoch,
+        "time/fit_s": round(fit_end - fit_start, 3),
+        "time/total_s": round(time.perf_counter() - start, 3),
+    }
+    record_end(folder, classifier, metrics)
+    return metrics[config.monitor]
+
+
+# Which settings of the data are whose; what is left is the source's own.
+SPLIT_SETTINGS = ("val_fraction", "test_fraction", "split_seed", "train_per_class")
+PREPROCESSING_SETTINGS = ("image_size", "resize", "interpolation", "mean", "std")
+
+
+def pick(settings: Data, names: Sequence[str]) -> dict[str, Any]:
+    """Some of the settings, by name."""
+    return {name: getattr(settings, name) for name in names}
+
+
+def own_settings(data: Data) -> dict[str, Any]:
+    """The settings of one data source: those that not every source has."""
+    return pick(data, [f.name for f in fields(data) if f not in fields(Data)])
+
+
+def check_folder(folder: Path, *, resumed: bool) -> None:
+    """Refuses to write a new run over a finished one.
+
+    Raises:
+        ConfigError: the folder holds the figures of another run.
+    """
+    if (folder / "metrics.json").exists() and not resumed:
+        raise ConfigError(
+            f"{folder} holds a finished run. Choose another hydra.run.dir, or remove it, or resume it by "
+            f"ckpt_path={folder / 'checkpoints' / 'last.ckpt'}."
+        )
+
+
+def quiet_lightning() -> None:
+    """Leaves Lightning's warnings, and takes its advertisements and echoes of the settings out of the log."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    # Lightning 2.6 asks torch 2.15 in a way that torch is about to drop; nothing that a user can change.
+    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated", module="lightning")
+
+
+def build_trainer(callbacks: list[pl.Callback], loggers: list[Logger], settings: dict[str, Any]) -> pl.Trainer:
+    """Lightning's Trainer.
+
+    Args:
+        callbacks: what watches the run.
+        loggers: where the scalars go.
+        settings: the Trainer's own arguments, as `conf/trainer/` names them.
+
+    Raises:
+        ConfigError: the Trainer cannot be had on this machine.
+    """
+    try:
+        return pl.Trainer(
+            callbacks=callbacks,
+            logger=loggers,
+            enable_checkpointing=any(isinstance(callback, KeepBest) for callback in callbacks),
+            enable_model_summary=False,  # the table at the end counts parameters
+            use_distributed_sampler=False,  # ours share the images out, none of them twice in evaluation
+            **settings,
+        )
+    except MisconfigurationException as error:
+        asked = " ".join(f"{name}={settings[name]}" for name in ("accelerator", "devices", "precision"))
+        raise ConfigError(
+            f"this machine cannot run with {asked}: {str(error).strip()} Use trainer=cpu, or trainer=default, "
+            f"which takes what is there."
+        ) from None
+
+
+def class_weights(kind: str | None, samples: Samples, num_classes: int) -> Tensor | None:
+    """Weights of the classes in the training loss: N / (classes × N of the class) for "balanced"."""
+    if kind is None:
+        return None
+    counts = torch.bincount(torch.from_numpy(samples.labels), minlength=num_classes)
+    return len(samples) / (num_classes * counts.clamp(min=1).float())
+
+
+def restore_best(trainer: pl.Trainer, classifier: TransferClassifier) -> None:
+    """Loads the best checkpoint, if the run keeps one."""
+    keeper = trainer.checkpoint_callback
+    if isinstance(keeper, KeepBest) and keeper.best_model_path:
+        classifier.load_state_dict(read_checkpoint(keeper.best_model_path)["state_dict"])
+
+
+def evaluate(trainer: pl.Trainer, classifier: TransferClassifier, data: ImageDataModule) -> dict[str, float]:
+    """Figures of every split, training images too, without augmentation or dropout.
+
+    Returns:
+        `split/metric` -> value; accuracies are fractions. Classes without an image in a split are left out.
+    """
+    figures: dict[str, float] = {}
+    for split, samples in data.splits.items():
+        classifier.evaluated_split = split
+        trainer.test(classifier, data.evaluation_dataloader(split), verbose=False)
+        found = {name: round(float(value), 6) for name, value in trainer.callback_metrics.items()}
+        for index in set(range(len(classifier.class_names))) - set(samples.labels.tolist()):
+            found.pop(f"{split}/class_accuracy/{classifier.class_names[index]}")
+        figures |= found
+    return figures
+
+
+def parameter_counts(classifier: TransferClassifier) -> dict[str, int]:
+    """`params/total` and `params/trainable`."""
+    parameters = list(classifier.parameters())
+    return {
+        "params/total": sum(p.numel() for p in parameters),
+        "params/trainable": sum(p.numel() for p in parameters if p.requires_grad),
+    }
+
+
+@rank_zero_only
+def record_start(folder: Path, config: str, splits: Mapping[str, Samples], class_names: Sequence[str]) -> None:
+    """Writes what the run depends on: config.yaml, environment.json and split.csv."""
+    write_text(folder / "config.yaml", config)
+    write_json(folder / "environment.json", environment())
+    write_split(folder / "split.csv", splits, class_names)
+
+
+@rank_zero_only
+def record_end(folder: Path, classifier: TransferClassifier, metrics: Mapping[str, float]) -> None:
+    """Writes the model folder and metrics.json, and prints the table."""
+    save_model(folder / "model", classifier, metrics)
+    write_json(folder / "metrics.json", metrics)  # last: where it is, the run is finished
+    show_run(metrics, folder)
