@@ -27,18 +27,16 @@ class Backbone(NamedTuple):
             (batch, num_features).
         num_features: width of the features.
         preprocessing: what the weights expect of an image.
-        library: who builds it: "headstart", "torchvision" or "timm".
-        name: what it is called there.
+        description: the arguments of `build_backbone` that build the same network again.
     """
 
     module: nn.Module
     num_features: int
     preprocessing: Preprocessing
-    library: str
-    name: str
+    description: dict[str, Any]
 
 
-def build_backbone(library: str, name: str, weights: str | None) -> Backbone:
+def build_backbone(library: str, name: str, weights: str | None, *, image_size: int | None = None) -> Backbone:
     """Builds a network and takes its last layer off.
 
     Args:
@@ -47,12 +45,15 @@ def build_backbone(library: str, name: str, weights: str | None) -> Backbone:
         weights: "default" for the library's pretrained ones (downloaded once, by its own cache), None for
             random ones, or the path of a .pth or .safetensors file, which must fit in everything but the old
             classifier.
+        image_size: for torchvision's vision transformers, whose position embeddings are made for one size: that
+            size in pixels. None takes the weights' own.
 
     Raises:
         ModelError: no such network, or weights that cannot be had or do not fit.
     """
-    build = {"torchvision": _torchvision, "timm": _timm, "headstart": _headstart}[library]
-    return build(name, weights)
+    if library == "torchvision":
+        return _torchvision(name, weights, image_size)
+    return _timm(name, weights) if library == "timm" else _headstart(name, weights)
 
 
 def check_input(backbone: Backbone, image_size: int) -> None:
@@ -76,7 +77,7 @@ def check_input(backbone: Backbone, image_size: int) -> None:
     if problem:
         size = backbone.preprocessing.crop
         raise ModelError(
-            f"{backbone.name} does not take images of {image_size} × {image_size}: {problem}. "
+            f"{backbone.description['name']} does not take images of {image_size} × {image_size}: {problem}. "
             f"Its own size is data.image_size={size}."
         )
 
@@ -84,7 +85,7 @@ def check_input(backbone: Backbone, image_size: int) -> None:
 # --- torchvision ---------------------------------------------------------------------------------------------
 
 
-def _torchvision(name: str, weights: str | None) -> Backbone:
+def _torchvision(name: str, weights: str | None, image_size: int | None) -> Backbone:
     from torchvision import models
 
     names = models.list_models(module=models)  # classification only, without detection and the like
@@ -93,9 +94,14 @@ def _torchvision(name: str, weights: str | None) -> Backbone:
             f"torchvision has no classification network '{name}'.{suggestion(name, names)} "
             f"There are {', '.join(names)}."
         )
-    choices = list(models.get_model_weights(name))
     chosen = _torchvision_weights(models, name, weights)
+    # Without a choice: torchvision's first weights of a network, whose preprocessing is its paper's.
+    expected = (chosen or next(iter(models.get_model_weights(name)))).transforms()
+    description: dict[str, Any] = {"library": "torchvision", "name": name}
     options: dict[str, Any] = {}
+    if name.startswith("vit_"):
+        options = {"image_size": image_size or expected.crop_size[0]}
+        description |= options
     if name in ("googlenet", "inception_v3"):
         # Built alike whatever the weights. transform_input turns our normalisation into the weights' own.
         options = {"aux_logits": True, "transform_input": True, "init_weights": False}
@@ -110,7 +116,6 @@ def _torchvision(name: str, weights: str | None) -> Backbone:
     dropped, num_features = _remove_classifier(network)
     if weights not in (None, "default"):
         load_weights(network, str(weights), dropped)
-    expected = (chosen or choices[0]).transforms()
     preprocessing = Preprocessing(
         resize=expected.resize_size[0],
         crop=expected.crop_size[0],
@@ -118,7 +123,7 @@ def _torchvision(name: str, weights: str | None) -> Backbone:
         mean=tuple(expected.mean),
         std=tuple(expected.std),
     )
-    return Backbone(network, num_features, preprocessing, "torchvision", name)
+    return Backbone(network, num_features, preprocessing, description)
 
 
 def _torchvision_weights(models: Any, name: str, weights: str | None) -> Any:
@@ -200,7 +205,7 @@ def _timm(name: str, weights: str | None) -> Backbone:
     )
     # num_features is not what every network gives once its classifier is off; head_hidden_size is, where set.
     width = getattr(network, "head_hidden_size", None) or network.num_features
-    return Backbone(network, int(width), preprocessing, "timm", name)
+    return Backbone(network, int(width), preprocessing, {"library": "timm", "name": name})
 
 
 # --- headstart -----------------------------------------------------------------------------------------------
@@ -223,7 +228,7 @@ def _headstart(name: str, weights: str | None) -> Backbone:
         weights = str(Path(__file__).parent / "demo" / "glyphnet.safetensors")
     if weights is not None:
         load_weights(network, weights, [])
-    return Backbone(network, network.num_features, preprocessing, "headstart", name)
+    return Backbone(network, network.num_features, preprocessing, {"library": "headstart", "name": name})
 
 
 class SimpleCNN(nn.Module):

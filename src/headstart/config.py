@@ -58,6 +58,7 @@ class Data:
 
     source: str
     batch_size: int = _at_least(1)
+    evaluation_batch_size: int | None = _at_least(1)
     num_workers: int | None = _at_least(0)
     split_seed: int = _at_least(0)
     val_fraction: float = _fraction(zero=False)
@@ -290,7 +291,7 @@ class Logger:
 class Config:
     """The whole control panel, checked and typed."""
 
-    freeze: bool | str
+    freeze: bool | str = field(metadata={"words": "true, false or the name of the last block to freeze"})
     epochs: int = _at_least(1)
     batch_size: int = _at_least(1)
     lr: float = _positive()
@@ -409,7 +410,8 @@ def _explain(error: OmegaConfBaseException) -> str:
             f"{'Keys there' if parent else 'The keys'} are {', '.join(known)}."
         )
     if isinstance(error, ValidationError):
-        return f"{key}: {str(error.msg).splitlines()[0].rstrip('.')}; expected {_expected(error)}."
+        problem = str(error.msg).splitlines()[0].rstrip(".")
+        return f"{key}: {problem}." if "expected" in problem else f"{key}: {problem}; expected {_expected(error)}."
     return str(error).splitlines()[0]
 
 

@@ -81,6 +81,7 @@ def run(config: Config, folder: Path) -> float:
         training=training_transform(preprocessing, **asdict(config.augment)),
         evaluation=evaluation_transform(preprocessing),
         batch_size=config.data.batch_size,
+        evaluation_batch_size=config.data.evaluation_batch_size,
         num_workers=config.data.num_workers,
         seed=config.seed,
     )
@@ -95,7 +96,7 @@ def run(config: Config, folder: Path) -> float:
         label_smoothing=config.loss.label_smoothing,
         class_weights=class_weights(config.loss.class_weights, splits["train"], len(source.class_names)),
         description={
-            "model": {"library": backbone.library, "name": backbone.name},
+            "model": backbone.description,
             "head": asdict(config.head),
             "class_names": list(source.class_names),
             "preprocessing": asdict(preprocessing),
@@ -155,6 +156,8 @@ def check_folder(folder: Path, *, resumed: bool) -> None:
 def quiet_lightning() -> None:
     """Leaves Lightning's warnings, and takes its advertisements and echoes of the settings out of the log."""
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    # It warns of modules in evaluation mode: frozen ones are, on purpose.
+    warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode", module="lightning")
     # Lightning 2.6 asks torch 2.15 in a way that torch is about to drop; nothing that a user can change.
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated", module="lightning")
 

@@ -146,7 +146,8 @@ class ImageDataModule(pl.LightningDataModule):
         splits: "train", "val" and possibly "test", as `make_splits` gives them.
         training: the transform of training images, which may be random.
         evaluation: the transform of all images outside training.
-        batch_size: images a batch on each device.
+        batch_size: images a training batch on each device.
+        evaluation_batch_size: likewise outside training; None takes `batch_size`.
         num_workers: processes that decode and transform; None chooses: none for images in memory, else one a
             core and at most `MAX_WORKERS`.
         seed: of the order and the augmentation of training images.
@@ -161,6 +162,7 @@ class ImageDataModule(pl.LightningDataModule):
         training: Transform,
         evaluation: Transform,
         batch_size: int,
+        evaluation_batch_size: int | None = None,
         num_workers: int | None = None,
         seed: int = 0,
     ) -> None:
@@ -168,6 +170,7 @@ class ImageDataModule(pl.LightningDataModule):
         self.splits = dict(splits)
         self.training, self.evaluation = training, evaluation
         self.batch_size, self.seed = batch_size, seed
+        self.evaluation_batch_size = evaluation_batch_size or batch_size
         in_memory = isinstance(splits["train"].images, np.ndarray)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         chosen = 0 if in_memory else min(cores, MAX_WORKERS)
@@ -178,7 +181,7 @@ class ImageDataModule(pl.LightningDataModule):
         samples = self.splits["train"]
         rank, world = self._share()
         sampler = EpochSampler(len(samples), self.seed, rank=rank, world=world)
-        return self._loader(ImageDataset(samples, self.training), sampler)
+        return self._loader(ImageDataset(samples, self.training), sampler, self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Validation images in order through the evaluation transform."""
@@ -199,16 +202,17 @@ class ImageDataModule(pl.LightningDataModule):
         samples = self.splits[split]
         rank, world = self._share()
         dataset = ImageDataset(samples, self.evaluation)
-        return self._loader(dataset, ShareSampler(len(samples), rank=rank, world=world))
+        sampler = ShareSampler(len(samples), rank=rank, world=world)
+        return self._loader(dataset, sampler, self.evaluation_batch_size)
 
     def _share(self) -> tuple[int, int]:
         """Which share of the images is this process's: its rank, and how many processes there are."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _loader(self, dataset: ImageDataset, sampler: Sampler[Any]) -> DataLoader[Batch]:
+    def _loader(self, dataset: ImageDataset, sampler: Sampler[Any], batch_size: int) -> DataLoader[Batch]:
         return DataLoader(
             dataset,
-            batch_size=self.batch_size,
+            batch_size=batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,

@@ -1,0 +1,89 @@
+"""Small real images, and real runs over them: nothing is mocked."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from hypothesis import settings
+from PIL import Image
+
+from headstart import config
+
+# Examples import scikit-learn the first time: how long one takes says nothing.
+settings.register_profile("headstart", deadline=None, max_examples=50)
+settings.load_profile("headstart")
+
+ROOT = Path(__file__).parent.parent
+CONF = ROOT / "conf"
+SHARED = ROOT.parent / "shared"
+COLOURS = ((200, 40, 40), (40, 200, 40), (40, 40, 200), (200, 200, 40), (40, 200, 200), (200, 40, 200))
+
+
+def photo(path: Path, label: int, *, size: tuple[int, int] = (40, 36), seed: int = 0) -> None:
+    """Writes a noisy image whose colour tells its class."""
+    rng = np.random.default_rng((label, seed))
+    pixels = np.array(COLOURS[label % len(COLOURS)]) + rng.normal(0, 30, (size[1], size[0], 3))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
+
+
+def class_folders(root: Path, classes: Sequence[str] = ("cat", "dog"), images: int = 10) -> Path:
+    """Writes root/CLASS/N.jpg."""
+    for label, name in enumerate(classes):
+        for index in range(images):
+            photo(root / name / f"{index}.jpg", label, seed=index)
+    return root
+
+
+def write_csv(path: Path, rows: Sequence[Sequence[object]]) -> Path:
+    path.write_text("\n".join(",".join(map(str, row)) for row in rows) + "\n")
+    return path
+
+
+def composed(*overrides: str) -> config.Config:
+    """The checked configuration of a command line."""
+    with initialize_config_dir(str(CONF)):
+        return config.check(compose("train", list(overrides)))
+
+
+# What keeps a run small: no network weights, tiny images, no worker processes, no bar.
+SMALL = ("model.weights=null", "trainer=cpu", "trainer.enable_progress_bar=false", "data.num_workers=0")
+# A torchvision network that learns from small images in no time, with BatchNorm and without a large head.
+TINY_RESNET = ("model=resnet18", "data.image_size=32", "data.resize=32")
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Runs `python train.py OVERRIDES` in this process and returns its metrics.json."""
+    from headstart.train import run
+
+    def train(*overrides: str, folder: Path | None = None) -> dict[str, Any]:
+        folder = folder or tmp_path / "run"
+        run(composed(*SMALL, *overrides), folder)
+        metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+        return metrics
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes with 10 images each, without splits."""
+    return class_folders(tmp_path_factory.mktemp("folders"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real images and weights; CI must have them."""
+    if not SHARED.is_dir():
+        if os.environ.get("CI"):
+            pytest.fail(f"{SHARED} is missing, and CI must test on real images")
+        pytest.skip("no ../shared here")
+    return SHARED

@@ -1,0 +1,123 @@
+"""The control panel: every choice composes, and every mistake gets one message."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from headstart.errors import ConfigError
+
+from .conftest import CONF, ROOT, composed
+
+
+def choices(group: str) -> list[str]:
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+
+
+REQUIRED = {"data=imagefolder": ["data.root=x"], "model=torchvision": ["model.name=x"], "model=timm": ["model.name=x"]}
+GROUPS = ("data", "model", "head", "augment", "optimizer", "scheduler", "trainer", "callbacks", "logger", "experiment")
+
+
+@pytest.mark.parametrize("choice", [f"{group}={name}" for group in GROUPS for name in choices(group)])
+def test_every_choice_composes(choice: str) -> None:
+    composed(choice, *REQUIRED.get(choice, []))
+
+
+def test_what_is_lacking_is_asked_for() -> None:
+    for choice, (lacking,) in REQUIRED.items():
+        key = lacking.split("=")[0]
+        with pytest.raises(ConfigError, match=rf"{key} is not set: give it on the command line, {key}=VALUE"):
+            composed(choice)
+
+
+def test_top_level_keys_reach_down() -> None:
+    config = composed("epochs=7", "batch_size=5", "lr=0.5")
+    assert (config.trainer.max_epochs, config.data.batch_size, config.optimizer.lr) == (7, 5, 0.5)
+
+
+def test_command_line_beats_experiment_beats_defaults() -> None:
+    assert composed().epochs == 30
+    assert composed("experiment=emergency_cnn").epochs == 15
+    assert composed("experiment=emergency_cnn", "epochs=3").epochs == 3
+    assert composed("experiment=emergency_cnn", "model=resnet18").model.name == "resnet18"
+
+
+def test_loggers_add_up() -> None:
+    logger = composed("logger=[tensorboard,csv]").logger
+    assert (logger.tensorboard, logger.csv) == (True, True)
+
+
+@pytest.mark.parametrize(("value", "expected"), [("true", True), ("false", False), ("layer3", "layer3")])
+def test_freeze_takes_a_truth_or_a_name(value: str, expected: object) -> None:
+    assert composed(f"freeze={value}").freeze == expected
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("lr=abc", "lr: Value 'abc' .* expected a number above 0"),
+        ("lr=-1", "lr=-1.0: expected a number above 0"),
+        ("lr=nan", "lr=nan: expected a number above 0"),
+        ("epochs=0", "epochs=0: expected a whole number of at least 1"),
+        ("epochs=2.5", "epochs: Value '2.5' .* expected a whole number of at least 1"),
+        ("freeze=1", "freeze: .* expected true, false or the name of the last block to freeze"),
+        ("data.val_fraction=1", "data.val_fraction=1.0: expected a number between 0 and 1"),
+        ("data.mean=[1,2]", "data.mean=.* expected three numbers"),
+        ("trainer.precision=16", "trainer.precision: .*expected one of .*16-mixed"),
+        ("monitor=test/accuracy", "monitor=test/accuracy: expected a metric of train or val"),
+        ("optimizer.name=admw", "no such optimizer. Did you mean 'adamw'"),
+        ("data.source=stl11", "no such data. Did you mean 'stl10'"),
+        ("+freze=true", "unknown key 'freze'. Did you mean 'freeze'"),
+        ("++data.bach_size=3", "unknown key 'bach_size' in 'data'. Did you mean 'batch_size'"),
+        ("+optimizer.momentun=0.9", "unknown key 'momentun' in 'optimizer'"),
+        ("loss.class_weights=balance", "loss.class_weights: .*expected one of .*balanced"),
+    ],
+)
+def test_what_does_not_fit_is_named(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        composed(override)
+
+
+def test_a_resolved_config_composes_to_itself(tmp_path: Path) -> None:
+    first = composed("experiment=caltech101_vgg16", "seed=3")
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(first))
+    from hydra import compose, initialize_config_dir
+
+    from headstart.config import check
+
+    with initialize_config_dir(str(tmp_path)):
+        assert check(compose("config")) == first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["freze=true"], "Did you mean: 'freeze'"),
+        (["data=stl11"], "Could not find 'data/stl11'"),
+        (["lr=abc"], "expected a number above 0"),
+        (["+freze=true"], "Did you mean 'freeze'"),
+        (["experiment=typo"], "unknown key 'epocs'. Did you mean 'epochs'"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_message(arguments: list[str], message: str, tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "typo.yaml").write_text("# @package _global_\nepocs: 3\n")
+    result = subprocess.run(
+        [sys.executable, "train.py", "--config-dir", str(tmp_path), f"hydra.run.dir={tmp_path}/run", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert result.returncode in (1, 2)
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_checking_does_not_import_torch() -> None:
+    code = "import sys, headstart.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,244 @@
+"""Every source in its real file format, and what is said when it is not as it should be."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torchvision import datasets
+
+from headstart.data import open_source
+from headstart.data.images import read_image
+from headstart.data.module import ImageDataset
+from headstart.data.sources import csv, imagefolder
+from headstart.errors import DataError
+
+from .conftest import class_folders, photo, write_csv
+from .makers import make_caltech101, make_emergency, make_pets, make_split_folders, make_stl10
+
+# --- folders -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("validation", ["val", "valid", "validation"])
+def test_split_folders(validation: str, tmp_path: Path) -> None:
+    source = imagefolder(make_split_folders(tmp_path, splits=("train", validation)))
+    assert source.class_names == ("cats", "dogs")
+    assert set(source.splits) == {"train", "val"}
+    assert source.splits["val"].names[0] == f"{validation}/cats/0.jpg"
+    assert source.splits["val"].labels.tolist() == [0] * 10 + [1] * 10
+
+
+def test_folders_without_splits(folders: Path) -> None:
+    assert {name: len(s) for name, s in imagefolder(folders).splits.items()} == {"train": 20}
+
+
+def test_a_class_called_train_is_no_split(tmp_path: Path) -> None:
+    source = imagefolder(class_folders(tmp_path, ("bus", "car", "train")))
+    assert source.class_names == ("bus", "car", "train")
+
+
+def test_what_has_no_image_extension_is_skipped_and_counted(tmp_path: Path) -> None:
+    class_folders(tmp_path)
+    (tmp_path / "cat" / "imageNotFound.gif").write_bytes(b"GIF89a")
+    (tmp_path / "cat" / "notes.txt").write_text("a")
+    (tmp_path / "cat" / ".DS_Store").write_text("b")
+    photo(tmp_path / "cat" / "more" / "UPPER.JPG", 0)
+    source = imagefolder(tmp_path)
+    assert len(source.splits["train"]) == 21  # a folder within a class counts for it
+    assert source.notes == [f"2 files without an image extension were skipped in {tmp_path}"]
+
+
+def test_folders_that_are_not_as_they_should_be(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="gone: no such folder. Give the folder of your images as data.root=FOLDER"):
+        imagefolder(tmp_path / "gone")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty: expected one folder for each class"):
+        imagefolder(tmp_path / "empty")
+    class_folders(tmp_path / "one", ("cat",))
+    with pytest.raises(DataError, match="one has a single class folder, cat: at least two"):
+        imagefolder(tmp_path / "one")
+    hollow = class_folders(tmp_path / "hollow")
+    (hollow / "fish").mkdir()
+    (hollow / "fish" / "a.txt").touch()
+    with pytest.raises(DataError, match=r"fish: no image in this class folder \(1 other files\)"):
+        imagefolder(hollow)
+    both = make_split_folders(tmp_path / "both", splits=("train", "val", "valid"))
+    with pytest.raises(DataError, match="more than one validation folder, val and valid: keep one"):
+        imagefolder(both)
+    headless = make_split_folders(tmp_path / "headless", splits=("val",))
+    with pytest.raises(DataError, match="has a folder val and no folder train"):
+        imagefolder(headless)
+
+
+def test_classes_that_differ_between_splits_are_named(tmp_path: Path) -> None:
+    make_split_folders(tmp_path, splits=("train", "val", "test"))
+    shutil.move(tmp_path / "test" / "dogs", tmp_path / "test" / "dgos")
+    with pytest.raises(DataError, match="classes of test are not those of train: .* lacks dogs and has dgos"):
+        imagefolder(tmp_path)
+
+
+# --- tables --------------------------------------------------------------------------------------------------
+
+
+def test_a_table_of_labels(tmp_path: Path) -> None:
+    make_emergency(tmp_path)
+    source = csv(
+        tmp_path,
+        train_csv="*train.csv",
+        image_column="image_names",
+        label_column="emergency_or_not",
+        classes={"0": "non-emergency", "1": "emergency"},
+        test_csv="test.csv",
+    )
+    assert source.class_names == ("non-emergency", "emergency")
+    assert source.splits["train"].labels.tolist() == [0, 1] * 20
+    assert source.splits["train"].names[:2] == ["0.jpg", "1.jpg"]
+    assert source.notes == [f"{tmp_path}/test.csv has no labels: 1 images to predict, no test split"]
+
+
+def test_a_labelled_test_table_is_the_test_split(tmp_path: Path) -> None:
+    make_emergency(tmp_path)
+    write_csv(tmp_path / "test.csv", [("emergency_or_not", "image_names"), (1, "1.jpg")])
+    source = csv(
+        tmp_path, image_column="image_names", label_column="emergency_or_not", test_csv=str(tmp_path / "test.csv")
+    )
+    assert source.splits["test"].labels.tolist() == [1]
+
+
+def test_labels_that_are_numbers_are_in_the_order_of_numbers(tmp_path: Path) -> None:
+    rows = [("image", "label"), *((f"{n}.jpg", n) for n in (10, 9, 1))]
+    for n in (10, 9, 1):
+        photo(tmp_path / "images" / f"{n}.jpg", n)
+    write_csv(tmp_path / "train.csv", rows)
+    assert csv(tmp_path).class_names == ("1", "9", "10")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([("file", "label"), ("0.jpg", 1)], "has no column 'image'; its columns are file, label.* data.image_column"),
+        ([("image", "class"), ("0.jpg", 1)], "has no column 'label'; its columns are image, class.*data.label_column"),
+        ([("image", "label")], "has a header and no rows"),
+        ([("image", "label"), ("0.jpg", "a"), ("1.jpg", "")], "line 3: the label of 1.jpg is empty"),
+        ([("image", "label"), ("0.jpg", "a"), ("gone.jpg", "b")], "names .*gone.jpg, which is not there"),
+        ([("image", "label"), ("0.jpg", "a"), ("../0.jpg", "b")], r"line 3: the file name '\.\./0.jpg' does not stay"),
+        ([("image", "label"), ("0.jpg", "a"), ("/etc/passwd", "b")], "'/etc/passwd' does not stay inside"),
+        ([("image", "label"), ("0.jpg", "a"), ("", "b")], "line 3: the file name '' does not stay inside"),
+        ([("image", "label"), ("0.jpg", "a"), ("0.jpg", "b")], "names .*0.jpg 2 times"),
+        ([("image", "label"), ("0.jpg", "a"), ("1.jpg", "a")], "column 'label' has a single label"),
+    ],
+)
+def test_tables_that_are_not_as_they_should_be(rows: list[tuple[str, object]], message: str, tmp_path: Path) -> None:
+    make_emergency(tmp_path, images=2)
+    write_csv(tmp_path / "train.csv", rows)
+    with pytest.raises(DataError, match=message):
+        csv(tmp_path)
+
+
+def test_tables_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="images: no such folder of images"):
+        csv(tmp_path)
+    make_emergency(tmp_path, images=2)
+    with pytest.raises(DataError, match=r"labels.csv: no such table. Give it as data.train_csv=FILE"):
+        csv(tmp_path, train_csv="labels.csv")
+    with pytest.raises(DataError, match=r"\*.csv matches more than one table: .*test.csv, .*train.csv. Name one"):
+        csv(tmp_path, train_csv="*.csv")
+
+
+def test_a_label_that_only_the_test_table_has_is_named(tmp_path: Path) -> None:
+    make_emergency(tmp_path, images=4)
+    write_csv(tmp_path / "train.csv", [("image", "label"), ("0.jpg", "a"), ("1.jpg", "b")])
+    write_csv(tmp_path / "test.csv", [("image", "label"), ("2.jpg", "c")])
+    with pytest.raises(DataError, match="test.csv, line 2: the label of 2.jpg is c, which is none of the classes a, b"):
+        csv(tmp_path, test_csv="test.csv")
+
+
+# --- public data sets ----------------------------------------------------------------------------------------
+
+
+def test_stl10_is_what_torchvision_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_stl10(tmp_path)
+    # Generated binaries have other checksums than the real ones.
+    monkeypatch.setattr(datasets.STL10, "_check_integrity", lambda _: True)
+    source = open_source("stl10", root=tmp_path)
+    for split in ("train", "test"):
+        theirs = datasets.STL10(str(tmp_path), split)
+        ours = ImageDataset(source.splits[split], np.asarray)
+        assert len(ours) == len(theirs)
+        for index in range(0, len(theirs), 7):
+            image, label = theirs[index]
+            np.testing.assert_array_equal(ours[index][0], np.asarray(image))
+            assert ours[index][1] == label
+    assert source.class_names == tuple(theirs.classes)
+
+
+def test_pets_are_what_torchvision_reads(tmp_path: Path) -> None:
+    make_pets(tmp_path)
+    source = open_source("pets", root=tmp_path)
+    for ours, theirs in (("train", "trainval"), ("test", "test")):
+        expected = datasets.OxfordIIITPet(str(tmp_path), theirs)
+        assert source.class_names == tuple(expected.classes)
+        assert [str(p) for p in expected._images] == source.splits[ours].images
+        assert expected._labels == source.splits[ours].labels.tolist()
+
+
+def test_caltech101_leaves_the_background_out(tmp_path: Path) -> None:
+    make_caltech101(tmp_path)
+    source = open_source("caltech101", root=tmp_path)
+    assert source.class_names == tuple(datasets.Caltech101(str(tmp_path)).categories)
+    assert len(source.splits["train"]) == 24
+
+
+@pytest.mark.parametrize(
+    ("name", "archive"),
+    [("stl10", "stl10_binary.tar.gz"), ("pets", "images.tar.gz"), ("caltech101", "101_ObjectCategories.tar.gz")],
+)
+def test_a_data_set_that_is_not_there_says_where_to_put_it(
+    name: str, archive: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(DataError, match=rf"is missing. Add data.download=true to fetch it, or put {archive}"):
+        open_source(name, root=tmp_path)
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with pytest.raises(DataError, match=rf"could not be downloaded .* Without a network, put {archive}"):
+        open_source(name, root=tmp_path, download=True)
+
+
+def test_stl10_that_is_cut_off_is_known_before_training(tmp_path: Path) -> None:
+    make_stl10(tmp_path)
+    binary = tmp_path / "stl10_binary" / "test_X.bin"
+    binary.write_bytes(binary.read_bytes()[:-1])
+    with pytest.raises(DataError, match="test_X.bin does not hold the 20 images that test_y.bin has labels for"):
+        open_source("stl10", root=tmp_path)
+
+
+def test_pets_without_an_image_are_known_before_training(tmp_path: Path) -> None:
+    make_pets(tmp_path)
+    (tmp_path / "oxford-iiit-pet" / "images" / "Abyssinian_1.jpg").unlink()
+    with pytest.raises(DataError, match=r"trainval.txt names .*Abyssinian_1.jpg, which is not there \(1 missing"):
+        open_source("pets", root=tmp_path)
+
+
+# --- what comes with a dependency ----------------------------------------------------------------------------
+
+
+def test_digits_are_scikit_learns() -> None:
+    source = open_source("digits")
+    samples = source.splits["train"]
+    assert (samples.images.shape, samples.images.max()) == ((1797, 8, 8, 3), 255)
+    assert source.class_names == tuple("0123456789")
+
+
+def test_glyphs_are_the_same_for_the_same_seed() -> None:
+    first, again, other = (open_source("glyphs", per_class=4, size=32, seed=seed) for seed in (0, 0, 1))
+    assert first.splits["train"].images.shape == (4 * len(first.class_names), 32, 32, 3)
+    np.testing.assert_array_equal(first.splits["train"].images, again.splits["train"].images)
+    assert not np.array_equal(first.splits["train"].images, other.splits["train"].images)
+    assert np.bincount(first.splits["train"].labels).tolist() == [4] * len(first.class_names)
+
+
+def test_an_image_that_is_asked_for_is_rgb(folders: Path) -> None:
+    samples = imagefolder(folders).splits["train"]
+    assert read_image(samples.images[0]).mode == "RGB"

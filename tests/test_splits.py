@@ -1,0 +1,100 @@
+"""Splits: disjoint, stratified, stable."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headstart.data.module import make_splits
+from headstart.data.sources import Samples, Source
+from headstart.data.splits import carve, few_per_class
+from headstart.errors import DataError
+
+
+def source(counts: list[int], **others: list[int]) -> Source:
+    """A source with so many training images of each class, and possibly other splits."""
+
+    def samples(name: str, counts: list[int]) -> Samples:
+        labels = np.repeat(np.arange(len(counts)), counts)
+        labels = np.random.default_rng(0).permutation(labels)
+        names = [f"{name}/{index}" for index in range(len(labels))]
+        return Samples(names, labels, names)
+
+    splits = {"train": samples("train", counts)} | {name: samples(name, c) for name, c in others.items()}
+    return Source(tuple(f"class{index}" for index in range(len(counts))), splits)
+
+
+COUNTS = st.lists(st.integers(20, 60), min_size=2, max_size=5)
+FRACTIONS = st.floats(0.1, 0.4)
+
+
+@given(COUNTS, FRACTIONS, FRACTIONS, st.integers(0, 2**32 - 1))
+def test_splits_share_out_every_image_once_by_class(counts: list[int], val: float, test: float, seed: int) -> None:
+    settings = {"val_fraction": val, "test_fraction": test, "split_seed": seed}
+    splits = make_splits(source(counts), **settings)
+    names = [name for samples in splits.values() for name in samples.names]
+    assert sorted(names) == sorted(source(counts).splits["train"].names)
+    for name, fraction in (("val", val), ("test", test)):
+        for label, count in enumerate(counts):
+            share = (splits[name].labels == label).sum()
+            assert abs(share - fraction * count) < 2
+    again = make_splits(source(counts), **settings)
+    assert {n: s.names for n, s in splits.items()} == {n: s.names for n, s in again.items()}
+
+
+def test_the_split_is_not_a_matter_of_the_global_seed() -> None:
+    settings = {"val_fraction": 0.2, "test_fraction": 0.2}
+    first = make_splits(source([30, 30]), **settings, split_seed=0)
+    np.random.seed(5)
+    assert make_splits(source([30, 30]), **settings, split_seed=0)["val"].names == first["val"].names
+    assert make_splits(source([30, 30]), **settings, split_seed=1)["val"].names != first["val"].names
+
+
+def test_official_splits_stay_as_they_are() -> None:
+    given = source([20, 20], val=[3, 4], test=[5, 6])
+    splits = make_splits(given, val_fraction=0.5, test_fraction=0.5, split_seed=0)
+    assert {name: samples.names for name, samples in splits.items()} == {
+        name: samples.names for name, samples in given.splits.items()
+    }
+
+
+def test_only_what_is_missing_is_carved_and_only_out_of_train() -> None:
+    splits = make_splits(source([20, 20], test=[5, 6]), val_fraction=0.25, test_fraction=0.5, split_seed=0)
+    assert {name: len(samples) for name, samples in splits.items()} == {"train": 30, "val": 10, "test": 11}
+    assert all(name.startswith("train/") for name in splits["train"].names + splits["val"].names)
+
+
+def test_no_test_split_where_none_is_wanted() -> None:
+    assert set(make_splits(source([20, 20]), val_fraction=0.2, test_fraction=0, split_seed=0)) == {"train", "val"}
+
+
+@given(COUNTS, st.integers(1, 10), st.integers(0, 2**32 - 1))
+def test_more_labels_include_fewer(counts: list[int], few: int, seed: int) -> None:
+    labels = source(counts).splits["train"].labels
+    names = source(counts).class_names
+    less = few_per_class(labels, few, seed, class_names=names)
+    more = few_per_class(labels, few + 5, seed, class_names=names)
+    assert np.bincount(labels[less]).tolist() == [few] * len(counts)
+    assert set(less) < set(more)
+
+
+def test_too_few_images_are_named() -> None:
+    with pytest.raises(DataError, match="class 'class1' has a single image left, .* val split needs two"):
+        make_splits(source([20, 1]), val_fraction=0.2, test_fraction=0, split_seed=0)
+    with pytest.raises(DataError, match=r"a val split of 1 out of 8 images .* data\.val_fraction"):
+        make_splits(source([4, 4]), val_fraction=0.1, test_fraction=0, split_seed=0)
+    with pytest.raises(DataError, match="class 'class0' has 16 training images: data.train_per_class=17"):
+        make_splits(source([20, 20]), val_fraction=0.2, test_fraction=0, split_seed=0, train_per_class=17)
+
+
+def test_a_published_random_state_gives_its_split() -> None:
+    from sklearn.model_selection import train_test_split
+
+    labels = source([965, 681]).splits["train"].labels
+    left, taken = carve(labels, 165, 13, class_names=("a", "b"), name="val")
+    theirs = train_test_split(np.arange(1646), test_size=0.1, stratify=labels, random_state=13)
+    assert (len(left), len(taken)) == (1481, 165)
+    assert left.tolist() == sorted(theirs[0])
+    assert taken.tolist() == sorted(theirs[1])

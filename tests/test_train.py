@@ -1,0 +1,372 @@
+"""Whole runs: every option takes a step, and what is left behind is complete and can be had again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from headstart.backbones import build_backbone
+from headstart.checkpoints import load_checkpoint
+from headstart.data import open_source
+from headstart.data.module import ImageDataModule, make_splits
+from headstart.data.transforms import evaluation_transform
+from headstart.errors import ConfigError, DataError, ModelError
+
+from .conftest import ROOT, SMALL, TINY_RESNET, class_folders, composed
+from .makers import MAKERS
+from .test_config import choices
+
+Train = Callable[..., dict[str, Any]]
+FAST = ("trainer=debug", "callbacks.checkpoint=false", "data.batch_size=4")
+GLYPHS = ("data=glyphs", "data.per_class=10", "epochs=2")
+
+
+# --- every option takes a training step ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(MAKERS))
+def test_every_source(name: str, train: Train, tmp_path: Path) -> None:
+    root = MAKERS[name](tmp_path / "data")
+    columns = ("data.image_column=image_names", "data.label_column=emergency_or_not") if name == "csv" else ()
+    metrics = train(f"data={name}", f"data.root={root}", *columns, *TINY_RESNET, *FAST)
+    assert metrics["data/train_size"] > metrics["data/val_size"] > 0
+    assert ("test/accuracy" in metrics) == (name not in ("csv", "emergency"))  # they have no test split
+
+
+@pytest.mark.parametrize("name", ["digits", "glyphs"])
+def test_every_source_that_needs_no_files(name: str, train: Train) -> None:
+    metrics = train(f"data={name}", *FAST)
+    assert metrics["data/num_classes"] >= 10
+    assert 0 <= metrics["test/top5_accuracy"] <= 1
+
+
+@pytest.mark.parametrize("name", [n for n in choices("model") if n not in ("torchvision", "timm")])
+def test_every_model(name: str, train: Train, folders: Path) -> None:
+    size = 224 if name in ("simple_cnn", "vit_b_16") else 32
+    sizes = (f"data.image_size={size}", f"data.resize={size}")
+    metrics = train(f"model={name}", "data=imagefolder", f"data.root={folders}", *sizes, *FAST)
+    assert metrics["params/trainable"] < metrics["params/total"]
+
+
+@pytest.mark.parametrize("name", ["torchvision model.name=googlenet", "timm model.name=resnet10t"])
+def test_networks_by_name(name: str, train: Train, folders: Path) -> None:
+    sizes = ("data.image_size=64", "data.resize=64")
+    train(*f"model={name}".split(), "data=imagefolder", f"data.root={folders}", "freeze=false", *sizes, *FAST)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *(f"head={name}" for name in choices("head")),
+        *(f"augment={name}" for name in choices("augment")),
+        *(f"optimizer={name}" for name in choices("optimizer")),
+        *(f"scheduler={name}" for name in choices("scheduler")),
+        *(f"callbacks={name}" for name in choices("callbacks")),
+        *(f"logger={name}" for name in choices("logger")),
+        "logger=[tensorboard,csv]",
+        "loss.label_smoothing=0.1",
+        "loss.class_weights=balanced",
+        "freeze=false",
+        "freeze=block1",
+        "data.evaluation_batch_size=64",
+        "data.interpolation=bicubic",
+        "trainer.gradient_clip_val=1.0",
+        "trainer.accumulate_grad_batches=2",
+        "trainer.precision=bf16-mixed",
+        "trainer.deterministic=true",
+        "monitor=train/loss",
+    ],
+)
+def test_every_other_option(option: str, train: Train) -> None:
+    metrics = train("data.train_per_class=3", "epochs=2", "data.batch_size=8", option)
+    assert metrics["epochs/run"] == 2
+    assert torch.isfinite(torch.tensor(metrics["test/loss"]))
+
+
+EXPERIMENTS = {
+    "cats_dogs_finetune": "cats_dogs",
+    "cats_dogs_features": "cats_dogs",
+    "emergency_cnn": "emergency",
+    "emergency_vgg16": "emergency",
+    "stl10_finetune": "stl10",
+    "stl10_frozen": "stl10",
+    "caltech101_vgg16": "caltech101",
+    "pets_resnet34": "pets",
+}
+
+
+@pytest.mark.parametrize("name", choices("experiment"))
+def test_every_experiment(name: str, train: Train, tmp_path: Path) -> None:
+    small = ["data.per_class=10"]
+    if name in EXPERIMENTS:
+        small = [f"data.root={MAKERS[EXPERIMENTS[name]](tmp_path / 'data')}"]
+    metrics = train(f"experiment={name}", *small, *FAST)
+    assert metrics["epochs/run"] == 1
+
+
+# --- the run folder ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that trained all of a network with BatchNorm for three epochs."""
+    from headstart.train import run
+
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    run(composed(*SMALL, "epochs=3", "freeze=false", "lr=3e-3"), folder)
+    return folder
+
+
+def test_the_run_folder_is_what_other_tools_rely_on(finished: Path) -> None:
+    files = {str(file.relative_to(finished)) for file in finished.rglob("*") if file.is_file()}
+    events = {file for file in files if file.startswith("tensorboard/events")}
+    assert events
+    assert files - events == {
+        "config.yaml",
+        "environment.json",
+        "metrics.json",
+        "split.csv",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "model/model.json",
+        "model/model.safetensors",
+        "tensorboard/hparams.yaml",
+    }
+    metrics = json.loads((finished / "metrics.json").read_text())
+    for split, size in (("train", 100), ("val", 360), ("test", 719)):
+        assert metrics[f"data/{split}_size"] == size
+        assert {f"{split}/{name}" for name in ("loss", "accuracy", "top5_accuracy", "macro_accuracy")} <= set(metrics)
+        assert f"{split}/class_accuracy/7" in metrics
+    assert metrics["params/total"] == metrics["params/trainable"]
+    assert metrics["epochs/run"] == 3
+    assert metrics["time/total_s"] > metrics["time/fit_s"] > 0
+
+
+def test_the_split_that_was_used_is_written_down(finished: Path) -> None:
+    header, *rows = (finished / "split.csv").read_text().splitlines()
+    assert header == "image,class,split"
+    assert len({row.split(",")[0] for row in rows}) == len(rows) == 100 + 360 + 719
+
+
+def test_the_environment_is_written_down(finished: Path) -> None:
+    environment = json.loads((finished / "environment.json").read_text())
+    assert environment["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert len(environment["git"]["commit"]) == 40
+
+
+def figures(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in metrics.items() if not name.startswith("time/")}
+
+
+def test_the_same_command_gives_the_same_figures(finished: Path, tmp_path: Path) -> None:
+    from hydra import compose, initialize_config_dir
+
+    from headstart.config import check
+    from headstart.train import run
+
+    with initialize_config_dir(str(finished)):
+        again = check(compose("config"))
+    run(again, tmp_path / "again")
+    expected, found = (json.loads((f / "metrics.json").read_text()) for f in (finished, tmp_path / "again"))
+    assert figures(found) == figures(expected)
+
+
+def test_a_checkpoint_needs_no_pickle_and_gives_the_figures_again(finished: Path) -> None:
+    best = finished / "checkpoints" / "best.ckpt"
+    torch.load(best, weights_only=True)
+    classifier = load_checkpoint(best)
+    expected = json.loads((finished / "metrics.json").read_text())
+    splits = make_splits(open_source("digits"), val_fraction=0.2, test_fraction=0.4, split_seed=0, train_per_class=10)
+    transform = evaluation_transform(build_backbone("headstart", "glyphnet", None).preprocessing)
+    data = ImageDataModule(splits, training=transform, evaluation=transform, batch_size=32)
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    (found,) = trainer.test(classifier, data, verbose=False)
+    for name in ("test/accuracy", "test/loss", "test/top5_accuracy", "test/class_accuracy/3"):
+        assert round(found[name], 6) == expected[name]
+
+
+def test_the_model_folder_holds_the_best_checkpoint(finished: Path) -> None:
+    saved = load_file(finished / "model" / "model.safetensors")
+    best = torch.load(finished / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(value, best[name]) for name, value in saved.items())
+    described = json.loads((finished / "model" / "model.json").read_text())
+    assert described["class_names"] == list("0123456789")
+    assert described["model"] == {"library": "headstart", "name": "glyphnet"}
+    assert described["preprocessing"]["crop"] == 32
+
+
+def test_a_trained_model_is_a_head_start_for_the_next(finished: Path, train: Train) -> None:
+    weights = finished / "model" / "model.safetensors"
+    train(*GLYPHS, "epochs=1", f"model.weights={weights}")
+
+
+def test_a_finished_run_is_not_written_over(finished: Path, train: Train) -> None:
+    with pytest.raises(ConfigError, match=r"holds a finished run. Choose another hydra.run.dir, or .*ckpt_path="):
+        train(folder=finished)
+
+
+# --- stopping and resuming -----------------------------------------------------------------------------------
+
+
+def tensors(folder: Path) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    return state
+
+
+@pytest.mark.parametrize("scheduler", choices("scheduler"))
+def test_resumed_is_the_same_as_uninterrupted(scheduler: str, train: Train, tmp_path: Path) -> None:
+    """Bit for bit: weights with dropout, BatchNorm and augmentation, the schedule, the best epoch, the figures."""
+    options = (
+        "head=mlp",
+        "freeze=stem",
+        "augment=pad_crop",
+        f"scheduler={scheduler}",
+        "data.train_per_class=6",
+        "lr=3e-3",
+        *(("scheduler.patience=0", "monitor=val/loss") if scheduler == "plateau" else ()),
+        *(("scheduler.every=2",) if scheduler == "step" else ()),
+    )
+    whole = train(*options, "epochs=5", folder=tmp_path / "whole")
+
+    interrupt_after(3, *options, "epochs=5", folder=tmp_path / "part")
+    last = tmp_path / "part" / "checkpoints" / "last.ckpt"
+    rest = train(*options, "epochs=5", f"ckpt_path={last}", folder=tmp_path / "rest")
+
+    expected, found = tensors(tmp_path / "whole"), tensors(tmp_path / "rest")
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
+    assert figures(rest) == figures(whole)
+
+
+def interrupt_after(epochs: int, *overrides: str, folder: Path) -> None:
+    """A run that dies when an epoch begins, as by a power cut."""
+    from headstart import callbacks
+    from headstart.train import run
+
+    class PowerCut(Exception):
+        pass
+
+    class Dies(callbacks.SeedEpochs):
+        def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            if trainer.current_epoch == epochs:
+                raise PowerCut
+            super().on_train_epoch_start(trainer, pl_module)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCut):
+        patch.setattr(callbacks, "SeedEpochs", Dies)
+        run(composed(*SMALL, *overrides), folder)
+
+
+def test_resuming_keeps_what_is_frozen(train: Train, tmp_path: Path) -> None:
+    interrupt_after(1, "freeze=block1", "epochs=2", "data.train_per_class=6", folder=tmp_path / "part")
+    before = tensors(tmp_path / "part")
+    last = tmp_path / "part" / "checkpoints" / "last.ckpt"
+    train("freeze=block1", "epochs=2", "data.train_per_class=6", f"ckpt_path={last}")
+    after = tensors(tmp_path / "run")
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert {name for name in before if name.startswith(("backbone.stem", "backbone.block1"))} <= same
+    assert not any(name.startswith(("head.", "backbone.block2.0.weight")) for name in same)
+
+
+def test_early_stopping_ends_a_run(train: Train) -> None:
+    metrics = train("epochs=50", "lr=1e-9", "callbacks.early_stopping.patience=2", "data.train_per_class=3")
+    assert metrics["epochs/run"] < 10
+
+
+def test_a_checkpoint_of_something_else_is_refused(finished: Path, train: Train, tmp_path: Path) -> None:
+    best = finished / "checkpoints" / "best.ckpt"
+    for override, what in (
+        ("freeze=true", "its freeze is False, and this run's is True"),
+        ("head=mlp", "its head is name=linear, and this run's is name=mlp hidden=256 dropout=0.4"),
+        ("data=glyphs", "its class_names is 0, 1, 2"),
+        ("optimizer=sgd", "its optimizer is adam, and this run's is sgd"),
+    ):
+        with pytest.raises(ModelError, match=f"best.ckpt cannot be resumed: {what}"):
+            train("freeze=false", override, f"ckpt_path={best}")
+    with pytest.raises(ModelError, match="gone.ckpt: no such checkpoint"):
+        train(f"ckpt_path={tmp_path}/gone.ckpt")
+    (tmp_path / "broken.ckpt").write_text("nothing of the kind")
+    with pytest.raises(ModelError, match="broken.ckpt is damaged, or no checkpoint"):
+        train(f"ckpt_path={tmp_path}/broken.ckpt")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "weights.ckpt")
+    with pytest.raises(ModelError, match="weights.ckpt is no checkpoint of headstart's. .*model.weights=PATH"):
+        train(f"ckpt_path={tmp_path}/weights.ckpt")
+
+
+# --- errors --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_image_is_named_wherever_it_is_decoded(workers: int, train: Train, tmp_path: Path) -> None:
+    class_folders(tmp_path / "data")
+    (tmp_path / "data" / "cat" / "3.jpg").write_text("not an image")
+    with pytest.raises(DataError) as error:
+        train(
+            "data=imagefolder", f"data.root={tmp_path}/data", *TINY_RESNET, *FAST, f"data.num_workers={workers}",
+            "trainer.fast_dev_run=false", "epochs=1",
+        )  # fmt: skip
+    assert str(error.value).startswith(f"{tmp_path}/data/cat/3.jpg: not an image that can be read")
+    assert "Traceback" not in str(error.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(train: Train) -> None:
+    with pytest.raises(ConfigError, match=r"cannot run with accelerator=gpu .* Use trainer=cpu"):
+        train("trainer=gpu")
+
+
+def test_a_metric_that_is_not_measured(train: Train, folders: Path) -> None:
+    with pytest.raises(ConfigError, match=r"monitor=val/top5_accuracy: .* There are .*val/loss"):
+        train("data=imagefolder", f"data.root={folders}", *TINY_RESNET, "monitor=val/top5_accuracy")
+
+
+# --- the command ---------------------------------------------------------------------------------------------
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "train.py", *arguments], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+
+
+def test_one_failed_job_does_not_stop_a_sweep(tmp_path: Path) -> None:
+    small = [*SMALL[1:], "epochs=1", "data.train_per_class=3", f"hydra.sweep.dir={tmp_path}"]
+    result = command("-m", "model=glyphnet,simple_cnn", "lr=1e-3,1e-4", *small)
+    assert result.returncode == 1
+    assert "simple_cnn has no pretrained weights" not in result.stdout
+    finished = sorted(file.parent.name for file in tmp_path.glob("*/metrics.json"))
+    assert finished == ["0", "1", "2", "3"]
+
+
+def test_a_failed_job_is_one_message(tmp_path: Path) -> None:
+    result = command("data=stl10", f"data.root={tmp_path}", f"hydra.run.dir={tmp_path}/run")
+    assert result.returncode == 1
+    assert "headstart: STL-10 is not in" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    """DDP: figures over all processes count each image once."""
+    result = command("trainer=ddp", "trainer.accelerator=cpu", "epochs=1", f"hydra.run.dir={tmp_path}", *SMALL[2:])
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    classifier = load_checkpoint(tmp_path / "checkpoints" / "best.ckpt")
+    data = ImageDataModule(
+        make_splits(open_source("digits"), val_fraction=0.2, test_fraction=0.4, split_seed=0, train_per_class=10),
+        training=evaluation_transform(build_backbone("headstart", "glyphnet", None).preprocessing),
+        evaluation=evaluation_transform(build_backbone("headstart", "glyphnet", None).preprocessing),
+        batch_size=32,
+    )
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    (alone,) = trainer.test(classifier, data, verbose=False)
+    assert metrics["test/accuracy"] == pytest.approx(alone["test/accuracy"], abs=1e-6)
