@@ -10,7 +10,7 @@ import numpy as np
 from .conftest import class_folders, photo, write_csv
 
 
-def make_stl10(root: Path, *, train: int = 40, test: int = 20) -> Path:
+def make_stl10(root: Path, *, train: int = 200, test: int = 20) -> Path:
     """STL-10's binaries: channel, column, row; labels from 1; class k is bright in column k."""
     folder = root / "stl10_binary"
     folder.mkdir(parents=True)

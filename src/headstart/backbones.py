@@ -216,7 +216,7 @@ def _headstart(name: str, weights: str | None) -> Backbone:
 
     networks: dict[str, tuple[Callable[[], Any], Preprocessing]] = {
         "simple_cnn": (SimpleCNN, Preprocessing(224, 224, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))),
-        "glyphnet": (GlyphNet, Preprocessing(32, 32, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))),
+        "glyphnet": (GlyphNet, Preprocessing(32, 32, "bilinear", (0.25,) * 3, (0.32,) * 3)),
     }
     if name not in networks:
         raise ModelError(f"headstart has no network '{name}'.{suggestion(name, networks)}")

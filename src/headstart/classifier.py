@@ -119,6 +119,11 @@ class TransferClassifier(pl.LightningModule):
         assert isinstance(metrics, MetricCollection)
         return metrics
 
+    @property
+    def logged_metrics(self) -> tuple[str, ...]:
+        """Names of the metrics of each split, without the split."""
+        return tuple(str(name) for name in self._metrics_of("val") if name != "class_accuracy")
+
     def on_train_epoch_end(self) -> None:
         """Logs the epoch's training metrics, over the batches as they were seen."""
         self._log("train")

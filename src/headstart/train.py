@@ -24,7 +24,7 @@ from headstart.backbones import build_backbone, check_input
 from headstart.callbacks import build_callbacks, build_loggers
 from headstart.checkpoints import KeepBest, check_checkpoint, read_checkpoint
 from headstart.classifier import TransferClassifier
-from headstart.config import Config, Data
+from headstart.config import Config, Data, suggestion
 from headstart.data import open_source
 from headstart.data.module import ImageDataModule, make_splits
 from headstart.data.sources import Samples
@@ -104,6 +104,7 @@ def run(config: Config, folder: Path) -> float:
             "optimizer": config.optimizer.name,
         },
     )
+    check_monitor(config.monitor, classifier)
     if config.ckpt_path is not None:
         check_checkpoint(config.ckpt_path, classifier)
 
@@ -196,6 +197,20 @@ def class_weights(kind: str | None, samples: Samples, num_classes: int) -> Tenso
         return None
     counts = torch.bincount(torch.from_numpy(samples.labels), minlength=num_classes)
     return len(samples) / (num_classes * counts.clamp(min=1).float())
+
+
+def check_monitor(monitor: str, classifier: TransferClassifier) -> None:
+    """Makes sure that the monitored metric will be measured.
+
+    Raises:
+        ConfigError: it will not; the message lists what is.
+    """
+    known = [f"{split}/{name}" for split in ("train", "val") for name in classifier.logged_metrics]
+    if monitor not in known:
+        raise ConfigError(
+            f"monitor={monitor}: this is not measured here (top5_accuracy is, with more than five classes)."
+            f"{suggestion(monitor, known)} There are {', '.join(known)}."
+        )
 
 
 def restore_best(trainer: pl.Trainer, classifier: TransferClassifier) -> None:

@@ -1,0 +1,1 @@
+"""The embedded default: rendered letters and digits, and a small network pretrained on them."""

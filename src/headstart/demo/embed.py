@@ -1,0 +1,44 @@
+"""Puts a pretrained glyph backbone into the package: `python -m headstart.demo.embed outputs/pretrain_glyphs`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from safetensors.torch import load_file, save_file
+
+from headstart.record import write_atomically, write_json
+
+PLACE = Path(__file__).parent / "glyphnet.safetensors"
+FIGURES = ("accuracy", "loss", "top5_accuracy", "macro_accuracy")
+
+
+def embed(run: Path, place: Path = PLACE) -> None:
+    """Copies the backbone of a run into the package, and records beside it where it comes from.
+
+    Args:
+        run: the folder of a finished run of `experiment=pretrain_glyphs`.
+        place: of the weights; the record has the same name and ends in .json.
+    """
+    state = load_file(run / "model" / "model.safetensors")
+    backbone = {n.removeprefix("backbone."): t for n, t in state.items() if n.startswith("backbone.")}
+    write_atomically(place, lambda path: save_file(backbone, path))
+
+    metrics = json.loads((run / "metrics.json").read_text())
+    environment = json.loads((run / "environment.json").read_text())
+    record = {
+        "made_by": "python train.py experiment=pretrain_glyphs, then python -m headstart.demo.embed RUN",
+        "sha256": hashlib.sha256(place.read_bytes()).hexdigest(),
+        "seed": int(OmegaConf.load(run / "config.yaml").seed),
+        "metrics": {f"{s}/{name}": metrics[f"{s}/{name}"] for s in ("train", "val", "test") for name in FIGURES},
+        "fit_seconds": metrics["time/fit_s"],
+        "versions": environment["versions"],
+    }
+    write_json(place.with_suffix(".json"), record)
+
+
+if __name__ == "__main__":
+    embed(Path(sys.argv[1]))

@@ -1,0 +1,48 @@
+"""The small convolutional network of the demo."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class GlyphNet(nn.Module):
+    """A convolutional backbone for 32 x 32 images: a stem, three blocks that halve height and width, a pool.
+
+    The pool averages over each quarter of the image, not over all of it, so that the features still tell the
+    upper half of a glyph from the lower: what sets a 6 apart from a 9.
+
+    Attributes:
+        num_features: Length of the feature vector of an image.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = _convolution(3, 24)
+        self.block1 = _block(24, 32)
+        self.block2 = _block(32, 64)
+        self.block3 = _block(64, 104)
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten())
+        self.num_features = 104 * 2 * 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map normalised images, float (batch, 3, 32, 32), to features, float (batch, num_features)."""
+        x = self.stem(x)
+        x = self.block1(x)
+        x = self.block2(x)
+        x = self.block3(x)
+        features: Tensor = self.pool(x)
+        return features
+
+
+def _block(inputs: int, outputs: int) -> nn.Sequential:
+    """Two convolutions, the first of which halves height and width."""
+    return nn.Sequential(_convolution(inputs, outputs, stride=2), _convolution(outputs, outputs))
+
+
+def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """A 3 x 3 convolution with batch normalisation, whose shift takes the place of a bias, and ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
