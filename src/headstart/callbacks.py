@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from headstart.checkpoints import KeepBest
+from headstart.checkpoints import KeepBest, KeepLast
 from headstart.data.module import mixed_seed
 from headstart.optimization import direction
 
@@ -84,7 +84,8 @@ def build_callbacks(
     if learning_rate:
         callbacks.append(LearningRateMonitor(logging_interval="epoch"))
     if checkpoint:
-        callbacks.append(KeepBest(folder / "checkpoints", monitor))
+        # The best first: what is resumed knows of it.
+        callbacks += [KeepBest(folder / "checkpoints", monitor), KeepLast(folder / "checkpoints")]
     return callbacks
 
 

@@ -17,9 +17,32 @@ from headstart.heads import build_head
 from headstart.optimization import direction
 from headstart.record import write_atomically
 
+# At the end of the training epoch: a run resumed from there starts with the next epoch and logs none twice.
+AT_EPOCH_END: dict[str, Any] = {
+    "save_on_train_epoch_end": True,
+    "auto_insert_metric_name": False,
+    "enable_version_counter": False,
+}
+
+
+class KeepLast(ModelCheckpoint):
+    """Keeps `last.ckpt`, of the last complete epoch, to resume from.
+
+    Lightning's `save_last` is not enough: it writes only when there is a new best one.
+
+    Args:
+        folder: where the checkpoint goes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(dirpath=folder, filename="last", **AT_EPOCH_END)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Forgets the file of the run that is resumed: it is that run's."""
+
 
 class KeepBest(ModelCheckpoint):
-    """Keeps `best.ckpt`, of the best epoch by the monitored metric, and `last.ckpt`.
+    """Keeps `best.ckpt`, of the best epoch by the monitored metric.
 
     A run resumed in another folder brings the best checkpoint so far with it; Lightning alone would forget it.
 
@@ -29,17 +52,7 @@ class KeepBest(ModelCheckpoint):
     """
 
     def __init__(self, folder: Path, monitor: str) -> None:
-        super().__init__(
-            dirpath=folder,
-            filename="best",
-            monitor=monitor,
-            mode=direction(monitor),
-            save_last=True,
-            # At the end of the epoch, so that a resumed run starts with the next one and logs none twice.
-            save_on_train_epoch_end=True,
-            auto_insert_metric_name=False,
-            enable_version_counter=False,
-        )
+        super().__init__(dirpath=folder, filename="best", monitor=monitor, mode=direction(monitor), **AT_EPOCH_END)
 
     @property
     def best(self) -> Path:
@@ -58,7 +71,6 @@ class KeepBest(ModelCheckpoint):
                 "best_model_path": str(self.best),
                 "best_k_models": {str(self.best): score},
                 "kth_best_model_path": str(self.best),
-                "last_model_path": "",
             }
         super().load_state_dict(state_dict)
 

@@ -215,9 +215,9 @@ def check_monitor(monitor: str, classifier: TransferClassifier) -> None:
 
 def restore_best(trainer: pl.Trainer, classifier: TransferClassifier) -> None:
     """Loads the best checkpoint, if the run keeps one."""
-    keeper = trainer.checkpoint_callback
-    if isinstance(keeper, KeepBest) and keeper.best_model_path:
-        classifier.load_state_dict(read_checkpoint(keeper.best_model_path)["state_dict"])
+    for keeper in trainer.checkpoint_callbacks:
+        if isinstance(keeper, KeepBest) and keeper.best_model_path:
+            classifier.load_state_dict(read_checkpoint(keeper.best_model_path)["state_dict"])
 
 
 def evaluate(trainer: pl.Trainer, classifier: TransferClassifier, data: ImageDataModule) -> dict[str, float]:
