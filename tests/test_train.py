@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -347,6 +348,21 @@ def test_one_failed_job_does_not_stop_a_sweep(tmp_path: Path) -> None:
     assert "headstart: gone.pth: no such file of weights" in result.stderr
     finished = sorted(file.parent.name for file in tmp_path.glob("*/metrics.json"))
     assert finished == ["2", "3"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
+def test_memory_does_not_grow_from_job_to_job(tmp_path: Path) -> None:
+    """Ten jobs in one process, as a sweep runs them, with a network of 45 MB each."""
+    from headstart.train import run
+
+    images = class_folders(tmp_path / "data")
+    options = (*SMALL, "data=imagefolder", f"data.root={images}", *TINY_RESNET, "epochs=1", "freeze=layer3")
+    resident = []
+    for job in range(10):
+        run(composed(*options), tmp_path / str(job))
+        resident.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+    assert resident[-1] - resident[2] < 30e6  # less than one network; the first jobs warm caches up
 
 
 def test_a_failed_job_is_one_message(tmp_path: Path) -> None:

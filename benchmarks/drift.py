@@ -1,0 +1,65 @@
+"""What a "frozen" backbone costs that is only `requires_grad_(False)`.
+
+    python benchmarks/drift.py --root ../shared/data/emergency-vehicles --weights mobilenet_v2-imagenet.pth
+
+Trains the same head on the same images twice: with headstart's freezing, and as a plain LightningModule does it, where
+BatchNorm and dropout of the backbone stay in training mode. Prints both validation accuracies and how far BatchNorm's
+statistics have drifted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+
+from headstart import classifier, config, train
+
+CONF = Path(__file__).parent.parent / "conf"
+
+
+class PlainClassifier(classifier.TransferClassifier):
+    """Parameters do not require gradients, and nothing else is done."""
+
+    def train(self, mode: bool = True) -> PlainClassifier:
+        """What every LightningModule does."""
+        self.frozen = ()
+        super().train(mode)
+        return self
+
+
+def accuracy(root: Path, weights: Path, epochs: int, kind: type[classifier.TransferClassifier]) -> tuple[float, float]:
+    """Validation accuracy of the last epoch's run, and the largest relative change of a running mean."""
+    overrides = ["data=emergency", f"data.root={root}", "model=mobilenet_v2", f"model.weights={weights}"]
+    overrides += [f"epochs={epochs}", "trainer=cpu", "callbacks=none", "batch_size=128"]
+    with initialize_config_dir(str(CONF)):
+        settings = config.check(compose("train", overrides))
+    train.TransferClassifier = kind
+    with tempfile.TemporaryDirectory() as folder:
+        figure = train.run(settings, Path(folder))
+        state = torch.load(Path(folder, "checkpoints", "last.ckpt"), weights_only=True)["state_dict"]
+    before = torch.load(weights, weights_only=True)
+    drift = max(
+        float((state[f"backbone.{name}"] - value).norm() / value.norm())
+        for name, value in before.items()
+        if name.endswith("running_mean")
+    )
+    return figure, drift
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--epochs", type=int, default=5)
+    arguments = parser.parse_args()
+    for name, kind in (("plain", PlainClassifier), ("headstart", classifier.TransferClassifier)):
+        figure, drift = accuracy(arguments.root, arguments.weights, arguments.epochs, kind)
+        print(f"{name}: best val/accuracy {figure:.4f}, largest drift of a running mean {drift:.1%}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""The same on real photographs and real ImageNet weights, with all their oddities."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from headstart.backbones import build_backbone
+from headstart.data import open_source
+from headstart.data.images import read_image
+from headstart.data.module import make_splits
+
+from .conftest import SMALL, composed
+from .test_train import Train
+
+pytestmark = pytest.mark.usefixtures("shared")
+NO_BAR = SMALL[1:3]  # real weights, and workers that decode
+
+
+def weights(shared: Path, name: str) -> tuple[str, str]:
+    return f"model={name}", f"model.weights={shared}/weights/{name}-imagenet.pth"
+
+
+def test_the_published_split_of_the_vehicles(shared: Path) -> None:
+    data = composed("data=emergency", f"data.root={shared}/data/emergency-vehicles").data
+    source = open_source(
+        "csv",
+        root=data.root,
+        train_csv=data.train_csv,
+        image_column=data.image_column,
+        label_column=data.label_column,
+        classes=data.classes,
+    )
+    splits = make_splits(
+        source, val_fraction=data.val_fraction, test_fraction=data.test_fraction, split_seed=data.split_seed
+    )
+    assert {name: len(samples) for name, samples in splits.items()} == {"train": 1481, "val": 165}
+    assert source.class_names == ("non-emergency", "emergency")
+    assert Counter(source.splits["train"].labels.tolist()) == {0: 965, 1: 681}
+
+
+def test_ants_and_bees_as_found(shared: Path) -> None:
+    source = open_source("imagefolder", root=shared / "data" / "hymenoptera")
+    assert {name: len(samples) for name, samples in source.splits.items()} == {"train": 244, "val": 153}
+    assert source.class_names == ("ants", "bees")
+    assert "1 files" in source.notes[0]  # imageNotFound.gif
+
+
+def test_pets_that_are_a_gif_and_a_transparent_png(shared: Path) -> None:
+    source = open_source("pets", root=shared / "data" / "pets-3breeds")
+    assert {name: len(samples) for name, samples in source.splits.items()} == {"train": 300, "test": 298}
+    paths = [Path(str(image)) for samples in source.splits.values() for image in samples.images]
+    odd = [path for path in paths if not path.read_bytes().startswith(b"\xff\xd8")]
+    assert len(odd) == 2
+    assert {read_image(path).mode for path in odd} == {"RGB"}
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "squeezenet1_0"])
+def test_real_weights_fit_and_come_with_their_preprocessing(name: str, shared: Path) -> None:
+    backbone = build_backbone("torchvision", name, str(shared / "weights" / f"{name}-imagenet.pth"))
+    assert (backbone.preprocessing.resize, backbone.preprocessing.crop) == (256, 224)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "data", "metric", "least"),
+    [
+        ("mobilenet_v2", "imagefolder data.root={}/hymenoptera", "val/accuracy", 0.94),
+        ("squeezenet1_0", "imagefolder data.root={}/hymenoptera", "val/accuracy", 0.90),
+        ("mobilenet_v2", "pets data.root={}/pets-3breeds", "test/accuracy", 0.92),
+        ("mobilenet_v2", "emergency data.root={}/emergency-vehicles", "val/accuracy", 0.90),
+    ],
+)
+def test_a_frozen_network_learns_from_photographs(
+    name: str, data: str, metric: str, least: float, shared: Path, train: Train
+) -> None:
+    """After two epochs; the README's figures are of longer runs."""
+    where = f"data={data.format(shared / 'data')}".split()
+    metrics = train(*where, *weights(shared, name), "data.num_workers=null", "epochs=2", "lr=3e-3")
+    assert metrics[metric] >= least
