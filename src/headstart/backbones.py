@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from headstart.config import suggestion
 from headstart.data.transforms import Preprocessing
-from headstart.errors import ModelError
+from headstart.errors import ModelError, suggestion
 from headstart.weights import load_weights
 
 CLASSES = 1000  # width of the last layer of every network trained on ImageNet-1k

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
+from collections.abc import Iterable
 from types import TracebackType
 
 
@@ -35,3 +37,9 @@ def excepthook(kind: type[BaseException], error: BaseException, traceback: Trace
         print(f"headstart: {error}", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, traceback)
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Asks whether the nearest of the known names was meant; empty if none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" Did you mean '{near[0]}'?" if near else ""

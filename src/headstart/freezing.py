@@ -6,8 +6,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from headstart.config import suggestion
-from headstart.errors import ModelError
+from headstart.errors import ModelError, suggestion
 
 
 def freeze_backbone(backbone: nn.Module, up_to: bool | str) -> list[nn.Module]:

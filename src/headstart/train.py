@@ -24,12 +24,12 @@ from headstart.backbones import build_backbone, check_input
 from headstart.callbacks import build_callbacks, build_loggers
 from headstart.checkpoints import KeepBest, check_checkpoint, read_checkpoint
 from headstart.classifier import TransferClassifier
-from headstart.config import Config, Data, suggestion
+from headstart.config import Config, Data
 from headstart.data import open_source
 from headstart.data.module import ImageDataModule, make_splits
 from headstart.data.sources import Samples
 from headstart.data.transforms import evaluation_transform, training_transform
-from headstart.errors import ConfigError
+from headstart.errors import ConfigError, suggestion
 from headstart.heads import build_head
 from headstart.optimization import build_optimizer, build_schedule
 from headstart.record import environment, write_json, write_split, write_text

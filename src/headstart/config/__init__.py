@@ -1,0 +1,10 @@
+"""The control panel's schema, and the messages for what does not fit it.
+
+`check` turns what Hydra composed into a `Config`, before torch is imported, so that a wrong name or value costs
+a second and not an hour.
+"""
+
+from headstart.config.checking import check
+from headstart.config.schema import Config, Data
+
+__all__ = ["Config", "Data", "check"]

@@ -1,0 +1,100 @@
+"""Checking what Hydra composed, and one message for what does not fit."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import (
+    ConfigKeyError,
+    InterpolationKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    ValidationError,
+)
+
+from headstart.config.schema import VARIANTS, Config
+from headstart.errors import ConfigError, suggestion
+
+
+def check(cfg: DictConfig) -> Config:
+    """Turns a composed configuration into a `Config`.
+
+    Args:
+        cfg: what Hydra composed from `conf/`, the experiment and the command line.
+
+    Returns:
+        The same values, typed, with interpolations resolved.
+
+    Raises:
+        ConfigError: a key is unknown or missing, or a value has the wrong type or is out of range. The message
+            names the key, says what was expected and suggests the nearest name.
+    """
+    try:
+        merged = OmegaConf.merge(_schema(cfg), cfg)
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_explain(error)) from None
+    assert isinstance(config, Config)
+    for problem in _out_of_range(config):
+        raise ConfigError(problem)
+    return config
+
+
+def _schema(cfg: DictConfig) -> DictConfig:
+    """The schema of this choice of data, head, optimizer and so on."""
+    schema: DictConfig = OmegaConf.structured(Config)
+    for group, (key, variants) in VARIANTS.items():
+        settings = cfg.get(group)
+        if not isinstance(settings, DictConfig):
+            raise ConfigError(f"{group}={settings}: choose one of {', '.join(variants)} by {group}=NAME.")
+        choice = settings.get(key)
+        if choice not in variants:
+            raise ConfigError(
+                f"{group}.{key}={choice}: there is no such {group}.{suggestion(str(choice), variants)} "
+                f"There are {', '.join(variants)}."
+            )
+        schema[group] = OmegaConf.structured(variants[choice])
+    return schema
+
+
+def _explain(error: OmegaConfBaseException) -> str:
+    """One sentence for what OmegaConf found."""
+    key = error.full_key or str(error.key)
+    parent, _, name = key.rpartition(".")
+    if isinstance(error, MissingMandatoryValue):
+        return f"{key} is not set: give it on the command line, {key}=VALUE."
+    if isinstance(error, InterpolationKeyError):
+        return f"{key}: {error.msg}."
+    if isinstance(error, ConfigKeyError):
+        known = [f.name for f in dataclasses.fields(error.object_type)] if error.object_type else []
+        where = f" in '{parent}'" if parent else ""
+        return (
+            f"unknown key '{name}'{where}.{suggestion(name, known)} "
+            f"{'Keys there' if parent else 'The keys'} are {', '.join(known)}."
+        )
+    if isinstance(error, ValidationError):
+        problem = str(error.msg).splitlines()[0].rstrip(".")
+        return f"{key}: {problem}." if "expected" in problem else f"{key}: {problem}; expected {_expected(error)}."
+    return str(error).splitlines()[0]
+
+
+def _expected(error: OmegaConfBaseException) -> str:
+    """The words for what a field takes: its range where it has one, else its type."""
+    fields = dataclasses.fields(error.object_type) if dataclasses.is_dataclass(error.object_type) else ()
+    for f in fields:
+        if f.name == str(error.key):
+            return str(f.metadata.get("words", f.type))
+    return "another type"
+
+
+def _out_of_range(settings: Any, prefix: str = "") -> Iterator[str]:
+    """A sentence for every value that has the right type and cannot be meant."""
+    for f in dataclasses.fields(settings):
+        value = getattr(settings, f.name)
+        if dataclasses.is_dataclass(value):
+            yield from _out_of_range(value, f"{prefix}{f.name}.")
+        elif value is not None and "test" in f.metadata and not f.metadata["test"](value):
+            yield f"{prefix}{f.name}={value}: expected {f.metadata['words']}."

@@ -1,0 +1,34 @@
+"""Fields of the schema that have a range."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import field
+from typing import Any
+
+
+def within(test: Callable[[Any], bool], words: str) -> Any:
+    """A field whose value, if it is not null, must pass `test`; `words` finish the sentence "expected ..."."""
+    return field(metadata={"test": test, "words": words})
+
+
+def at_least(minimum: int) -> Any:
+    """A whole number of at least `minimum`."""
+    return within(lambda value: value >= minimum, f"a whole number of at least {minimum}")
+
+
+def positive() -> Any:
+    """A number above 0."""
+    return within(lambda value: 0 < value < float("inf"), "a number above 0")
+
+
+def not_negative() -> Any:
+    """A number of at least 0."""
+    return within(lambda value: 0 <= value < float("inf"), "a number of at least 0")
+
+
+def fraction(*, zero: bool) -> Any:
+    """A share of something: below 1, and above 0 unless zero is meant to be possible."""
+    if zero:
+        return within(lambda value: 0 <= value < 1, "a number of at least 0 and below 1")
+    return within(lambda value: 0 < value < 1, "a number between 0 and 1")

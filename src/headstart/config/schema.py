@@ -1,0 +1,306 @@
+"""The schema of the control panel: every key, its type and its range. The values stand in `conf/`, once."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+from headstart.config.ranges import at_least, fraction, not_negative, positive, within
+
+# --- data ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True)
+class Data:
+    """What every data source takes."""
+
+    source: str
+    batch_size: int = at_least(1)
+    evaluation_batch_size: int | None = at_least(1)
+    num_workers: int | None = at_least(0)
+    split_seed: int = at_least(0)
+    val_fraction: float = fraction(zero=False)
+    test_fraction: float = fraction(zero=True)
+    train_per_class: int | None = at_least(1)
+    image_size: int | None = at_least(1)
+    resize: int | None = at_least(1)
+    interpolation: Literal["nearest", "bilinear", "bicubic"] | None
+    mean: list[float] | None = within(lambda value: len(value) == 3, "three numbers, one a channel")
+    std: list[float] | None = within(
+        lambda value: len(value) == 3 and min(value) > 0, "three numbers above 0, one a channel"
+    )
+
+
+@dataclass(kw_only=True)
+class ImageFolder(Data):
+    """Folders of images, one a class."""
+
+    root: str
+
+
+@dataclass(kw_only=True)
+class Csv(Data):
+    """A folder of images and a table of their labels."""
+
+    root: str
+    images: str
+    train_csv: str
+    test_csv: str | None
+    image_column: str
+    label_column: str
+    classes: dict[str, str] | None
+
+
+@dataclass(kw_only=True)
+class Public(Data):
+    """A public data set that can be downloaded."""
+
+    root: str
+    download: bool
+
+
+@dataclass(kw_only=True)
+class Glyphs(Data):
+    """Letters and digits rendered from matplotlib's fonts."""
+
+    per_class: int = at_least(4)
+    size: int = at_least(8)
+    seed: int = at_least(0)
+
+
+# --- model ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True)
+class Model:
+    """A backbone: which library builds it, its name there, and its weights (default, null or a path)."""
+
+    library: Literal["headstart", "torchvision", "timm"]
+    name: str
+    weights: str | None
+
+
+@dataclass(kw_only=True)
+class Head:
+    """What every head takes."""
+
+    name: str
+
+
+@dataclass(kw_only=True)
+class MLP(Head):
+    """A hidden layer in front of the classes."""
+
+    hidden: int = at_least(1)
+    dropout: float = fraction(zero=True)
+
+
+@dataclass(kw_only=True)
+class Loss:
+    """Cross-entropy on logits."""
+
+    label_smoothing: float = fraction(zero=True)
+    class_weights: Literal["balanced"] | None
+
+
+# --- training ------------------------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True)
+class Augment:
+    """A random training transform without arguments."""
+
+    name: str
+
+
+@dataclass(kw_only=True)
+class PadCrop(Augment):
+    """Pad and crop back to size at a random place."""
+
+    padding: int = at_least(1)
+
+
+@dataclass(kw_only=True)
+class RandomResizedCrop(Augment):
+    """Crop a random part; `scale` is the smallest share of the image's area."""
+
+    scale: float = within(lambda value: 0 < value <= 1, "a number above 0 and at most 1")
+
+
+@dataclass(kw_only=True)
+class Caltech(RandomResizedCrop):
+    """Crop, rotation, colour, flip."""
+
+    degrees: float = not_negative()
+    colour: float = fraction(zero=True)
+
+
+@dataclass(kw_only=True)
+class RandAugment(RandomResizedCrop):
+    """Crop, flip and RandAugment."""
+
+    operations: int = at_least(1)
+    magnitude: int = within(lambda value: 0 <= value <= 30, "a whole number from 0 to 30")
+
+
+@dataclass(kw_only=True)
+class Optimizer:
+    """What every optimizer takes."""
+
+    name: str
+    lr: float = positive()
+    weight_decay: float = not_negative()
+
+
+@dataclass(kw_only=True)
+class SGD(Optimizer):
+    """Stochastic gradient descent."""
+
+    momentum: float = fraction(zero=True)
+    nesterov: bool
+
+
+@dataclass(kw_only=True)
+class Scheduler:
+    """No change of the learning rate."""
+
+    name: str
+
+
+@dataclass(kw_only=True)
+class Plateau(Scheduler):
+    """Lower the rate when the monitored value stops improving."""
+
+    factor: float = fraction(zero=False)
+    patience: int = at_least(0)
+
+
+@dataclass(kw_only=True)
+class Step(Scheduler):
+    """Lower the rate every few epochs."""
+
+    every: int = at_least(1)
+    factor: float = fraction(zero=False)
+
+
+@dataclass(kw_only=True)
+class Cosine(Scheduler):
+    """Warm up linearly, then fall along a cosine."""
+
+    warmup_epochs: float = not_negative()
+
+
+@dataclass(kw_only=True)
+class OneCycle(Scheduler):
+    """Rise to the rate and fall far below it, once."""
+
+    rise: float = fraction(zero=False)
+
+
+@dataclass(kw_only=True)
+class Trainer:
+    """Arguments of Lightning's Trainer, by its own names."""
+
+    accelerator: Literal["auto", "cpu", "gpu", "mps"]
+    devices: int | str
+    num_nodes: int = at_least(1)
+    strategy: str
+    precision: Literal["32-true", "16-mixed", "bf16-mixed", "64-true"]
+    max_epochs: int = at_least(1)
+    gradient_clip_val: float | None = positive()
+    accumulate_grad_batches: int = at_least(1)
+    deterministic: bool
+    fast_dev_run: bool
+    limit_train_batches: int | float
+    limit_val_batches: int | float
+    limit_test_batches: int | float
+    log_every_n_steps: int = at_least(1)
+    num_sanity_val_steps: int = at_least(0)
+    detect_anomaly: bool
+    enable_progress_bar: bool
+
+
+@dataclass(kw_only=True)
+class EarlyStopping:
+    """Stop when the monitored value has not improved for `patience` epochs."""
+
+    patience: int = at_least(1)
+    min_delta: float = not_negative()
+
+
+@dataclass(kw_only=True)
+class Callbacks:
+    """What watches the run; null leaves it out."""
+
+    early_stopping: EarlyStopping | None
+    checkpoint: bool
+    learning_rate: bool
+
+
+@dataclass(kw_only=True)
+class Logger:
+    """Where the scalars go."""
+
+    tensorboard: bool = False
+    csv: bool = False
+
+
+@dataclass(kw_only=True)
+class Config:
+    """The whole control panel, checked and typed."""
+
+    freeze: bool | str = field(metadata={"words": "true, false or the name of the last block to freeze"})
+    epochs: int = at_least(1)
+    batch_size: int = at_least(1)
+    lr: float = positive()
+    seed: int = within(lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295")
+    monitor: str = within(
+        lambda value: re.fullmatch(r"(train|val)/[a-z0-9_]+", value) is not None,
+        "a metric of train or val, such as val/accuracy or val/loss",
+    )
+    ckpt_path: str | None
+    data: Data
+    model: Model
+    head: Head
+    loss: Loss
+    augment: Augment
+    optimizer: Optimizer
+    scheduler: Scheduler
+    trainer: Trainer
+    callbacks: Callbacks
+    logger: Logger
+
+
+# The groups whose keys depend on a choice: the key that names the choice, and the schema of each.
+VARIANTS: dict[str, tuple[str, dict[str, type]]] = {
+    "data": (
+        "source",
+        {
+            "imagefolder": ImageFolder,
+            "csv": Csv,
+            "stl10": Public,
+            "pets": Public,
+            "caltech101": Public,
+            "digits": Data,
+            "glyphs": Glyphs,
+        },
+    ),
+    "head": ("name", {"linear": Head, "mlp": MLP}),
+    "augment": (
+        "name",
+        {
+            "none": Augment,
+            "flip": Augment,
+            "pad_crop": PadCrop,
+            "standard": RandomResizedCrop,
+            "caltech": Caltech,
+            "randaugment": RandAugment,
+        },
+    ),
+    "optimizer": ("name", {"adam": Optimizer, "adamw": Optimizer, "sgd": SGD}),
+    "scheduler": (
+        "name",
+        {"none": Scheduler, "plateau": Plateau, "step": Step, "cosine": Cosine, "onecycle": OneCycle},
+    ),
+}
