@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -24,17 +25,22 @@ CONF = Path(__file__).parent.parent / "conf"
 class PlainClassifier(classifier.TransferClassifier):
     """Parameters do not require gradients, and nothing else is done."""
 
-    def train(self, mode: bool = True) -> PlainClassifier:
-        """What every LightningModule does."""
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
         self.frozen = ()
-        super().train(mode)
-        return self
+        self.train()
 
 
 def accuracy(root: Path, weights: Path, epochs: int, kind: type[classifier.TransferClassifier]) -> tuple[float, float]:
     """Validation accuracy of the last epoch's run, and the largest relative change of a running mean."""
     overrides = ["data=emergency", f"data.root={root}", "model=mobilenet_v2", f"model.weights={weights}"]
-    overrides += [f"epochs={epochs}", "trainer=cpu", "callbacks=none", "batch_size=128"]
+    overrides += [
+        f"epochs={epochs}",
+        "trainer=cpu",
+        "trainer.enable_progress_bar=false",
+        "callbacks=none",
+        "batch_size=128",
+    ]
     with initialize_config_dir(str(CONF)):
         settings = config.check(compose("train", overrides))
     train.TransferClassifier = kind

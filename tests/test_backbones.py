@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from torch import nn
 from torchvision import models
 
 from headstart.backbones import build_backbone, check_input
+from headstart.data.transforms import Preprocessing
 from headstart.errors import ModelError
 from headstart.heads import build_head
+from headstart.record import write_json
 
 
 @pytest.mark.parametrize("name", models.list_models(module=models))
@@ -118,6 +121,16 @@ def test_a_file_named_like_torchvisions_gets_its_preprocessing(network: nn.Modul
         torch.save(network.state_dict(), path)
         expected = weights.transforms().resize_size[0]
         assert build_backbone("torchvision", "mobilenet_v2", str(path)).preprocessing.resize == expected
+
+
+def test_a_file_of_headstarts_own_brings_its_preprocessing(network: nn.Module, tmp_path: Path) -> None:
+    body = {f"backbone.{k}": v for k, v in network.state_dict().items() if not k.startswith("classifier.")}
+    own = Preprocessing(100, 96, "bicubic", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    torch.save({"state_dict": body, "hyper_parameters": {"preprocessing": asdict(own)}}, tmp_path / "best.ckpt")
+    save_file(body, tmp_path / "model.safetensors")
+    write_json(tmp_path / "model.json", {"preprocessing": asdict(own)})
+    for name in ("best.ckpt", "model.safetensors"):
+        assert build_backbone("torchvision", "mobilenet_v2", str(tmp_path / name)).preprocessing == own
 
 
 def test_what_does_not_fit_is_named(network: nn.Module, tmp_path: Path) -> None:

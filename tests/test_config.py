@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+from hydra import compose, initialize_config_dir
 
+from headstart.config import check, to_yaml
 from headstart.errors import ConfigError
 
 from .conftest import CONF, ROOT, composed
@@ -46,6 +47,24 @@ def test_command_line_beats_experiment_beats_defaults() -> None:
     assert composed("experiment=emergency_cnn", "model=resnet18").model.name == "resnet18"
 
 
+EXPERIMENT_CHOICES = [
+    (experiment, f"{group}={name}")
+    for experiment in choices("experiment")
+    for group in ("head", "augment", "optimizer", "scheduler", "trainer", "callbacks", "logger")
+    for name in choices(group)
+]
+
+
+@pytest.mark.parametrize(("experiment", "choice"), EXPERIMENT_CHOICES)
+def test_every_experiment_takes_every_other_choice(experiment: str, choice: str) -> None:
+    composed(f"experiment={experiment}", choice)
+
+
+def test_labels_that_are_numbers_are_text() -> None:
+    classes = {"0": "cat", "1": "dog"}
+    assert composed("data=csv", "data.classes={0: cat, 1: dog}").data.classes == classes  # type: ignore[attr-defined]
+
+
 def test_loggers_add_up() -> None:
     logger = composed("logger=[tensorboard,csv]").logger
     assert (logger.tensorboard, logger.csv) == (True, True)
@@ -66,7 +85,12 @@ def test_freeze_takes_a_truth_or_a_name(value: str, expected: object) -> None:
         ("epochs=2.5", "epochs: Value '2.5' .* expected a whole number of at least 1"),
         ("freeze=1", "freeze: .* expected true, false or the name of the last block to freeze"),
         ("data.val_fraction=1", "data.val_fraction=1.0: expected a number between 0 and 1"),
-        ("data.mean=[1,2]", "data.mean=.* expected three numbers"),
+        ("data.mean=[1,1]", "data.mean=.* expected three numbers"),
+        ("data.mean=[125,120,100]", "data.mean=.* expected three numbers in"),
+        (
+            "trainer.limit_val_batches=0",
+            "trainer.limit_val_batches=0: expected a whole number of batches of at least 1",
+        ),
         ("trainer.precision=16", "trainer.precision: .*expected one of .*16-mixed"),
         ("monitor=test/accuracy", "monitor=test/accuracy: expected a metric of train or val"),
         ("optimizer.name=admw", "no such optimizer. Did you mean 'adamw'"),
@@ -83,14 +107,13 @@ def test_what_does_not_fit_is_named(override: str, message: str) -> None:
 
 
 def test_a_resolved_config_composes_to_itself(tmp_path: Path) -> None:
-    first = composed("experiment=caltech101_vgg16", "seed=3")
-    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(first))
-    from hydra import compose, initialize_config_dir
-
-    from headstart.config import check
-
+    first = composed("experiment=caltech101_vgg16", "seed=3", "batch_size=5", "data.batch_size=7")
+    (tmp_path / "config.yaml").write_text(to_yaml(first))
     with initialize_config_dir(str(tmp_path)):
         assert check(compose("config")) == first
+        again = check(compose("config", ["lr=0.5", "epochs=3", "batch_size=4"]))
+    assert (again.optimizer.lr, again.trainer.max_epochs) == (0.5, 3)  # the top-level keys still reach down
+    assert again.data.batch_size == 7  # but not to what had a value of its own
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ import pytest
 from torchvision import datasets
 
 from headstart.data import open_source
+from headstart.data.folders import imagefolder
 from headstart.data.images import read_image
 from headstart.data.module import ImageDataset
-from headstart.data.sources import csv, imagefolder
+from headstart.data.tables import csv
 from headstart.errors import DataError
 
 from .conftest import class_folders, photo, write_csv
@@ -65,11 +66,26 @@ def test_folders_that_are_not_as_they_should_be(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"fish: no image in this class folder \(1 other files\)"):
         imagefolder(hollow)
     both = make_split_folders(tmp_path / "both", splits=("train", "val", "valid"))
-    with pytest.raises(DataError, match="more than one validation folder, val and valid: keep one"):
+    with pytest.raises(DataError, match="more than one val folder, val and valid: keep one"):
         imagefolder(both)
     headless = make_split_folders(tmp_path / "headless", splits=("val",))
     with pytest.raises(DataError, match="has a folder val and no folder train"):
         imagefolder(headless)
+
+
+def test_split_folders_in_capitals_and_others_beside_them(tmp_path: Path) -> None:
+    make_split_folders(tmp_path, splits=("Train", "Test", "more"))
+    (tmp_path / "Train" / ".ipynb_checkpoints").mkdir()
+    source = imagefolder(tmp_path)
+    assert set(source.splits) == {"train", "test"}
+    assert source.notes == [f"not a split, left out: more in {tmp_path}"]
+
+
+@pytest.mark.parametrize("names", [("train", "test1"), ("training", "testing"), ("train", "val"), ("Train_set", "dev")])
+def test_split_folders_without_class_folders_are_no_classes(names: tuple[str, str], tmp_path: Path) -> None:
+    class_folders(tmp_path, names)
+    with pytest.raises(DataError, match="which look like splits, without a folder for each class in them"):
+        imagefolder(tmp_path)
 
 
 def test_classes_that_differ_between_splits_are_named(tmp_path: Path) -> None:
@@ -95,12 +111,16 @@ def test_a_table_of_labels(tmp_path: Path) -> None:
     assert source.class_names == ("non-emergency", "emergency")
     assert source.splits["train"].labels.tolist() == [0, 1] * 20
     assert source.splits["train"].names[:2] == ["0.jpg", "1.jpg"]
-    assert source.notes == [f"{tmp_path}/test.csv has no labels: 1 images to predict, no test split"]
+    (note,) = source.notes
+    assert note.endswith(
+        "test.csv has no column 'emergency_or_not' (it has image_names): 1 images to predict, no test split"
+    )
 
 
 def test_a_labelled_test_table_is_the_test_split(tmp_path: Path) -> None:
     make_emergency(tmp_path)
-    write_csv(tmp_path / "test.csv", [("emergency_or_not", "image_names"), (1, "1.jpg")])
+    photo(tmp_path / "images" / "test" / "1.jpg", 1)
+    write_csv(tmp_path / "test.csv", [("emergency_or_not", "image_names"), (1, "test/1.jpg")])
     source = csv(
         tmp_path, image_column="image_names", label_column="emergency_or_not", test_csv=str(tmp_path / "test.csv")
     )
@@ -145,6 +165,39 @@ def test_tables_that_are_not_there(tmp_path: Path) -> None:
         csv(tmp_path, train_csv="labels.csv")
     with pytest.raises(DataError, match=r"\*.csv matches more than one table: .*test.csv, .*train.csv. Name one"):
         csv(tmp_path, train_csv="*.csv")
+
+
+def test_an_image_in_both_tables_is_named(tmp_path: Path) -> None:
+    make_emergency(tmp_path, images=4)
+    write_csv(tmp_path / "train.csv", [("image", "label"), ("0.jpg", "a"), ("1.jpg", "b")])
+    write_csv(tmp_path / "test.csv", [("image", "label"), ("./1.jpg", "b")])
+    with pytest.raises(DataError, match="1 images are both in .*train.csv and in .*test.csv, such as 1.jpg"):
+        csv(tmp_path, test_csv="test.csv")
+
+
+def test_names_of_classes_that_do_not_fit_the_table(tmp_path: Path) -> None:
+    make_emergency(tmp_path, images=4)
+    columns = {"image_column": "image_names", "label_column": "emergency_or_not"}
+    with pytest.raises(DataError, match="line 3: the label of 1.jpg is 1, which is none of the classes 0, 2"):
+        csv(tmp_path, **columns, classes={"0": "a", "2": "b"})
+    with pytest.raises(DataError, match="has no image with the label 2, which data.classes names"):
+        csv(tmp_path, **columns, classes={"0": "a", "1": "b", "2": "c"})
+    with pytest.raises(DataError, match="one name to several labels: a, a"):
+        csv(tmp_path, **columns, classes={"0": "a", "1": "a"})
+
+
+def test_a_table_that_is_not_utf8(tmp_path: Path) -> None:
+    make_emergency(tmp_path, images=4)
+    (tmp_path / "train.csv").write_bytes("image,label\n0.jpg,Bär\n".encode("cp1252"))
+    with pytest.raises(DataError, match=r"train.csv cannot be read as a table .* Save it as a csv in UTF-8"):
+        csv(tmp_path)
+
+
+def test_rows_are_counted_as_an_editor_counts_lines(tmp_path: Path) -> None:
+    make_emergency(tmp_path, images=4)
+    (tmp_path / "train.csv").write_text("image,label\n0.jpg,a\n\n\n1.jpg,\n")
+    with pytest.raises(DataError, match="line 5: the label of 1.jpg is empty"):
+        csv(tmp_path)
 
 
 def test_a_label_that_only_the_test_table_has_is_named(tmp_path: Path) -> None:

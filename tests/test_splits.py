@@ -83,6 +83,8 @@ def test_more_labels_include_fewer(counts: list[int], few: int, seed: int) -> No
 def test_too_few_images_are_named() -> None:
     with pytest.raises(DataError, match="class 'class1' has a single image left, .* val split needs two"):
         make_splits(source([20, 1]), val_fraction=0.2, test_fraction=0, split_seed=0)
+    with pytest.raises(DataError, match="class 'class1' has 2 images, too few to have one in the val split of 16"):
+        make_splits(source([100, 2]), val_fraction=0.15, test_fraction=0, split_seed=0)
     with pytest.raises(DataError, match=r"a val split of 1 out of 8 images .* data\.val_fraction"):
         make_splits(source([4, 4]), val_fraction=0.1, test_fraction=0, split_seed=0)
     with pytest.raises(DataError, match="class 'class0' has 16 training images: data.train_per_class=17"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -29,7 +30,6 @@ from .test_config import choices
 
 Train = Callable[..., dict[str, Any]]
 FAST = ("trainer=debug", "callbacks.checkpoint=false", "data.batch_size=4")
-GLYPHS = ("data=glyphs", "data.per_class=10", "epochs=2")
 
 
 # --- every option takes a training step ----------------------------------------------------------------------
@@ -89,7 +89,8 @@ def test_networks_by_name(name: str, train: Train, folders: Path) -> None:
     ],
 )
 def test_every_other_option(option: str, train: Train) -> None:
-    metrics = train("data.train_per_class=3", "epochs=2", "data.batch_size=8", option)
+    few = ("data.train_per_class=3", "data.val_fraction=0.05", "data.test_fraction=0.05")
+    metrics = train(*few, "epochs=2", "data.batch_size=8", option)
     assert metrics["epochs/run"] == 2
     assert torch.isfinite(torch.tensor(metrics["test/loss"]))
 
@@ -108,7 +109,7 @@ EXPERIMENTS = {
 
 @pytest.mark.parametrize("name", choices("experiment"))
 def test_every_experiment(name: str, train: Train, tmp_path: Path) -> None:
-    small = ["data.per_class=10"]
+    small = ["data.per_class=40"]
     if name in EXPERIMENTS:
         small = [f"data.root={MAKERS[EXPERIMENTS[name]](tmp_path / 'data')}"]
     metrics = train(f"experiment={name}", *small, *FAST)
@@ -209,12 +210,16 @@ def test_the_model_folder_holds_the_best_checkpoint(finished: Path) -> None:
 
 def test_a_trained_model_is_a_head_start_for_the_next(finished: Path, train: Train) -> None:
     weights = finished / "model" / "model.safetensors"
-    train(*GLYPHS, "epochs=1", f"model.weights={weights}")
+    train("data=glyphs", "data.per_class=10", "epochs=1", f"model.weights={weights}")
 
 
-def test_a_finished_run_is_not_written_over(finished: Path, train: Train) -> None:
-    with pytest.raises(ConfigError, match=r"holds a finished run. Choose another hydra.run.dir, or .*ckpt_path="):
+def test_a_run_is_not_written_over(finished: Path, train: Train, tmp_path: Path) -> None:
+    message = r"holds another run. Choose another hydra.run.dir, or .*ckpt_path="
+    with pytest.raises(ConfigError, match=message):
         train(folder=finished)
+    elsewhere = tmp_path / "elsewhere" / "last.ckpt"
+    with pytest.raises(ConfigError, match=message):
+        train(f"ckpt_path={elsewhere}", folder=finished)
 
 
 # --- stopping and resuming -----------------------------------------------------------------------------------
@@ -280,6 +285,40 @@ def test_resuming_keeps_what_is_frozen(train: Train, tmp_path: Path) -> None:
     assert not any(name.startswith(("head.", "backbone.block2.0.weight")) for name in same)
 
 
+@pytest.fixture(scope="module")
+def gone_wrong(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose best epoch is its first: the learning rate is far too high."""
+    from headstart.train import run
+
+    folder = tmp_path_factory.mktemp("gone_wrong") / "run"
+    options = ("freeze=false", "data.train_per_class=6", "epochs=3", "lr=1.0", "seed=1")
+    run(composed(*SMALL, *options), folder)
+    return folder
+
+
+def epoch(checkpoint: Path) -> int:
+    return int(torch.load(checkpoint, weights_only=True)["epoch"])
+
+
+def test_figures_and_model_are_of_the_best_epoch_and_not_of_the_last(gone_wrong: Path) -> None:
+    best, last = (gone_wrong / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
+    assert epoch(best) < epoch(last) == 2
+    state = torch.load(best, weights_only=True)["state_dict"]
+    saved = load_file(gone_wrong / "model" / "model.safetensors")
+    assert all(torch.equal(value, state[name]) for name, value in saved.items())
+
+
+def test_the_best_epoch_survives_a_move_of_the_run_folder(gone_wrong: Path, train: Train, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(gone_wrong, moved)
+    before = json.loads((gone_wrong / "metrics.json").read_text())
+    options = ("freeze=false", "data.train_per_class=6", "epochs=4", "lr=1.0", "seed=1")
+    for folder in (tmp_path / "another", moved):  # the second in its own folder, which it may write to
+        after = train(*options, f"ckpt_path={moved}/checkpoints/last.ckpt", folder=folder)
+        assert after["val/accuracy"] >= before["val/accuracy"]
+        assert epoch(folder / "checkpoints" / "last.ckpt") == 3
+
+
 def test_early_stopping_ends_a_run(train: Train) -> None:
     metrics = train("epochs=50", "lr=1e-9", "callbacks.early_stopping.patience=2", "data.train_per_class=3")
     assert metrics["epochs/run"] < 10
@@ -291,10 +330,15 @@ def test_a_checkpoint_of_something_else_is_refused(finished: Path, train: Train,
         ("freeze=true", "its freeze is False, and this run's is True"),
         ("head=mlp", "its head is name=linear, and this run's is name=mlp hidden=256 dropout=0.4"),
         ("data=glyphs", "its class_names is 0, 1, 2"),
-        ("optimizer=sgd", "its optimizer is adam, and this run's is sgd"),
+        ("optimizer=sgd", "its optimizer is name=adam .*, and this run's is name=sgd"),
+        ("lr=0.5", "its optimizer is .*lr=0.003.*lr=0.5"),
+        ("scheduler=cosine", "its scheduler is name=none, and this run's is name=cosine .*epochs=30"),
+        ("data.image_size=48", "its preprocessing is .*crop=32.*crop=48"),
+        ("data.split_seed=5", "its split is"),
+        ("monitor=val/loss", "its monitor is val/accuracy"),
     ):
         with pytest.raises(ModelError, match=f"best.ckpt cannot be resumed: {what}"):
-            train("freeze=false", override, f"ckpt_path={best}")
+            train("freeze=false", "lr=3e-3", override, f"ckpt_path={best}")
     with pytest.raises(ModelError, match="gone.ckpt: no such checkpoint"):
         train(f"ckpt_path={tmp_path}/gone.ckpt")
     (tmp_path / "broken.ckpt").write_text("nothing of the kind")
@@ -321,10 +365,33 @@ def test_a_broken_image_is_named_wherever_it_is_decoded(workers: int, train: Tra
     assert "Traceback" not in str(error.value)
 
 
+def test_a_last_batch_of_one_image_does_not_end_a_run(train: Train, folders: Path) -> None:
+    """17 images in batches of 16: BatchNorm cannot take one image of 1 × 1 pixels a channel."""
+    options = ("freeze=false", "epochs=1", "data.batch_size=16", "data.test_fraction=0", "trainer.log_every_n_steps=1")
+    metrics = train("data=imagefolder", f"data.root={folders}", *TINY_RESNET, *options)
+    assert metrics["data/train_size"] == 17
+
+
+def test_a_run_that_diverges_says_so(train: Train, caplog: pytest.LogCaptureFixture) -> None:
+    metrics = train("freeze=false", "lr=1e30", "optimizer=sgd", "epochs=1", "data.train_per_class=6")
+    assert metrics["val/loss"] is None  # JSON has no NaN
+    assert "the run diverged: " in caplog.text
+    assert "Try a lower lr" in caplog.text
+
+
+def test_a_backbone_frozen_at_random_is_warned_of(train: Train, caplog: pytest.LogCaptureFixture) -> None:
+    train(*FAST)
+    assert "the backbone is frozen at random weights" in caplog.text
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there(train: Train) -> None:
-    with pytest.raises(ConfigError, match=r"cannot run with accelerator=gpu .* Use trainer=cpu"):
+    with pytest.raises(
+        ConfigError, match=r"cannot run here with trainer.accelerator=gpu .* trainer=default takes what is there"
+    ):
         train("trainer=gpu")
+    with pytest.raises(ConfigError, match=r"cannot run here with .*trainer.strategy=bananas"):
+        train("trainer.strategy=bananas")
 
 
 def test_a_metric_that_is_not_measured(train: Train, folders: Path) -> None:

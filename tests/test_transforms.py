@@ -15,6 +15,7 @@ from headstart.backbones import build_backbone
 from headstart.data.module import EpochSampler, ImageDataset, ShareSampler
 from headstart.data.sources import Samples
 from headstart.data.transforms import Preprocessing, evaluation_transform, training_transform
+from headstart.errors import ConfigError
 
 from .conftest import composed
 from .test_config import choices
@@ -35,7 +36,8 @@ def test_the_data_may_say_otherwise() -> None:
     p = Preprocessing(256, 224, "bilinear", (0.5,) * 3, (0.5,) * 3)
     assert (p.changed(image_size=112).resize, p.changed(image_size=112).crop) == (128, 112)
     assert (p.changed(image_size=96, resize=96).resize, p.changed(resize=300).crop) == (96, 224)
-    assert p.changed(resize=100, image_size=200).resize == 200  # never smaller than what is cut out of it
+    with pytest.raises(ConfigError, match="data.resize=100 is smaller than the square of 224"):
+        p.changed(resize=100)
     assert p.changed(mean=[0, 0, 0]).mean == (0, 0, 0)
     assert p.changed() == p
 

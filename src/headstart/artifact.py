@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def save_model(folder: Path, classifier: TransferClassifier, metrics: Mapping[st
         "format_version": FORMAT_VERSION,
         "headstart": headstart.__version__,
         **classifier.hparams,
-        "metrics": dict(metrics),
+        "metrics": {name: value if math.isfinite(value) else None for name, value in metrics.items()},
     }
     write_atomically(folder / "model.safetensors", lambda path: save_file(tensors, path))
     write_json(folder / "model.json", description)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from headstart.data.transforms import Preprocessing
 from headstart.errors import ModelError, suggestion
-from headstart.weights import load_weights
+from headstart.weights import described_preprocessing, load_weights
 
 CLASSES = 1000  # width of the last layer of every network trained on ImageNet-1k
 
@@ -43,7 +43,7 @@ def build_backbone(library: str, name: str, weights: str | None, *, image_size: 
         name: the network's name in that library.
         weights: "default" for the library's pretrained ones (downloaded once, by its own cache), None for
             random ones, or the path of a .pth or .safetensors file, which must fit in everything but the old
-            classifier.
+            classifier. A file of headstart's own brings its preprocessing with it.
         image_size: for torchvision's vision transformers, whose position embeddings are made for one size: that
             size in pixels. None takes the weights' own.
 
@@ -51,8 +51,11 @@ def build_backbone(library: str, name: str, weights: str | None, *, image_size: 
         ModelError: no such network, or weights that cannot be had or do not fit.
     """
     if library == "torchvision":
-        return _torchvision(name, weights, image_size)
-    return _timm(name, weights) if library == "timm" else _headstart(name, weights)
+        backbone = _torchvision(name, weights, image_size)
+    else:
+        backbone = _timm(name, weights) if library == "timm" else _headstart(name, weights)
+    own = described_preprocessing(weights) if weights not in (None, "default") else None
+    return backbone._replace(preprocessing=own) if own else backbone
 
 
 def check_input(backbone: Backbone, image_size: int) -> None:

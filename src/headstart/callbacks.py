@@ -26,7 +26,7 @@ class SeedEpochs(pl.Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Seeds the epoch that begins."""
-        torch.manual_seed(mixed_seed(self.seed, trainer.current_epoch, trainer.global_rank))
+        torch.manual_seed(mixed_seed("epoch", self.seed, trainer.current_epoch, trainer.global_rank))
 
 
 class ProgressBar(RichProgressBar):
@@ -52,6 +52,7 @@ def build_callbacks(
     *,
     monitor: str,
     seed: int,
+    resumed: str | None,
     progress: bool,
     early_stopping: dict[str, float] | None,
     checkpoint: bool,
@@ -63,6 +64,7 @@ def build_callbacks(
         folder: the run folder.
         monitor: the metric that stops early and picks the best checkpoint.
         seed: of the run.
+        resumed: the checkpoint that is resumed, if any.
         progress: show bars.
         early_stopping: `patience` in epochs and `min_delta`, or None to train all epochs.
         checkpoint: keep `checkpoints/best.ckpt` and `last.ckpt`.
@@ -85,7 +87,8 @@ def build_callbacks(
         callbacks.append(LearningRateMonitor(logging_interval="epoch"))
     if checkpoint:
         # The best first: what is resumed knows of it.
-        callbacks += [KeepBest(folder / "checkpoints", monitor), KeepLast(folder / "checkpoints")]
+        checkpoints = folder / "checkpoints"
+        callbacks += [KeepBest(checkpoints, monitor, Path(resumed) if resumed else None), KeepLast(checkpoints)]
     return callbacks
 
 

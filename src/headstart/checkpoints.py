@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import shutil
 from pathlib import Path
@@ -16,6 +17,8 @@ from headstart.errors import ModelError
 from headstart.heads import build_head
 from headstart.optimization import direction
 from headstart.record import write_atomically
+
+log = logging.getLogger(__name__)
 
 # At the end of the training epoch: a run resumed from there starts with the next epoch and logs none twice.
 AT_EPOCH_END: dict[str, Any] = {
@@ -44,35 +47,37 @@ class KeepLast(ModelCheckpoint):
 class KeepBest(ModelCheckpoint):
     """Keeps `best.ckpt`, of the best epoch by the monitored metric.
 
-    A run resumed in another folder brings the best checkpoint so far with it; Lightning alone would forget it.
+    A resumed run takes over the `best.ckpt` that lies beside the checkpoint it resumes, wherever that folder is now;
+    Lightning alone would look for it at its former path, or forget it in another run folder.
 
     Args:
-        folder: where the checkpoints go.
+        folder: where the checkpoint goes.
         monitor: the metric; losses are better when smaller, all others when larger.
+        resumed: the checkpoint that is resumed, if any.
     """
 
-    def __init__(self, folder: Path, monitor: str) -> None:
+    def __init__(self, folder: Path, monitor: str, resumed: Path | None = None) -> None:
         super().__init__(dirpath=folder, filename="best", monitor=monitor, mode=direction(monitor), **AT_EPOCH_END)
-
-    @property
-    def best(self) -> Path:
-        """Where the best checkpoint is."""
-        return Path(str(self.dirpath), "best.ckpt")
+        self.former = resumed.parent / "best.ckpt" if resumed else None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over the best checkpoint of the run that is resumed."""
-        former = Path(state_dict["best_model_path"])
-        if state_dict["dirpath"] != self.dirpath and former.is_file():
-            write_atomically(self.best, lambda path: shutil.copyfile(former, path))
-            score = state_dict["best_model_score"]
-            state_dict = {
-                **state_dict,
-                "dirpath": self.dirpath,
-                "best_model_path": str(self.best),
-                "best_k_models": {str(self.best): score},
-                "kth_best_model_path": str(self.best),
-            }
-        super().load_state_dict(state_dict)
+        if self.former is None or not self.former.is_file():
+            log.warning("%s is not there: the best checkpoint is looked for among the epochs to come", self.former)
+            return
+        best = Path(str(self.dirpath), "best.ckpt")
+        if best.resolve() != self.former.resolve():
+            former = self.former
+            write_atomically(best, lambda path: shutil.copyfile(former, path))
+        score = state_dict["best_model_score"]
+        places = {
+            "dirpath": str(self.dirpath),
+            "best_model_path": str(best),
+            "best_k_models": {str(best): score},
+            "kth_best_model_path": str(best),
+            "kth_value": score,
+        }
+        super().load_state_dict({**state_dict, **places})
 
 
 def load_checkpoint(path: str | Path) -> TransferClassifier:
@@ -127,15 +132,15 @@ def check_checkpoint(path: str | Path, classifier: TransferClassifier) -> None:
     """Makes sure that a checkpoint can be resumed by this classifier.
 
     Raises:
-        ModelError: it is of another network, head, set of classes, or freezes something else.
+        ModelError: anything that the checkpoint's hyperparameters describe is another: the network, the head, the
+            classes, the split, what is frozen, the optimizer, its schedule.
     """
     theirs = read_checkpoint(path)["hyper_parameters"]
-    ours = dict(classifier.hparams)
-    for key in ("model", "head", "class_names", "freeze", "optimizer"):
-        if theirs.get(key) != ours[key]:
+    for key, ours in classifier.hparams.items():
+        if theirs.get(key) != ours:
             raise ModelError(
                 f"{path} cannot be resumed: its {key} is {_brief(theirs.get(key))}, and this run's is "
-                f"{_brief(ours[key])}. Resume with the settings of the config.yaml beside it, or start anew "
+                f"{_brief(ours)}. Resume with the settings of the config.yaml beside it, or start anew "
                 f"from its weights by model.weights={path}."
             )
 

@@ -55,7 +55,13 @@ def build_schedule(
             return {"scheduler": _cosine(optimizer, steps, warmup), "interval": "step"}
         case "onecycle":
             peaks = [float(group["lr"]) for group in optimizer.param_groups]
-            cycle = lr_scheduler.OneCycleLR(optimizer, peaks, total_steps=steps, pct_start=settings["rise"])
+            cycle = lr_scheduler.OneCycleLR(
+                optimizer,
+                peaks,
+                total_steps=steps,
+                pct_start=settings["rise"],
+                cycle_momentum=False,  # momentum stays what the optimizer's settings say
+            )
             return {"scheduler": cycle, "interval": "step"}
     raise ValueError(f"no scheduler is called {name!r}")
 

@@ -6,6 +6,7 @@ import csv
 import importlib.metadata
 import io
 import json
+import math
 import os
 import platform
 import subprocess
@@ -59,24 +60,25 @@ def _umask() -> int:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file atomically, as UTF-8."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    """Writes a text file atomically, as UTF-8; names of files that are not UTF-8 keep their bytes."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="surrogateescape"))
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Writes a JSON file atomically."""
-    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+    """Writes a JSON file atomically; NaN and infinity, which JSON has not, become null."""
+    finite = {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in values.items()}
+    write_text(path, json.dumps(finite, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_split(path: Path, splits: Mapping[str, Samples], class_names: Sequence[str]) -> None:
-    """Writes which image is in which split, as a csv of image, class and split."""
+def split_table(splits: Mapping[str, Samples], class_names: Sequence[str]) -> str:
+    """Which image is in which split, as a csv of image, class and split."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("image", "class", "split"))
     for split, samples in splits.items():
         for name, label in zip(samples.names, samples.labels, strict=True):
             writer.writerow((name, class_names[label], split))
-    write_text(path, text.getvalue())
+    return text.getvalue()
 
 
 def environment() -> dict[str, Any]:

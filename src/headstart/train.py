@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -16,7 +18,6 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from headstart.artifact import save_model
@@ -24,7 +25,7 @@ from headstart.backbones import build_backbone, check_input
 from headstart.callbacks import build_callbacks, build_loggers
 from headstart.checkpoints import KeepBest, check_checkpoint, read_checkpoint
 from headstart.classifier import TransferClassifier
-from headstart.config import Config, Data
+from headstart.config import Config, Data, to_yaml
 from headstart.data import open_source
 from headstart.data.module import ImageDataModule, make_splits
 from headstart.data.sources import Samples
@@ -32,7 +33,7 @@ from headstart.data.transforms import evaluation_transform, training_transform
 from headstart.errors import ConfigError, suggestion
 from headstart.heads import build_head
 from headstart.optimization import build_optimizer, build_schedule
-from headstart.record import environment, write_json, write_split, write_text
+from headstart.record import environment, split_table, write_json, write_text
 from headstart.table import show_run
 
 log = logging.getLogger(__name__)
@@ -54,28 +55,30 @@ def run(config: Config, folder: Path) -> float:
     """
     start = time.perf_counter()
     quiet_lightning()
-    check_folder(folder, resumed=config.ckpt_path is not None)
-    trainer = build_trainer(
-        build_callbacks(
-            folder,
-            monitor=config.monitor,
-            seed=config.seed,
-            progress=config.trainer.enable_progress_bar,
-            **asdict(config.callbacks),
-        ),
-        build_loggers(folder, **asdict(config.logger)),
-        asdict(config.trainer),
+    check_folder(folder, config.ckpt_path)
+    loggers = build_loggers(folder, **asdict(config.logger))
+    callbacks = build_callbacks(
+        folder,
+        monitor=config.monitor,
+        seed=config.seed,
+        resumed=config.ckpt_path,
+        progress=config.trainer.enable_progress_bar,
+        **(asdict(config.callbacks) | ({} if loggers else {"learning_rate": False})),
     )
+    trainer = build_trainer(callbacks, loggers, asdict(config.trainer))
 
     source = open_source(config.data.source, **own_settings(config.data))
     for note in source.notes:
         log.info(note)
     splits = make_splits(source, **pick(config.data, SPLIT_SETTINGS))
+    split = split_table(splits, source.class_names)
 
     pl.seed_everything(config.seed, verbose=False)  # of the head's initial weights
     backbone = build_backbone(**asdict(config.model))
     preprocessing = backbone.preprocessing.changed(**pick(config.data, PREPROCESSING_SETTINGS))
     check_input(backbone, preprocessing.crop)
+    if config.freeze is True and config.model.weights is None:
+        log.warning("the backbone is frozen at random weights: use freeze=false, or model.weights=default")
     data = ImageDataModule(
         splits,
         training=training_transform(preprocessing, **asdict(config.augment)),
@@ -101,14 +104,17 @@ def run(config: Config, folder: Path) -> float:
             "class_names": list(source.class_names),
             "preprocessing": asdict(preprocessing),
             "freeze": config.freeze,
-            "optimizer": config.optimizer.name,
+            "optimizer": asdict(config.optimizer),
+            "scheduler": asdict(config.scheduler) | schedule_length(config.scheduler.name, config.epochs),
+            "monitor": config.monitor,
+            "split": hashlib.sha256(split.encode("utf-8", "surrogateescape")).hexdigest(),
         },
     )
     check_monitor(config.monitor, classifier)
     if config.ckpt_path is not None:
         check_checkpoint(config.ckpt_path, classifier)
 
-    record_start(folder, OmegaConf.to_yaml(config), splits, source.class_names)
+    record_start(folder, to_yaml(config), split)
     fit_start = time.perf_counter()
     trainer.fit(classifier, data, ckpt_path=config.ckpt_path, weights_only=True)
     fit_end = time.perf_counter()
@@ -141,15 +147,17 @@ def own_settings(data: Data) -> dict[str, Any]:
     return pick(data, [f.name for f in fields(data) if f not in fields(Data)])
 
 
-def check_folder(folder: Path, *, resumed: bool) -> None:
-    """Refuses to write a new run over a finished one.
+@rank_zero_only
+def check_folder(folder: Path, ckpt_path: str | None) -> None:
+    """Refuses to write a run over another one; a run may be resumed in its own folder.
 
     Raises:
-        ConfigError: the folder holds the figures of another run.
+        ConfigError: the folder holds another run.
     """
-    if (folder / "metrics.json").exists() and not resumed:
+    own = ckpt_path is not None and Path(ckpt_path).resolve().is_relative_to(folder.resolve())
+    if (folder / "config.yaml").exists() and not own:
         raise ConfigError(
-            f"{folder} holds a finished run. Choose another hydra.run.dir, or remove it, or resume it by "
+            f"{folder} holds another run. Choose another hydra.run.dir, or remove it, or resume it by "
             f"ckpt_path={folder / 'checkpoints' / 'last.ckpt'}."
         )
 
@@ -157,6 +165,10 @@ def check_folder(folder: Path, *, resumed: bool) -> None:
 def quiet_lightning() -> None:
     """Leaves Lightning's warnings, and takes its advertisements and echoes of the settings out of the log."""
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    # It cannot see that torchmetrics has gathered the figures of all processes.
+    warnings.filterwarnings(
+        "ignore", message=r".*recommended to use `self.log\(.*sync_dist=True\)`", module="lightning"
+    )
     # It warns of modules in evaluation mode: frozen ones are, on purpose.
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode", module="lightning")
     # Lightning 2.6 asks torch 2.15 in a way that torch is about to drop; nothing that a user can change.
@@ -183,12 +195,17 @@ def build_trainer(callbacks: list[pl.Callback], loggers: list[Logger], settings:
             use_distributed_sampler=False,  # ours share the images out, none of them twice in evaluation
             **settings,
         )
-    except MisconfigurationException as error:
-        asked = " ".join(f"{name}={settings[name]}" for name in ("accelerator", "devices", "precision"))
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        names = ("accelerator", "devices", "strategy", "precision")
+        asked = " ".join(f"trainer.{name}={settings[name]}" for name in names)
         raise ConfigError(
-            f"this machine cannot run with {asked}: {str(error).strip()} Use trainer=cpu, or trainer=default, "
-            f"which takes what is there."
+            f"Lightning cannot run here with {asked}: {str(error).strip()} trainer=default takes what is there."
         ) from None
+
+
+def schedule_length(scheduler: str, epochs: int) -> dict[str, int]:
+    """The epochs that a schedule is made for, where that shapes it: it cannot be resumed with another number."""
+    return {"epochs": epochs} if scheduler in ("cosine", "onecycle") else {}
 
 
 def class_weights(kind: str | None, samples: Samples, num_classes: int) -> Tensor | None:
@@ -247,16 +264,19 @@ def parameter_counts(classifier: TransferClassifier) -> dict[str, int]:
 
 
 @rank_zero_only
-def record_start(folder: Path, config: str, splits: Mapping[str, Samples], class_names: Sequence[str]) -> None:
+def record_start(folder: Path, config: str, split: str) -> None:
     """Writes what the run depends on: config.yaml, environment.json and split.csv."""
     write_text(folder / "config.yaml", config)
     write_json(folder / "environment.json", environment())
-    write_split(folder / "split.csv", splits, class_names)
+    write_text(folder / "split.csv", split)
 
 
 @rank_zero_only
 def record_end(folder: Path, classifier: TransferClassifier, metrics: Mapping[str, float]) -> None:
     """Writes the model folder and metrics.json, and prints the table."""
+    diverged = [name for name, value in metrics.items() if not math.isfinite(value)]
+    if diverged:
+        log.warning("the run diverged: %s is not a finite number. Try a lower lr.", ", ".join(diverged))
     save_model(folder / "model", classifier, metrics)
     write_json(folder / "metrics.json", metrics)  # last: where it is, the run is finished
     show_run(metrics, folder)

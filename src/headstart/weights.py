@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
+import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from headstart.data.transforms import Preprocessing
 from headstart.errors import ModelError
 
 
@@ -76,6 +79,23 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ModelError(f"{path} holds no state dict, which is names and tensors. Save the model's state_dict().")
     return state
+
+
+def described_preprocessing(path: str | Path) -> Preprocessing | None:
+    """What a file of headstart's own says about its images: a checkpoint itself, or the model.json beside a model.
+
+    Returns:
+        The preprocessing that its backbone was trained with, or None for any other file.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        beside = path.with_name("model.json")
+        described = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    else:
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        described = loaded.get("hyper_parameters", {})
+    found = described.get("preprocessing") if isinstance(described, dict) else None
+    return Preprocessing.from_dict(found) if found else None
 
 
 def _strip(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@
 a second and not an hour.
 """
 
-from headstart.config.checking import check
+from headstart.config.checking import check, to_yaml
 from headstart.config.schema import Config, Data
 
-__all__ = ["Config", "Data", "check"]
+__all__ = ["Config", "Data", "check", "to_yaml"]

@@ -18,6 +18,9 @@ from omegaconf.errors import (
 from headstart.config.schema import VARIANTS, Config
 from headstart.errors import ConfigError, suggestion
 
+# Where the top-level keys go; in `conf/` the same stands as interpolations.
+REACH_DOWN = {"batch_size": ("data", "batch_size"), "lr": ("optimizer", "lr"), "epochs": ("trainer", "max_epochs")}
+
 
 def check(cfg: DictConfig) -> Config:
     """Turns a composed configuration into a `Config`.
@@ -33,7 +36,7 @@ def check(cfg: DictConfig) -> Config:
             names the key, says what was expected and suggests the nearest name.
     """
     try:
-        merged = OmegaConf.merge(_schema(cfg), cfg)
+        merged = OmegaConf.merge(_schema(cfg), _with_text_labels(cfg))
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise ConfigError(_explain(error)) from None
@@ -41,6 +44,15 @@ def check(cfg: DictConfig) -> Config:
     for problem in _out_of_range(config):
         raise ConfigError(problem)
     return config
+
+
+def to_yaml(config: Config) -> str:
+    """The configuration as a file that composes to itself, and that the top-level keys still reach down in."""
+    cfg: DictConfig = OmegaConf.structured(config)
+    for key, (group, name) in REACH_DOWN.items():
+        if cfg[group][name] == cfg[key]:
+            OmegaConf.update(cfg, f"{group}.{name}", f"${{{key}}}")
+    return OmegaConf.to_yaml(cfg)
 
 
 def _schema(cfg: DictConfig) -> DictConfig:
@@ -58,6 +70,15 @@ def _schema(cfg: DictConfig) -> DictConfig:
             )
         schema[group] = OmegaConf.structured(variants[choice])
     return schema
+
+
+def _with_text_labels(cfg: DictConfig) -> DictConfig:
+    """Labels of a table are text, also those that YAML takes for numbers: {0: cat, 1: dog}."""
+    values: Any = OmegaConf.to_container(cfg)
+    if isinstance(values["data"].get("classes"), dict):
+        values["data"]["classes"] = {str(label): name for label, name in values["data"]["classes"].items()}
+    labelled: DictConfig = OmegaConf.create(values)
+    return labelled
 
 
 def _explain(error: OmegaConfBaseException) -> str:

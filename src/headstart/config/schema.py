@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from headstart.config.ranges import at_least, fraction, not_negative, positive, within
+from headstart.config.ranges import at_least, batches, fraction, not_negative, positive, within
 
 # --- data ----------------------------------------------------------------------------------------------------
 
@@ -26,7 +26,9 @@ class Data:
     image_size: int | None = at_least(1)
     resize: int | None = at_least(1)
     interpolation: Literal["nearest", "bilinear", "bicubic"] | None
-    mean: list[float] | None = within(lambda value: len(value) == 3, "three numbers, one a channel")
+    mean: list[float] | None = within(
+        lambda value: len(value) == 3 and min(value) >= 0 and max(value) <= 1, "three numbers in [0, 1], one a channel"
+    )
     std: list[float] | None = within(
         lambda value: len(value) == 3 and min(value) > 0, "three numbers above 0, one a channel"
     )
@@ -212,9 +214,9 @@ class Trainer:
     accumulate_grad_batches: int = at_least(1)
     deterministic: bool
     fast_dev_run: bool
-    limit_train_batches: int | float
-    limit_val_batches: int | float
-    limit_test_batches: int | float
+    limit_train_batches: int | float = batches()
+    limit_val_batches: int | float = batches()
+    limit_test_batches: int | float = batches()
     log_every_n_steps: int = at_least(1)
     num_sanity_val_steps: int = at_least(0)
     detect_anomaly: bool

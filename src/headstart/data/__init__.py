@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from headstart.data.folders import imagefolder
 from headstart.data.public import caltech101, digits, glyphs, pets, stl10
-from headstart.data.sources import Source, csv, imagefolder
+from headstart.data.sources import Source
+from headstart.data.tables import csv
 
 SOURCES: dict[str, Callable[..., Source]] = {
     "imagefolder": imagefolder,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -113,7 +114,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return -(-self.size // self.world)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch))
+        generator = torch.Generator().manual_seed(mixed_seed("order", self.seed, self.epoch))
         order = torch.randperm(self.size, generator=generator).tolist()
         seeds = torch.randint(2**63 - 1, (self.size,), generator=generator).tolist()
         order += order[: len(self) * self.world - self.size]
@@ -134,9 +135,10 @@ class ShareSampler(Sampler[int]):
         return iter(self.indices)
 
 
-def mixed_seed(*parts: int) -> int:
-    """One seed from several numbers, unlike that of any other numbers."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def mixed_seed(purpose: str, *parts: int) -> int:
+    """One seed from several numbers, unrelated to that of other numbers or for another purpose."""
+    digest = hashlib.sha256(repr((purpose, *parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
 
 
 class ImageDataModule(pl.LightningDataModule):
@@ -148,8 +150,8 @@ class ImageDataModule(pl.LightningDataModule):
         evaluation: the transform of all images outside training.
         batch_size: images a training batch on each device.
         evaluation_batch_size: likewise outside training; None takes `batch_size`.
-        num_workers: processes that decode and transform; None chooses: none for images in memory, else one a
-            core and at most `MAX_WORKERS`.
+        num_workers: processes that decode and transform; None chooses: none for small images in memory, else one
+            a core and at most `MAX_WORKERS`.
         seed: of the order and the augmentation of training images.
 
     Batches are (float32 images of shape (batch, 3, height, width), int64 labels of shape (batch,)).
@@ -171,9 +173,10 @@ class ImageDataModule(pl.LightningDataModule):
         self.training, self.evaluation = training, evaluation
         self.batch_size, self.seed = batch_size, seed
         self.evaluation_batch_size = evaluation_batch_size or batch_size
-        in_memory = isinstance(splits["train"].images, np.ndarray)
+        images = splits["train"].images
+        small = isinstance(images, np.ndarray) and images.shape[1] < 64  # starting workers would take longer
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        chosen = 0 if in_memory else min(cores, MAX_WORKERS)
+        chosen = 0 if small else min(cores, MAX_WORKERS)
         self.num_workers = chosen if num_workers is None else num_workers
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -181,7 +184,9 @@ class ImageDataModule(pl.LightningDataModule):
         samples = self.splits["train"]
         rank, world = self._share()
         sampler = EpochSampler(len(samples), self.seed, rank=rank, world=world)
-        return self._loader(ImageDataset(samples, self.training), sampler, self.batch_size)
+        # A last batch of one image would be an error in BatchNorm over a single value a channel.
+        alone = len(sampler) > self.batch_size and len(sampler) % self.batch_size == 1
+        return self._loader(ImageDataset(samples, self.training), sampler, self.batch_size, drop_last=alone)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Validation images in order through the evaluation transform."""
@@ -209,11 +214,14 @@ class ImageDataModule(pl.LightningDataModule):
         """Which share of the images is this process's: its rank, and how many processes there are."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _loader(self, dataset: ImageDataset, sampler: Sampler[Any], batch_size: int) -> DataLoader[Batch]:
+    def _loader(
+        self, dataset: ImageDataset, sampler: Sampler[Any], batch_size: int, *, drop_last: bool = False
+    ) -> DataLoader[Batch]:
         return DataLoader(
             dataset,
             batch_size=batch_size,
             sampler=sampler,
+            drop_last=drop_last,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),

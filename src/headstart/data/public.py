@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from headstart.data.sources import Samples, Source, class_folders, file_samples, image_files
+from headstart.data.folders import class_folders, image_files
+from headstart.data.sources import Samples, Source, file_samples
 from headstart.errors import DataError
 
 STL10_SHAPE = (3, 96, 96)  # channel, column, row: the binaries are written column by column
@@ -33,6 +34,8 @@ def stl10(root: str | Path, *, download: bool = False) -> Source:
         download,
         lambda datasets: datasets.STL10(str(root), download=True),
     )
+    if not (folder / "class_names.txt").is_file():
+        raise DataError(f"{folder / 'class_names.txt'}: missing. Unpack stl10_binary.tar.gz again.")
     class_names = tuple((folder / "class_names.txt").read_text().split())
     return Source(class_names, {split: _stl10_split(folder, split) for split in ("train", "test")})
 
@@ -48,7 +51,7 @@ def _stl10_split(folder: Path, split: str) -> Samples:
             f"{images_file} does not hold the {len(labels)} images that {labels_file.name} has labels for: "
             f"one of them is cut off. Unpack stl10_binary.tar.gz again."
         )
-    # Mapped, not read: worker processes share the pages.
+    # Mapped: what is not taken into a split is not read.
     images = np.memmap(images_file, dtype=np.uint8, mode="r").reshape(-1, *STL10_SHAPE)
     return Samples(images.transpose(0, 3, 2, 1), labels, _numbered(split, len(labels)))
 

@@ -32,7 +32,7 @@ def carve(
         Indices of what is left and of what is taken away, each sorted.
 
     Raises:
-        DataError: a class has a single sample, or a part would have fewer samples than there are classes.
+        DataError: a class has too few samples to be on both sides.
     """
     from sklearn.model_selection import train_test_split
 
@@ -49,6 +49,13 @@ def carve(
             f"sides. Change data.{name}_fraction, or add images."
         )
     left, taken = train_test_split(np.arange(len(labels)), test_size=size, random_state=seed, stratify=labels)
+    for index in np.flatnonzero(counts).tolist():
+        for part, where in ((left, "outside of the"), (taken, "in the")):
+            if index not in labels[part]:
+                raise DataError(
+                    f"class '{class_names[index]}' has {counts[index]} images, too few to have one {where} {name} "
+                    f"split of {size} images. Add images of it, take the class out, or change data.{name}_fraction."
+                )
     return np.sort(left), np.sort(taken)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
+
+from headstart.errors import ConfigError
 
 Transform = Callable[[Image.Image], Tensor]
 
@@ -31,6 +34,11 @@ class Preprocessing:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """From what `dataclasses.asdict` gives, in which JSON has made lists of the tuples."""
+        return cls(**{**values, "mean": _three(values["mean"]), "std": _three(values["std"])})
+
     def changed(
         self,
         *,
@@ -40,12 +48,21 @@ class Preprocessing:
         mean: list[float] | None = None,
         std: list[float] | None = None,
     ) -> Preprocessing:
-        """The same, with what is not None put in its place; `image_size` keeps the ratio of resize to crop."""
+        """The same, with what is not None put in its place; `image_size` keeps the ratio of resize to crop.
+
+        Raises:
+            ConfigError: the square to cut out would be larger than the resized image.
+        """
         crop = image_size or self.crop
+        if resize is not None and resize < crop:
+            raise ConfigError(
+                f"data.resize={resize} is smaller than the square of {crop} that the network sees: give "
+                f"data.image_size={resize} as well, or a larger data.resize."
+            )
         return replace(
             self,
             crop=crop,
-            resize=max(resize or round(self.resize * crop / self.crop), crop),
+            resize=resize or round(self.resize * crop / self.crop),
             interpolation=interpolation or self.interpolation,
             mean=_three(mean) if mean else self.mean,
             std=_three(std) if std else self.std,

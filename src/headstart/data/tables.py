@@ -1,0 +1,167 @@
+"""Where are the images? In a folder, with a table of their labels."""
+
+from __future__ import annotations
+
+import csv as csv_format
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from headstart.data.sources import Samples, Source, file_samples
+from headstart.errors import DataError
+
+
+def csv(
+    root: str | Path,
+    *,
+    images: str = "images",
+    train_csv: str = "train.csv",
+    test_csv: str | None = None,
+    image_column: str = "image",
+    label_column: str = "label",
+    classes: Mapping[str, str] | None = None,
+) -> Source:
+    """A folder of images and a table of their labels.
+
+    Args:
+        root: what the next three are relative to, unless they are absolute.
+        images: the folder that the file names in the table are relative to.
+        train_csv: a table with a header, or a pattern (`*train.csv`) that exactly one file matches.
+        test_csv: likewise, for the test split; without a label column it is only counted.
+        image_column: the column of file names.
+        label_column: the column of labels.
+        classes: label in the table -> class name, in the order that classes are to have; None takes the labels
+            themselves, sorted (as numbers if all are).
+
+    Returns:
+        "train", and "test" where `test_csv` has labels.
+
+    Raises:
+        DataError: a table, column, label or image is missing, a label is unknown, or a file name leaves the
+            folder. The message names the table and row.
+    """
+    folder = Path(root, images)
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder}: no such folder of images. Give its parent as data.root=FOLDER, or data.images=FOLDER."
+        )
+    train = _Table.read(Path(root, train_csv), image_column, label_column)
+    if train.labels is None:
+        raise DataError(
+            f"{train.path} has no column '{label_column}'; its columns are {', '.join(train.columns)}. "
+            f"Name the column of labels by data.label_column=NAME."
+        )
+    names = dict(classes) if classes else {label: label for label in _sorted(set(train.labels))}
+    if len(names) < 2:
+        raise DataError(f"{train.path}: column '{label_column}' has a single label; at least two are needed.")
+    if len(set(names.values())) < len(names):
+        raise DataError(f"data.classes gives one name to several labels: {', '.join(names.values())}.")
+    splits, notes = {"train": train.samples(folder, names)}, []
+    for label in names:
+        if label not in train.labels:
+            raise DataError(f"{train.path} has no image with the label {label}, which data.classes names.")
+    if test_csv is not None:
+        test = _Table.read(Path(root, test_csv), image_column, label_column)
+        if test.labels is None:
+            notes.append(
+                f"{test.path} has no column '{label_column}' (it has {', '.join(test.columns)}): "
+                f"{len(test.files)} images to predict, no test split"
+            )
+        else:
+            splits["test"] = test.samples(folder, names)
+            both = set(splits["test"].names) & set(splits["train"].names)
+            if both:
+                raise DataError(
+                    f"{len(both)} images are both in {train.path} and in {test.path}, such as {min(both)}: "
+                    f"a test on them would be too good. Take them out of one table."
+                )
+    return Source(tuple(names.values()), splits, notes)
+
+
+def _sorted(labels: set[str]) -> list[str]:
+    """Sorted as numbers if all are whole numbers, so that 10 comes after 9."""
+    return sorted(labels, key=int) if all(label.isdecimal() for label in labels) else sorted(labels)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table of file names and, possibly, labels."""
+
+    path: Path
+    columns: list[str]
+    lines: list[int]  # where each row stands in the file
+    files: list[str]
+    labels: list[str] | None
+
+    @classmethod
+    def read(cls, pattern: Path, image_column: str, label_column: str) -> _Table:
+        path = _one_file(pattern)
+        try:
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                reader = csv_format.DictReader(file)
+                columns = list(reader.fieldnames or [])
+                rows = [(reader.line_num, row) for row in reader]
+        except (UnicodeDecodeError, csv_format.Error) as error:
+            raise DataError(f"{path} cannot be read as a table ({error}). Save it as a csv in UTF-8.") from None
+        if image_column not in columns:
+            raise DataError(
+                f"{path} has no column '{image_column}'; its columns are {', '.join(columns) or 'none'}. "
+                f"Name the column of file names by data.image_column=NAME."
+            )
+        if not rows:
+            raise DataError(f"{path} has a header and no rows.")
+        files = [(row[image_column] or "").strip() for _, row in rows]
+        labels = [(row[label_column] or "").strip() for _, row in rows] if label_column in columns else None
+        return cls(path, columns, [line for line, _ in rows], files, labels)
+
+    def samples(self, folder: Path, names: Mapping[str, str]) -> Samples:
+        """The labelled images of this table.
+
+        Args:
+            folder: of the images.
+            names: label -> class name, in class order.
+        """
+        indices = {label: index for index, label in enumerate(names)}
+        paths, labels = [], []
+        for line, file, label in zip(self.lines, self.files, self.labels or [], strict=True):
+            where = f"{self.path}, line {line}"
+            paths.append(_inside(folder, file, where))
+            if not label:
+                raise DataError(f"{where}: the label of {file} is empty. Fill it in or remove the row.")
+            if label not in indices:
+                raise DataError(
+                    f"{where}: the label of {file} is {label}, which is none of the classes {', '.join(names)}."
+                )
+            labels.append(indices[label])
+        missing = [path for path in paths if not Path(path).is_file()]
+        if missing:
+            others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+            raise DataError(f"{self.path} names {missing[0]}, which is not there{others}.")
+        path, times = Counter(paths).most_common(1)[0]
+        if times > 1:
+            raise DataError(f"{self.path} names {path} {times} times: an image may be in one row only.")
+        return file_samples(paths, labels, folder)
+
+
+def _one_file(pattern: Path) -> Path:
+    if pattern.is_file():
+        return pattern
+    matches = sorted(pattern.parent.glob(pattern.name)) if pattern.parent.is_dir() else []
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        found = ", ".join(str(match) for match in matches)
+        raise DataError(f"{pattern} matches more than one table: {found}. Name one.")
+    raise DataError(f"{pattern}: no such table. Give it as data.train_csv=FILE or data.test_csv=FILE.")
+
+
+def _inside(folder: Path, file: str, where: str) -> str:
+    """The path of a file that a table names, which may not lead out of the folder of images."""
+    inner = os.path.normpath(file)
+    if not file or inner == "." or inner.startswith("..") or Path(inner).is_absolute():
+        raise DataError(
+            f"{where}: the file name '{file}' does not stay inside {folder}. Names are relative to that folder."
+        )
+    return str(folder / inner)

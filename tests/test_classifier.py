@@ -1,0 +1,89 @@
+"""What the loss and the schedules are: by their values."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from headstart.classifier import TransferClassifier
+from headstart.data.sources import Samples
+from headstart.optimization import build_optimizer, build_schedule, direction
+from headstart.train import class_weights
+
+
+def test_balanced_weights_are_the_inverse_of_the_shares() -> None:
+    labels = np.array([0] * 6 + [1] * 2 + [2] * 4)
+    samples = Samples([""] * 12, labels, [""] * 12)
+    weights = class_weights("balanced", samples, 3)
+    assert weights is not None
+    torch.testing.assert_close(weights, torch.tensor([12 / 18, 12 / 6, 12 / 12]))
+    assert class_weights(None, samples, 3) is None
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 2.0, 0.5])])
+def test_the_training_loss_is_smoothed_and_weighted_and_that_of_evaluation_is_not(
+    smoothing: float, weights: Tensor | None
+) -> None:
+    torch.manual_seed(0)
+    classifier = TransferClassifier(
+        nn.Flatten(), nn.Linear(12, 3), ["a", "b", "c"], label_smoothing=smoothing, class_weights=weights
+    )
+    batch = torch.randn(5, 3, 2, 2), torch.tensor([0, 1, 2, 2, 1])
+    expected = F.cross_entropy(classifier(batch[0]), batch[1], weights, label_smoothing=smoothing)
+    torch.testing.assert_close(classifier.training_step(batch, 0), expected)
+    classifier.validation_step(batch, 0)
+    plain = F.cross_entropy(classifier(batch[0]), batch[1])
+    torch.testing.assert_close(classifier._metrics_of("val")["loss"].compute(), plain)
+
+
+def rates(name: str, epochs: int = 10, steps_an_epoch: int = 4, **settings: float) -> list[float]:
+    """The learning rate of every step of a training with lr=1, as Lightning drives it."""
+
+    class Watched(TransferClassifier):
+        def on_train_batch_start(self, batch: object, batch_idx: int) -> None:  # noqa: ARG002
+            seen.append(self.trainer.optimizers[0].param_groups[0]["lr"])
+
+    seen: list[float] = []
+    optimizer = partial(build_optimizer, name="sgd", lr=1.0, momentum=0.5)
+    scheduler = partial(build_schedule, name=name, **settings)
+    classifier = Watched(nn.Flatten(), nn.Linear(12, 3), list("abc"), optimizer=optimizer, scheduler=scheduler)
+    classifier.monitor = "train/accuracy"
+    data = TensorDataset(torch.zeros(steps_an_epoch, 3, 2, 2), torch.zeros(steps_an_epoch, dtype=torch.long))
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = pl.Trainer(accelerator="cpu", max_epochs=epochs, enable_checkpointing=False, **quiet)
+    trainer.fit(classifier, DataLoader(data))
+    assert trainer.optimizers[0].param_groups[0]["momentum"] == 0.5
+    return seen
+
+
+def test_schedules() -> None:
+    assert rates("none") == [1.0] * 40
+    assert rates("step", every=2, factor=0.5)[::8] == [1.0, 0.5, 0.25, 0.125, 0.0625]
+
+    cosine = rates("cosine", warmup_epochs=1)
+    assert cosine[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])  # four steps of warm-up, then the peak
+    assert cosine[22] == pytest.approx(0.5, abs=0.01)
+    assert cosine[-1] == pytest.approx((1 + math.cos(math.pi * 35 / 36)) / 2)
+    assert rates("cosine", warmup_epochs=0)[0] == 1.0
+
+    onecycle = rates("onecycle", rise=0.3)
+    assert max(onecycle) == pytest.approx(1.0)
+    assert onecycle.index(max(onecycle)) == 11
+    assert onecycle[-1] < onecycle[0] < 0.05
+
+    plateau = rates("plateau", factor=0.1, patience=2)  # the labels are all alike: nothing improves after the first
+    assert plateau[0] == 1.0
+    assert plateau[-1] == pytest.approx(0.01)
+
+
+def test_losses_are_better_when_smaller() -> None:
+    assert (direction("val/loss"), direction("train/accuracy"), direction("val/top5_accuracy")) == ("min", "max", "max")
