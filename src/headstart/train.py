@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import logging
 import math
@@ -54,6 +55,7 @@ def run(config: Config, folder: Path) -> float:
             what to do.
     """
     start = time.perf_counter()
+    gc.collect()  # Lightning's objects refer to each other in circles: frees the networks of a sweep's last job
     quiet_lightning()
     check_folder(folder, config.ckpt_path)
     loggers = build_loggers(folder, **asdict(config.logger))
