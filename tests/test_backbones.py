@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from torchvision import models
 
 from headstart.backbones import build_backbone, check_input
 from headstart.data.transforms import Preprocessing
+from headstart.demo import glyphnet
 from headstart.errors import ModelError
 from headstart.heads import build_head
 from headstart.record import write_json
@@ -131,6 +134,14 @@ def test_a_file_of_headstarts_own_brings_its_preprocessing(network: nn.Module, t
     write_json(tmp_path / "model.json", {"preprocessing": asdict(own)})
     for name in ("best.ckpt", "model.safetensors"):
         assert build_backbone("torchvision", "mobilenet_v2", str(tmp_path / name)).preprocessing == own
+
+
+def test_the_embedded_weights_are_those_on_record() -> None:
+    weights = Path(glyphnet.__file__).with_name("glyphnet.safetensors")
+    record = json.loads(weights.with_suffix(".json").read_text())
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() == record["sha256"]
+    assert weights.stat().st_size < 1_000_000
+    build_backbone("headstart", "glyphnet", "default")
 
 
 def test_what_does_not_fit_is_named(network: nn.Module, tmp_path: Path) -> None:

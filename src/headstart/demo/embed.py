@@ -34,7 +34,6 @@ def embed(run: Path, place: Path = PLACE) -> None:
         "sha256": hashlib.sha256(place.read_bytes()).hexdigest(),
         "seed": int(OmegaConf.load(run / "config.yaml").seed),
         "metrics": {f"{s}/{name}": metrics[f"{s}/{name}"] for s in ("train", "val", "test") for name in FIGURES},
-        "fit_seconds": metrics["time/fit_s"],
         "versions": environment["versions"],
     }
     write_json(place.with_suffix(".json"), record)
