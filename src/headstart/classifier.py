@@ -61,8 +61,7 @@ class TransferClassifier(pl.LightningModule):
         description: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        # Pixels with their channels side by side are what convolutions are fast on: on two cores, MobileNetV2 makes
-        # 50 to 62 images a second instead of 31.
+        # Pixels with their channels side by side are what convolutions are fast on.
         self.backbone, self.head = backbone.to(memory_format=torch.channels_last), head
         self.class_names = tuple(class_names)
         self.optimizer, self.scheduler, self.monitor = optimizer, scheduler, monitor

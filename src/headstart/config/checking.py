@@ -15,8 +15,48 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from headstart.config.schema import VARIANTS, Config
+from headstart.config import schema
+from headstart.config.schema import Config
 from headstart.errors import ConfigError, suggestion
+
+# The groups whose keys depend on a choice: the key that names the choice, and the schema of each.
+VARIANTS: dict[str, tuple[str, dict[str, type]]] = {
+    "data": (
+        "source",
+        {
+            "imagefolder": schema.ImageFolder,
+            "csv": schema.Csv,
+            "stl10": schema.Public,
+            "pets": schema.Public,
+            "caltech101": schema.Public,
+            "digits": schema.Data,
+            "glyphs": schema.Glyphs,
+        },
+    ),
+    "head": ("name", {"linear": schema.Head, "mlp": schema.MLP}),
+    "augment": (
+        "name",
+        {
+            "none": schema.Augment,
+            "flip": schema.Augment,
+            "pad_crop": schema.PadCrop,
+            "standard": schema.RandomResizedCrop,
+            "caltech": schema.Caltech,
+            "randaugment": schema.RandAugment,
+        },
+    ),
+    "optimizer": ("name", {"adam": schema.Optimizer, "adamw": schema.Optimizer, "sgd": schema.SGD}),
+    "scheduler": (
+        "name",
+        {
+            "none": schema.Scheduler,
+            "plateau": schema.Plateau,
+            "step": schema.Step,
+            "cosine": schema.Cosine,
+            "onecycle": schema.OneCycle,
+        },
+    ),
+}
 
 # Where the top-level keys go; in `conf/` the same stands as interpolations.
 REACH_DOWN = {"batch_size": ("data", "batch_size"), "lr": ("optimizer", "lr"), "epochs": ("trainer", "max_epochs")}
@@ -57,7 +97,7 @@ def to_yaml(config: Config) -> str:
 
 def _schema(cfg: DictConfig) -> DictConfig:
     """The schema of this choice of data, head, optimizer and so on."""
-    schema: DictConfig = OmegaConf.structured(Config)
+    whole: DictConfig = OmegaConf.structured(Config)
     for group, (key, variants) in VARIANTS.items():
         settings = cfg.get(group)
         if not isinstance(settings, DictConfig):
@@ -68,8 +108,8 @@ def _schema(cfg: DictConfig) -> DictConfig:
                 f"{group}.{key}={choice}: there is no such {group}.{suggestion(str(choice), variants)} "
                 f"There are {', '.join(variants)}."
             )
-        schema[group] = OmegaConf.structured(variants[choice])
-    return schema
+        whole[group] = OmegaConf.structured(variants[choice])
+    return whole
 
 
 def _with_text_labels(cfg: DictConfig) -> DictConfig:

@@ -272,37 +272,3 @@ class Config:
     trainer: Trainer
     callbacks: Callbacks
     logger: Logger
-
-
-# The groups whose keys depend on a choice: the key that names the choice, and the schema of each.
-VARIANTS: dict[str, tuple[str, dict[str, type]]] = {
-    "data": (
-        "source",
-        {
-            "imagefolder": ImageFolder,
-            "csv": Csv,
-            "stl10": Public,
-            "pets": Public,
-            "caltech101": Public,
-            "digits": Data,
-            "glyphs": Glyphs,
-        },
-    ),
-    "head": ("name", {"linear": Head, "mlp": MLP}),
-    "augment": (
-        "name",
-        {
-            "none": Augment,
-            "flip": Augment,
-            "pad_crop": PadCrop,
-            "standard": RandomResizedCrop,
-            "caltech": Caltech,
-            "randaugment": RandAugment,
-        },
-    ),
-    "optimizer": ("name", {"adam": Optimizer, "adamw": Optimizer, "sgd": SGD}),
-    "scheduler": (
-        "name",
-        {"none": Scheduler, "plateau": Plateau, "step": Step, "cosine": Cosine, "onecycle": OneCycle},
-    ),
-}
