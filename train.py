@@ -1,5 +1,7 @@
 """Trains a classifier: `python train.py model=vgg16 data=stl10 freeze=true`. See conf/train.yaml."""
 
+import atexit
+import gc
 import sys
 from pathlib import Path
 
@@ -17,6 +19,9 @@ def main(cfg: DictConfig) -> float | None:
 
     from headstart import train  # late: a typo must not wait for torch
 
+    if gc.get_freeze_count() == 0:
+        gc.freeze()  # a million objects of the libraries, which every collection would go through
+        atexit.register(gc.unfreeze)
     return train.run(settings, Path(HydraConfig.get().runtime.output_dir))
 
 

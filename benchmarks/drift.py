@@ -39,6 +39,7 @@ def accuracy(root: Path, weights: Path, epochs: int, kind: type[classifier.Trans
         "trainer=cpu",
         "trainer.enable_progress_bar=false",
         "callbacks=none",
+        "features=off",  # the plain network changes while it is trained
         "batch_size=128",
     ]
     with initialize_config_dir(str(CONF)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,14 @@ def composed(*overrides: str) -> config.Config:
 SMALL = ("model.weights=null", "trainer=cpu", "trainer.enable_progress_bar=false", "data.num_workers=0")
 # A torchvision network that learns from small images in no time, with BatchNorm and without a large head.
 TINY_RESNET = ("model=resnet18", "data.image_size=32", "data.resize=32")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A feature cache of the tests' own, which they share."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADSTART_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture

@@ -5,15 +5,20 @@ from __future__ import annotations
 import logging
 import pickle
 import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
 
 from headstart.backbones import build_backbone
-from headstart.classifier import TransferClassifier
-from headstart.errors import ModelError
+from headstart.classifier import BACKBONE, TransferClassifier
+from headstart.errors import HeadstartError, ModelError
 from headstart.heads import build_head
 from headstart.optimization import direction
 from headstart.record import write_atomically
@@ -93,6 +98,11 @@ def load_checkpoint(path: str | Path) -> TransferClassifier:
         ModelError: no such file, or not one of headstart's.
     """
     checkpoint = read_checkpoint(path)
+    if not _has_backbone(checkpoint):
+        raise ModelError(
+            f"{path} holds the head only, because its run was killed. Resume that run by ckpt_path={path} with the "
+            f"settings of the config.yaml beside it: the checkpoints of the resumed run are whole."
+        )
     described = checkpoint["hyper_parameters"]
     backbone = build_backbone(**described["model"], weights=None)
     class_names = described["class_names"]
@@ -105,6 +115,50 @@ def load_checkpoint(path: str | Path) -> TransferClassifier:
     )
     classifier.load_state_dict(checkpoint["state_dict"])
     return classifier.eval()
+
+
+@contextmanager
+def without_backbone(classifier: TransferClassifier, aside: bool = True) -> Iterator[None]:
+    """Takes a frozen backbone out of the classifier, whose batches are features while the block runs.
+
+    Checkpoints that are written meanwhile hold the head only: thirty copies of a large backbone that does not change
+    would take longer than the epochs between them. `complete_checkpoints` makes them whole.
+
+    Args:
+        classifier: with the backbone again afterwards.
+        aside: False does nothing.
+    """
+    backbone = classifier.backbone
+    if aside:
+        classifier.backbone = nn.Identity()
+    try:
+        yield
+    finally:
+        classifier.backbone = backbone
+
+
+@rank_zero_only
+def complete_checkpoints(folder: Path, classifier: TransferClassifier) -> None:
+    """Adds the backbone to those of a folder's checkpoints that lack it and are of this backbone.
+
+    Args:
+        folder: need not be there.
+        classifier: with its backbone.
+    """
+    for path in folder.glob("*.ckpt"):
+        try:
+            checkpoint = read_checkpoint(path)
+            same = checkpoint["hyper_parameters"].get("backbone_sha256") == classifier.hparams.get("backbone_sha256")
+            if same and not _has_backbone(checkpoint):
+                for name, value in classifier.backbone.state_dict(prefix=BACKBONE).items():
+                    checkpoint["state_dict"][name] = value.cpu()
+                write_atomically(path, partial(torch.save, checkpoint))
+        except (HeadstartError, OSError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
+            log.warning("%s holds the head only, and cannot be completed: %s", path, error)
+
+
+def _has_backbone(checkpoint: Mapping[str, Any]) -> bool:
+    return any(name.startswith(BACKBONE) for name in checkpoint["state_dict"])
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from headstart.freezing import freeze_backbone, hold_in_eval
 from headstart.optimization import BuildOptimizer, BuildSchedule, build_optimizer, build_schedule
 
 SPLITS = ("train", "val", "test")
+NOTED_IMAGES = 4096
+BACKBONE = "backbone."  # in front of the names of the backbone's tensors in a state dict
 ADAM: BuildOptimizer = partial(build_optimizer, name="adam", lr=1e-3)
 CONSTANT: BuildSchedule = partial(build_schedule, name="none")
 
@@ -68,11 +70,22 @@ class TransferClassifier(pl.LightningModule):
         self.label_smoothing = label_smoothing
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.metrics = nn.ModuleDict({f"{split}_split": _metrics(len(class_names)) for split in SPLITS})
+        # Batches to be counted, as logits, labels and loss.
+        self._noted: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {split: [] for split in SPLITS}
         self.frozen = tuple(freeze_backbone(backbone, freeze))
         self.evaluated_split = "test"  # which split `test_step` reports under; see `evaluate` in train.py
         if description is not None:
             self.save_hyperparameters(description, logger=False)
         hold_in_eval(self.frozen)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Resumes with or without the backbone in the checkpoint and here: see `checkpoints.without_backbone`."""
+        own = {name: value for name, value in self.state_dict().items() if name.startswith(BACKBONE)}
+        theirs = {name: value for name, value in checkpoint["state_dict"].items() if name.startswith(BACKBONE)}
+        same = checkpoint.get("hyper_parameters", {}).get("backbone_sha256") == self.hparams.get("backbone_sha256")
+        if same and (not own or not theirs):
+            rest = {name: value for name, value in checkpoint["state_dict"].items() if name not in theirs}
+            checkpoint["state_dict"] = own | rest
 
     def train(self, mode: bool = True) -> TransferClassifier:
         """Sets the training mode of what is not frozen."""
@@ -107,11 +120,23 @@ class TransferClassifier(pl.LightningModule):
         self._update(split, logits, labels, F.cross_entropy(logits, labels))
 
     def _update(self, split: str, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
-        metrics = self._metrics_of(split)
-        metrics["loss"].update(loss, len(labels))
-        for name, metric in metrics.items(keep_base=True):
-            if name != "loss":
-                metric.update(logits.float(), labels)
+        """Notes a batch; metrics count many at once, as counting takes longer than a step of a head."""
+        noted = self._noted[split]
+        noted.append((logits.float(), labels, loss))
+        if len(noted) * len(labels) >= NOTED_IMAGES:
+            self._count(split)
+
+    def _count(self, split: str) -> None:
+        if not self._noted[split]:
+            return
+        logits, labels, losses = zip(*self._noted[split], strict=True)
+        self._noted[split].clear()
+        sizes = torch.tensor([len(part) for part in labels], device=losses[0].device)
+        for name, metric in self._metrics_of(split).items(keep_base=True):
+            if name == "loss":
+                metric.update(torch.stack(losses), sizes)
+            else:
+                metric.update(torch.cat(logits), torch.cat(labels))
 
     def _metrics_of(self, split: str) -> MetricCollection:
         metrics = self.metrics[f"{split}_split"]
@@ -135,10 +160,16 @@ class TransferClassifier(pl.LightningModule):
         """Logs the metrics of `evaluated_split`, per class too."""
         self._log(self.evaluated_split, per_class=True)
 
-    def _log(self, split: str, per_class: bool = False) -> None:
+    def take_figures(self, split: str) -> dict[str, Tensor]:
+        """The metrics of a split over the batches since the last call, without the split in their names."""
+        self._count(split)
         metrics = self._metrics_of(split)
         values = {name: metric.compute() for name, metric in metrics.items(keep_base=True)}
         metrics.reset()
+        return values
+
+    def _log(self, split: str, per_class: bool = False) -> None:
+        values = self.take_figures(split)
         by_class = values.pop("class_accuracy")
         # Evaluation after training repeats val and train; on their charts it would be a second last point.
         charted = not per_class or split == "test"

@@ -7,7 +7,6 @@ import hashlib
 import logging
 import math
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import partial
@@ -16,26 +15,29 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from torch import Tensor
 
 from headstart.artifact import save_model
 from headstart.backbones import build_backbone, check_input
 from headstart.callbacks import build_callbacks, build_loggers
-from headstart.checkpoints import KeepBest, check_checkpoint, read_checkpoint
+from headstart.checkpoints import KeepBest, check_checkpoint, complete_checkpoints, read_checkpoint, without_backbone
 from headstart.classifier import TransferClassifier
-from headstart.config import Config, Data, to_yaml
+from headstart.config import CachedFeatures, Config, Data, to_yaml
 from headstart.data import open_source
 from headstart.data.module import ImageDataModule, make_splits
 from headstart.data.sources import Samples
 from headstart.data.transforms import evaluation_transform, training_transform
 from headstart.errors import ConfigError, suggestion
+from headstart.features.digests import module_sha256
+from headstart.features.frozen import frozen_features
+from headstart.features.loaders import FeatureDataModule
 from headstart.heads import build_head
 from headstart.optimization import build_optimizer, build_schedule
 from headstart.record import environment, split_table, write_json, write_text
 from headstart.table import show_run
+from headstart.trainer import build_trainer, quiet_lightning
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +108,7 @@ def run(config: Config, folder: Path) -> float:
             "class_names": list(source.class_names),
             "preprocessing": asdict(preprocessing),
             "freeze": config.freeze,
+            "backbone_sha256": module_sha256(backbone.module) if config.freeze is True else None,
             "optimizer": asdict(config.optimizer),
             "scheduler": asdict(config.scheduler) | schedule_length(config.scheduler.name, config.epochs),
             "monitor": config.monitor,
@@ -116,17 +119,40 @@ def run(config: Config, folder: Path) -> float:
     if config.ckpt_path is not None:
         check_checkpoint(config.ckpt_path, classifier)
 
+    features_start = time.perf_counter()
+    features = None
+    if isinstance(config.features, CachedFeatures) and config.freeze is True and can_serve_features(trainer):
+        features = frozen_features(
+            backbone.module,
+            data,
+            num_features=backbone.num_features,
+            description={name: classifier.hparams[name] for name in ("model", "backbone_sha256")},
+            device=trainer.strategy.root_device,
+            precision=trainer.precision_plugin,
+            engine=config.features.engine,
+            views=1 if config.augment.name == "none" else min(config.features.views, config.epochs),
+            max_gb=config.features.max_gb,
+            show_progress=config.trainer.enable_progress_bar and trainer.is_global_zero,
+        )
     record_start(folder, to_yaml(config), split)
     fit_start = time.perf_counter()
-    trainer.fit(classifier, data, ckpt_path=config.ckpt_path, weights_only=True)
-    fit_end = time.perf_counter()
-    restore_best(trainer, classifier)
+    batches = features.data if features else data
+    try:
+        with without_backbone(classifier, aside=features is not None):
+            trainer.fit(classifier, batches, ckpt_path=config.ckpt_path, weights_only=True)
+            fit_end = time.perf_counter()
+            restore_best(trainer, classifier)
+            figures = evaluate(trainer, classifier, batches)
+    finally:
+        complete_checkpoints(folder / "checkpoints", classifier)
     metrics = {
-        **evaluate(trainer, classifier, data),
+        **figures,
         **parameter_counts(classifier),
         "data/num_classes": len(source.class_names),
         **{f"data/{split}_size": len(samples) for split, samples in splits.items()},
         "epochs/run": trainer.current_epoch,
+        **({"features/computed": features.computed, "features/cached": features.cached} if features else {}),
+        **({"time/features_s": round(fit_start - features_start, 3)} if features else {}),
         "time/fit_s": round(fit_end - fit_start, 3),
         "time/total_s": round(time.perf_counter() - start, 3),
     }
@@ -164,47 +190,6 @@ def check_folder(folder: Path, ckpt_path: str | None) -> None:
         )
 
 
-def quiet_lightning() -> None:
-    """Leaves Lightning's warnings, and takes its advertisements and echoes of the settings out of the log."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    # It cannot see that torchmetrics has gathered the figures of all processes.
-    warnings.filterwarnings(
-        "ignore", message=r".*recommended to use `self.log\(.*sync_dist=True\)`", module="lightning"
-    )
-    # It warns of modules in evaluation mode: frozen ones are, on purpose.
-    warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode", module="lightning")
-    # Lightning 2.6 asks torch 2.15 in a way that torch is about to drop; nothing that a user can change.
-    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated", module="lightning")
-
-
-def build_trainer(callbacks: list[pl.Callback], loggers: list[Logger], settings: dict[str, Any]) -> pl.Trainer:
-    """Lightning's Trainer.
-
-    Args:
-        callbacks: what watches the run.
-        loggers: where the scalars go.
-        settings: the Trainer's own arguments, as `conf/trainer/` names them.
-
-    Raises:
-        ConfigError: the Trainer cannot be had on this machine.
-    """
-    try:
-        return pl.Trainer(
-            callbacks=callbacks,
-            logger=loggers,
-            enable_checkpointing=any(isinstance(callback, KeepBest) for callback in callbacks),
-            enable_model_summary=False,  # the table at the end counts parameters
-            use_distributed_sampler=False,  # ours share the images out, none of them twice in evaluation
-            **settings,
-        )
-    except (MisconfigurationException, ValueError, TypeError) as error:
-        names = ("accelerator", "devices", "strategy", "precision")
-        asked = " ".join(f"trainer.{name}={settings[name]}" for name in names)
-        raise ConfigError(
-            f"Lightning cannot run here with {asked}: {str(error).strip()} trainer=default takes what is there."
-        ) from None
-
-
 def schedule_length(scheduler: str, epochs: int) -> dict[str, int]:
     """The epochs that a schedule is made for, where that shapes it: it cannot be resumed with another number."""
     return {"epochs": epochs} if scheduler in ("cosine", "onecycle") else {}
@@ -216,6 +201,13 @@ def class_weights(kind: str | None, samples: Samples, num_classes: int) -> Tenso
         return None
     counts = torch.bincount(torch.from_numpy(samples.labels), minlength=num_classes)
     return len(samples) / (num_classes * counts.clamp(min=1).float())
+
+
+def can_serve_features(trainer: pl.Trainer) -> bool:
+    """Whether a run can train on features: every image will be seen, and processes are not copied from this one."""
+    limits = (trainer.limit_train_batches, trainer.limit_val_batches, trainer.limit_test_batches)
+    sees_all = all(isinstance(limit, float) and limit == 1 for limit in limits)
+    return sees_all and not isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
 
 
 def check_monitor(monitor: str, classifier: TransferClassifier) -> None:
@@ -236,10 +228,14 @@ def restore_best(trainer: pl.Trainer, classifier: TransferClassifier) -> None:
     """Loads the best checkpoint, if the run keeps one."""
     for keeper in trainer.checkpoint_callbacks:
         if isinstance(keeper, KeepBest) and keeper.best_model_path:
-            classifier.load_state_dict(read_checkpoint(keeper.best_model_path)["state_dict"])
+            checkpoint = read_checkpoint(keeper.best_model_path)
+            classifier.on_load_checkpoint(checkpoint)
+            classifier.load_state_dict(checkpoint["state_dict"])
 
 
-def evaluate(trainer: pl.Trainer, classifier: TransferClassifier, data: ImageDataModule) -> dict[str, float]:
+def evaluate(
+    trainer: pl.Trainer, classifier: TransferClassifier, data: ImageDataModule | FeatureDataModule
+) -> dict[str, float]:
     """Figures of every split, training images too, without augmentation or dropout.
 
     Returns:

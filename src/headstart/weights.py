@@ -31,6 +31,8 @@ def load_weights(backbone: nn.Module, path: str | Path, dropped: Sequence[str]) 
     """
     state = _strip(read_state(path))
     state = {name: value for name, value in state.items() if not name.startswith(tuple(dropped))}
+    if state and all(name.startswith("head.") for name in state):
+        raise ModelError(f"{path} holds a head only: its run was killed. Resume that run by ckpt_path first.")
     expected = backbone.state_dict()
     problems = [
         *_named("missing", expected.keys() - state.keys()),

@@ -5,6 +5,6 @@ a second and not an hour.
 """
 
 from headstart.config.checking import check, to_yaml
-from headstart.config.schema import Config, Data
+from headstart.config.schema import CachedFeatures, Config, Data
 
-__all__ = ["Config", "Data", "check", "to_yaml"]
+__all__ = ["CachedFeatures", "Config", "Data", "check", "to_yaml"]

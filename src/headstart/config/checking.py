@@ -56,6 +56,7 @@ VARIANTS: dict[str, tuple[str, dict[str, type]]] = {
             "onecycle": schema.OneCycle,
         },
     ),
+    "features": ("name", {"auto": schema.CachedFeatures, "off": schema.Features}),
 }
 
 # Where the top-level keys go; in `conf/` the same stands as interpolations.

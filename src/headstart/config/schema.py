@@ -201,6 +201,22 @@ class OneCycle(Scheduler):
 
 
 @dataclass(kw_only=True)
+class Features:
+    """A frozen backbone runs every epoch."""
+
+    name: str
+
+
+@dataclass(kw_only=True)
+class CachedFeatures(Features):
+    """A frozen backbone runs once; its outputs are kept."""
+
+    engine: Literal["auto", "eager", "folded", "onnx"]
+    views: int = at_least(1)
+    max_gb: float = positive()
+
+
+@dataclass(kw_only=True)
 class Trainer:
     """Arguments of Lightning's Trainer, by its own names."""
 
@@ -269,6 +285,7 @@ class Config:
     augment: Augment
     optimizer: Optimizer
     scheduler: Scheduler
+    features: Features
     trainer: Trainer
     callbacks: Callbacks
     logger: Logger

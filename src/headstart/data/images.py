@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from headstart.errors import DataError
 
@@ -26,16 +27,37 @@ def read_image(path: str | Path) -> Image.Image:
     Raises:
         DataError: the file is missing, no image, truncated or too large to be one; the message names it.
     """
+    return decode_image(read_bytes(path), path)
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+        DataError: it is not there or cannot be read.
+    """
     try:
-        with Image.open(path) as file:
-            return _to_rgb(ImageOps.exif_transpose(file))
+        return Path(path).read_bytes()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file.") from None
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def decode_image(data: bytes, path: str | Path) -> Image.Image:
+    """Decodes the bytes of an image file, as `read_image` does; `path` is for messages."""
+    try:
+        with Image.open(io.BytesIO(data)) as file:
+            return _to_rgb(ImageOps.exif_transpose(file))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         # Pillow raises SyntaxError for some broken PNGs and ValueError for some broken TIFFs.
-        raise DataError(
-            f"{path}: not an image that can be read ({error}). Replace the file or take it out of the data."
-        ) from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: str | Path, error: Exception) -> DataError:
+    # Pillow would name the buffer that the bytes are in.
+    what = "no format that is known" if isinstance(error, UnidentifiedImageError) else error
+    return DataError(f"{path}: not an image that can be read ({what}). Replace the file or take it out of the data.")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -113,13 +113,17 @@ class EpochSampler(Sampler[tuple[int, int]]):
     def __len__(self) -> int:
         return -(-self.size // self.world)
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """The images of the epoch in order, and a seed for each: two int64 tensors of shape (len(self),)."""
         generator = torch.Generator().manual_seed(mixed_seed("order", self.seed, self.epoch))
-        order = torch.randperm(self.size, generator=generator).tolist()
-        seeds = torch.randint(2**63 - 1, (self.size,), generator=generator).tolist()
-        order += order[: len(self) * self.world - self.size]
-        for index in order[self.rank :: self.world]:
-            yield index, seeds[index]
+        order = torch.randperm(self.size, generator=generator)
+        seeds = torch.randint(2**63 - 1, (self.size,), generator=generator)
+        order = torch.cat([order, order[: len(self) * self.world - self.size]])[self.rank :: self.world]
+        return order, seeds[order]
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order, seeds = self.draw()
+        return iter(zip(order.tolist(), seeds.tolist(), strict=True))
 
 
 class ShareSampler(Sampler[int]):
@@ -139,6 +143,11 @@ def mixed_seed(purpose: str, *parts: int) -> int:
     """One seed from several numbers, unrelated to that of other numbers or for another purpose."""
     digest = hashlib.sha256(repr((purpose, *parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+def drops_last(size: int, batch_size: int) -> bool:
+    """Whether an epoch leaves out its last batch: one image alone would be an error in BatchNorm."""
+    return size > batch_size and size % batch_size == 1
 
 
 class ImageDataModule(pl.LightningDataModule):
@@ -184,9 +193,8 @@ class ImageDataModule(pl.LightningDataModule):
         samples = self.splits["train"]
         rank, world = self._share()
         sampler = EpochSampler(len(samples), self.seed, rank=rank, world=world)
-        # A last batch of one image would be an error in BatchNorm over a single value a channel.
-        alone = len(sampler) > self.batch_size and len(sampler) % self.batch_size == 1
-        return self._loader(ImageDataset(samples, self.training), sampler, self.batch_size, drop_last=alone)
+        drop_last = drops_last(len(sampler), self.batch_size)
+        return self._loader(ImageDataset(samples, self.training), sampler, self.batch_size, drop_last=drop_last)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Validation images in order through the evaluation transform."""

@@ -1,0 +1,105 @@
+"""Peak resident memory of a run on cached features, with few and with many images.
+
+    python benchmarks/memory.py
+
+In a process each: N generated images of 8 x 8 pixels, a random frozen layer that gives 2048 features, computed into an
+empty cache, a head trained for two epochs, and both splits evaluated. Features of 200,000 images are 1.6 GB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+
+WIDTH = 2048
+
+
+def run(count: int) -> dict[str, float]:
+    import lightning.pytorch as pl
+    import numpy as np
+    import torch
+    from lightning.pytorch.plugins.precision import Precision
+    from torch import nn
+
+    from headstart.checkpoints import without_backbone
+    from headstart.classifier import TransferClassifier
+    from headstart.data.module import ImageDataModule
+    from headstart.data.sources import Samples
+    from headstart.data.transforms import Preprocessing, evaluation_transform
+    from headstart.features.frozen import frozen_features
+
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+    labels, names, cut = rng.integers(0, 10, count), [str(index) for index in range(count)], count // 10
+    splits = {
+        "train": Samples(images[cut:], labels[cut:], names[cut:]),
+        "val": Samples(images[:cut], labels[:cut], names[:cut]),
+    }
+    transform = evaluation_transform(Preprocessing(8, 8, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
+    data = ImageDataModule(splits, training=transform, evaluation=transform, batch_size=32)
+    torch.manual_seed(0)
+    classifier = TransferClassifier(
+        nn.Sequential(nn.Flatten(), nn.Linear(192, WIDTH)), nn.Linear(WIDTH, 10), [str(label) for label in range(10)]
+    )
+    start = time.perf_counter()
+    features = frozen_features(
+        classifier.backbone,
+        data,
+        num_features=WIDTH,
+        description={},
+        device=torch.device("cpu"),
+        precision=Precision(),
+        engine="eager",
+        views=1,
+        max_gb=20,
+        show_progress=False,
+    )
+    assert features is not None
+    computed = time.perf_counter()
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    with without_backbone(classifier):
+        trainer.fit(classifier, features.data)
+        trainer.test(classifier, features.data.evaluation_dataloader("train"), verbose=False)
+    return {
+        "features_s": computed - start,
+        "fit_s": time.perf_counter() - computed,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--images", type=int, nargs="+", default=[2_000, 200_000])
+    parser.add_argument("--part", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.part:
+        print(json.dumps(run(arguments.part)))
+        return
+    peaks = []
+    for count in arguments.images:
+        with tempfile.TemporaryDirectory() as cache:
+            command = ["env", f"HEADSTART_CACHE={cache}", sys.executable, __file__, "--part", str(count)]
+            printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        figures = json.loads(printed.splitlines()[-1])
+        peaks.append(figures["peak_mb"])
+        print(
+            f"{count:>9,} images: peak {figures['peak_mb']:,.0f} MB, features in {figures['features_s']:.0f} s, "
+            f"two epochs in {figures['fit_s']:.0f} s"
+        )
+    print(f"difference {peaks[-1] - peaks[0]:,.0f} MB, ratio {peaks[-1] / peaks[0]:.2f}")
+
+
+if __name__ == "__main__":
+    main()

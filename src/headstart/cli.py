@@ -1,0 +1,68 @@
+"""The `headstart` command. It imports no torch: it answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.filesize import decimal
+
+from headstart import errors
+from headstart.features.cache import CachedSet, cache_folder, cached_sets, clear
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command.
+
+    Args:
+        arguments: its words; None takes those of the process.
+    """
+    sys.excepthook = errors.excepthook
+    parser = argparse.ArgumentParser(prog="headstart", description="What python train.py has left behind.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    cache = commands.add_parser("cache", help="features of frozen backbones that are kept: list, clear")
+    cache.add_argument("action", nargs="?", choices=("list", "clear"), default="list")
+    cache.set_defaults(run=lambda words: clear_cache() if words.action == "clear" else list_cache())
+    words = parser.parse_args(arguments)
+    words.run(words)
+
+
+def list_cache() -> None:
+    """Prints what the feature cache holds, the last used first."""
+    console = Console()
+    sets = cached_sets(cache_folder())
+    for found in sets:
+        console.print(_described(found), soft_wrap=True, highlight=False)
+    rows, size = sum(found.rows for found in sets), sum(found.size for found in sets)
+    console.print(f"{rows:,} rows, {decimal(size)} in {cache_folder()}", soft_wrap=True, highlight=False)
+
+
+def _described(found: CachedSet) -> str:
+    """Two lines about a set: which network, how much, how old; and which images, computed how."""
+    about = found.about
+    network = " ".join(str(value) for value in about.get("model", {}).values()) or f"unknown ({found.folder.name})"
+    weights = str(about.get("backbone_sha256", ""))[:8]
+    used = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.used))
+    computed = " ".join(str(about.get(name, "")) for name in ("device", "precision", "engine"))
+    return (
+        f"{network}  weights {weights}  {found.rows:,} rows  {decimal(found.size)}  last used {used}\n"
+        f"    {_steps(str(about.get('transform', '')))}; {computed}"
+    )
+
+
+def _steps(transform: str) -> str:
+    """The names of a transform's steps with their sizes: what tells one from another at a glance."""
+    steps = re.findall(r"^\s+(\w+)\((?:.*?size=\(?\[?([\d, ]+)[\])])?", transform, re.MULTILINE)
+    plain = ("PILToTensor", "ToDtype", "Normalize")
+    return ", ".join(f"{name} {size}".strip() for name, size in steps if name not in plain)
+
+
+def clear_cache() -> None:
+    """Empties the feature cache, but for what a run uses now."""
+    freed, in_use = clear(cache_folder())
+    kept = f"; {in_use} in use were kept" if in_use else ""
+    Console().print(f"freed {decimal(freed)} in {cache_folder()}{kept}", soft_wrap=True, highlight=False)

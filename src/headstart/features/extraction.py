@@ -1,0 +1,224 @@
+"""The one pass of images through a frozen backbone: workers decode, the engine computes, the store keeps."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from headstart.data.images import decode_image, read_bytes
+from headstart.data.module import mixed_seed
+from headstart.data.sources import Samples
+from headstart.data.transforms import Transform
+from headstart.errors import DataError, ModelError
+from headstart.features.engines import Network
+from headstart.features.progress import Advance
+from headstart.features.store import FeatureStore, Key, key_of
+
+log = logging.getLogger(__name__)
+PREFETCH = 4  # batches that a worker is ahead; each may have to wait for the forward pass
+WAIT = 0.2  # seconds between looks at what other processes are computing
+
+
+class ChangedError(DataError):
+    """A file is not what its digest says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """An image, and which views of it are wanted.
+
+    Attributes:
+        split: where the image is.
+        index: its place there.
+        digest: SHA-256 of its content.
+        views: numbers of the views.
+    """
+
+    split: str
+    index: int
+    digest: bytes
+    views: tuple[int, ...]
+
+    @property
+    def keys(self) -> list[Key]:
+        """Their keys in the store."""
+        return [key_of(self.digest, view) for view in self.views]
+
+
+class ViewDataset(Dataset[Tensor]):
+    """Renders views: an item is float32 of shape (views, 3, height, width).
+
+    Args:
+        splits: the images.
+        transform: from an image to one of its views; may be random.
+    """
+
+    def __init__(self, splits: Mapping[str, Samples], transform: Transform) -> None:
+        self.splits, self.transform = splits, transform
+
+    def __getitem__(self, wanted: Views) -> Tensor:
+        image = self._read(wanted)
+        rendered = []
+        with torch.random.fork_rng(devices=[]):
+            for view in wanted.views:
+                # From the image and the number of the view alone: neither name nor split nor the run's seed matters.
+                torch.manual_seed(mixed_seed("view", int.from_bytes(wanted.digest), view))
+                rendered.append(self.transform(image))
+        return torch.stack(rendered)
+
+    def _read(self, wanted: Views) -> Image.Image:
+        image = self.splits[wanted.split].images[wanted.index]
+        if not isinstance(image, str):
+            return Image.fromarray(np.ascontiguousarray(image))
+        data = read_bytes(image)
+        decoded = decode_image(data, image)
+        if hashlib.sha256(data).digest() != wanted.digest:
+            raise ChangedError(f"{image} was changed while its features were computed. Run the same command again.")
+        return decoded
+
+
+class Claims:
+    """Batches of views for a DataLoader, each claimed in the store when it is asked for.
+
+    Args:
+        store: where the features will be kept.
+        wanted: the views.
+        size: views in a batch.
+
+    Attributes:
+        dispatched: the batches that were asked for and have not come back, oldest first.
+        elsewhere: what other processes have claimed.
+        found: how many views other processes have finished in the meantime.
+    """
+
+    def __init__(self, store: FeatureStore, wanted: Sequence[Views], size: int) -> None:
+        self.store = store
+        self.dispatched: deque[list[Views]] = deque()
+        self.elsewhere: list[Views] = []
+        self.found = 0
+        images = max(1, size // max(len(item.views) for item in wanted))
+        parts = (wanted[start : start + images] for start in range(0, len(wanted), images))
+        self._batches = (batch for part in parts if (batch := self._claim(part)))
+        self._first = next(self._batches, None)
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to compute here."""
+        return self._first is not None
+
+    def __iter__(self) -> Iterator[list[Views]]:
+        for batch in chain([self._first] if self._first else [], self._batches):
+            self.dispatched.append(batch)
+            yield batch
+
+    def _claim(self, items: Sequence[Views]) -> list[Views]:
+        claimed = {key for item in items for key in item.keys if self.store.claim(key)}
+        self.store.refresh()  # after claiming: nobody can finish one of them from now on
+        batch = []
+        for item in items:
+            keys = dict(zip(item.views, item.keys, strict=True))
+            absent = [view for view in item.views if keys[view] not in self.store]
+            self.found += len(item.views) - len(absent)
+            self.store.release(key for view, key in keys.items() if view not in absent and key in claimed)
+            mine = tuple(view for view in absent if keys[view] in claimed)
+            others = tuple(view for view in absent if keys[view] not in claimed)
+            if mine:
+                batch.append(replace(item, views=mine))
+            if others:
+                self.elsewhere.append(replace(item, views=others))
+        return batch
+
+
+def extract(
+    store: FeatureStore,
+    dataset: ViewDataset,
+    wanted: Sequence[Views],
+    network: Network,
+    *,
+    engine: str,
+    num_workers: int,
+    advance: Advance,
+) -> int:
+    """Computes features and keeps them, but for those that another process is computing: it waits for these.
+
+    Args:
+        store: where to keep them.
+        dataset: renders the views.
+        wanted: which views.
+        network: the backbone, on its device.
+        engine: how to compute it; see `Network.engine`.
+        num_workers: processes that decode.
+        advance: told how many views are done.
+
+    Returns:
+        How many views this process has computed.
+
+    Raises:
+        DataError: an image that cannot be read, or no room to write to.
+        ModelError: features that are no finite numbers, or an engine that does not fit.
+    """
+    computed, left, waited = 0, list(wanted), False
+    while left:
+        claims = Claims(store, left, network.batch_size("eager"))
+        if not claims:
+            if not waited:
+                log.info("waiting for another process that computes %s features", f"{len(left):,}")
+            waited = True
+            time.sleep(WAIT)
+        loader = DataLoader(
+            dataset,
+            batch_sampler=claims,
+            collate_fn=_join,
+            num_workers=num_workers if claims else 0,
+            pin_memory=network.device.type == "cuda",
+            prefetch_factor=PREFETCH if claims and num_workers else None,
+            worker_init_fn=_step_back if network.device.type == "cpu" else None,
+            generator=torch.Generator(),  # of its own: whether there is something to compute must not change a run
+        )
+        for images in loader:
+            batch = claims.dispatched.popleft()
+            features = network.engine(engine, images)(images)
+            _check_finite(
+                features, [dataset.splits[item.split].names[item.index] for item in batch for _ in item.views]
+            )
+            keys = [key for item in batch for key in item.keys]
+            store.append(keys, features.to(network.stored_dtype).numpy())
+            store.release(keys)
+            computed += len(keys)
+            advance(len(keys))
+        advance(claims.found)
+        left = claims.elsewhere
+    return computed
+
+
+def _step_back(worker: int) -> None:  # noqa: ARG001 (a DataLoader gives it)
+    """Lets the forward pass go first: its threads wait for each other, and a late one holds up all."""
+    if hasattr(os, "nice"):
+        os.nice(19)
+
+
+def _join(views: list[Tensor]) -> Tensor:
+    if all(part.shape == views[0].shape for part in views):
+        joined: Tensor = default_collate(views)  # straight into the memory that processes share
+        return joined.flatten(0, 1)
+    return torch.cat(views)
+
+
+def _check_finite(features: Tensor, names: Sequence[str]) -> None:
+    wrong = (~features.isfinite().all(dim=1)).nonzero()
+    if len(wrong):
+        raise ModelError(
+            f"{names[int(wrong[0])]}: the backbone's features of this image are not finite numbers. Are the weights "
+            f"damaged, or do they need another preprocessing? With 16-bit precision, try trainer.precision=32-true."
+        )

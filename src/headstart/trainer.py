@@ -1,0 +1,55 @@
+"""Lightning's Trainer, and what of its chatter a user sees."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.loggers import Logger
+
+from headstart.checkpoints import KeepBest
+from headstart.errors import ConfigError
+
+
+def quiet_lightning() -> None:
+    """Leaves Lightning's warnings, and takes its advertisements and echoes of the settings out of the log."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    # It cannot see that torchmetrics has gathered the figures of all processes.
+    warnings.filterwarnings(
+        "ignore", message=r".*recommended to use `self.log\(.*sync_dist=True\)`", module="lightning"
+    )
+    # It warns of modules in evaluation mode: frozen ones are, on purpose.
+    warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode", module="lightning")
+    # Lightning 2.6 asks torch 2.15 in a way that torch is about to drop; nothing that a user can change.
+    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated", module="lightning")
+
+
+def build_trainer(callbacks: list[pl.Callback], loggers: list[Logger], settings: dict[str, Any]) -> pl.Trainer:
+    """Lightning's Trainer.
+
+    Args:
+        callbacks: what watches the run.
+        loggers: where the scalars go.
+        settings: the Trainer's own arguments, as `conf/trainer/` names them.
+
+    Raises:
+        ConfigError: the Trainer cannot be had on this machine.
+    """
+    try:
+        return pl.Trainer(
+            callbacks=callbacks,
+            logger=loggers,
+            enable_checkpointing=any(isinstance(callback, KeepBest) for callback in callbacks),
+            enable_model_summary=False,  # the table at the end counts parameters
+            use_distributed_sampler=False,  # ours share the images out, none of them twice in evaluation
+            **settings,
+        )
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        names = ("accelerator", "devices", "strategy", "precision")
+        asked = " ".join(f"trainer.{name}={settings[name]}" for name in names)
+        raise ConfigError(
+            f"Lightning cannot run here with {asked}: {str(error).strip()} trainer=default takes what is there."
+        ) from None

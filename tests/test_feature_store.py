@@ -1,0 +1,336 @@
+"""The feature cache on disk: appended, read back, checked, shared, bounded."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headstart.errors import DataError
+from headstart.features import cache
+from headstart.features.cache import cached_sets, clear, make_room
+from headstart.features.digests import file_digests
+from headstart.features.store import FeatureStore, Key, key_of
+
+WIDTH = 7
+ABOUT = {"model": {"library": "here", "name": "tiny"}}
+
+
+def key(number: int, view: int = 0) -> Key:
+    return key_of(hashlib.sha256(str(number).encode()).digest(), view)
+
+
+def row(number: int) -> np.ndarray:
+    return np.random.default_rng(number).normal(size=WIDTH).astype(np.float32)
+
+
+def opened(folder: Path) -> closing[FeatureStore]:
+    return closing(FeatureStore(folder, WIDTH, "float32", ABOUT))
+
+
+def fill(folder: Path, numbers: range) -> None:
+    with opened(folder) as store:
+        store.append([key(n) for n in numbers], np.stack([row(n) for n in numbers]))
+
+
+def damage(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+
+
+# --- a set ---------------------------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=8, unique=True), max_size=6),
+    st.lists(st.integers(0, 30), max_size=20),
+)
+def test_what_was_appended_by_any_process_is_read_back_in_any_order(writes: list[list[int]], asked: list[int]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        for numbers in writes:  # each opening is a process of its own
+            with opened(Path(name)) as store:
+                new = [n for n in numbers if key(n) not in store]
+                if new:
+                    store.append([key(n) for n in new], np.stack([row(n) for n in new]))
+        there = {n for numbers in writes for n in numbers}
+        with opened(Path(name)) as store:
+            assert set(store.missing(key(n) for n in asked)) == {key(n) for n in asked if n not in there}
+            found = [n for n in asked if n in there]
+            if found:
+                rows = store.rows([key(n) for n in found])
+                backwards = np.arange(len(found))[::-1]
+                assert np.array_equal(rows.take(backwards), np.stack([row(n) for n in found])[::-1])
+
+
+def test_views_of_an_image_are_rows_of_their_own(tmp_path: Path) -> None:
+    with opened(tmp_path) as store:
+        store.append([key(1, 0), key(1, 3)], np.stack([row(10), row(13)]))
+        assert store.missing([key(1, view) for view in range(4)]) == [key(1, 1), key(1, 2)]
+        assert np.array_equal(store.rows([key(1, 3)]).take(np.array([0]))[0], row(13))
+
+
+def test_rows_that_others_append_are_seen_while_the_set_is_open(tmp_path: Path) -> None:
+    with opened(tmp_path) as store:
+        fill(tmp_path, range(3))
+        assert store.missing([key(2), key(3)]) == [key(3)]
+        fill(tmp_path, range(3, 5))
+        assert store.missing([key(2), key(3)]) == []
+
+
+@pytest.mark.parametrize("where", ["first row", "last row", "key", "checksum"])
+def test_a_damaged_row_is_missing_and_the_others_are_served(where: str, tmp_path: Path) -> None:
+    fill(tmp_path, range(5))
+    (records,) = tmp_path.glob("*.keys")
+    rows = records.with_suffix(".rows")
+    position = {"first row": 3, "last row": rows.stat().st_size - 1, "key": 2 * 40 + 5, "checksum": 2 * 40 + 37}[where]
+    lost = {"first row": 0, "last row": 4}.get(where, 2)
+    damage(rows if "row" in where else records, position)
+    with opened(tmp_path) as store:
+        assert store.missing([key(n) for n in range(5)]) == [key(lost)]
+        store.append([key(lost)], row(lost)[None])
+    with opened(tmp_path) as store:
+        assert store.missing([key(n) for n in range(5)]) == []
+        assert np.array_equal(store.rows([key(lost)]).take(np.array([0]))[0], row(lost))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "bytes_left", "good"), [(".rows", 3 * 28 + 5, 3), (".keys", 2 * 40 + 39, 2), (".rows", 0, 0)]
+)
+def test_what_a_killed_process_left_half_written_is_ignored(
+    suffix: str, bytes_left: int, good: int, tmp_path: Path
+) -> None:
+    fill(tmp_path, range(5))
+    (path,) = tmp_path.glob(f"*{suffix}")
+    os.truncate(path, bytes_left)
+    with opened(tmp_path) as store:
+        assert store.missing([key(n) for n in range(5)]) == [key(n) for n in range(good, 5)]
+
+
+def test_mapped_rows_of_many_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headstart.features.store.MAPPED_BYTES", 1)  # lets go after every read
+    for start in range(0, 50, 10):
+        fill(tmp_path, range(start, start + 10))
+    with opened(tmp_path) as store:
+        rows = store.rows([key(n) for n in range(50)])
+    order = np.random.default_rng(0).permutation(50)
+    assert np.array_equal(rows.take(order), np.stack([row(n) for n in order]))
+
+
+def test_more_segments_than_files_may_be_open(tmp_path: Path) -> None:
+    for number in range(150):
+        fill(tmp_path, range(number, number + 1))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 20, hard))
+    try:
+        with opened(tmp_path) as store:
+            assert store.missing([key(n) for n in range(150)]) == []
+            rows = store.rows([key(n) for n in range(150)])
+        assert np.array_equal(rows.take(np.arange(150)), np.stack([row(n) for n in range(150)]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_folder_that_cannot_be_used_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="Make room, lower features.max_gb, or name another folder by the environment"):
+        FeatureStore(tmp_path / "file" / "set", WIDTH, "float32", ABOUT)
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """A limit of the system on the size of files: writing beyond it fails as it does on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("room", [70, 0])
+def test_a_full_disk_keeps_what_was_written(room: int, tmp_path: Path) -> None:
+    fill(tmp_path, range(3))
+    with opened(tmp_path) as store:
+        with files_of_at_most(room), pytest.raises(DataError, match="kept. Make room, lower features.max_gb, or name"):
+            store.append([key(n) for n in range(3, 9)], np.stack([row(n) for n in range(3, 9)]))
+        assert store.missing([key(n) for n in range(9)]) == [key(n) for n in range(3, 9)]
+        store.append([key(5)], row(5)[None])  # room was made
+    with opened(tmp_path) as store:
+        assert store.missing([key(n) for n in range(6)]) == [key(3), key(4)]
+        assert np.array_equal(store.rows([key(5)]).take(np.array([0]))[0], row(5))
+
+
+# --- several processes ---------------------------------------------------------------------------------------
+
+
+OTHER = """
+import sys, hashlib
+from pathlib import Path
+from headstart.features.store import FeatureStore, key_of
+store = FeatureStore(Path(sys.argv[1]), 7, "float32", {})
+print(store.claim(key_of(hashlib.sha256(b"1").digest(), 0)), flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def other_process(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that has the set open and has tried to claim key 1."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", OTHER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.answer = process.stdout.readline().strip()  # type: ignore[attr-defined]
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_claim_holds_until_it_is_released_or_its_process_dies(tmp_path: Path) -> None:
+    with opened(tmp_path) as store:
+        with other_process(tmp_path) as other:
+            assert other.answer == "True"  # type: ignore[attr-defined]
+            assert not store.claim(key(1))
+            assert store.claim(key(2))
+        assert store.claim(key(1))  # killed
+        with other_process(tmp_path) as other:
+            assert other.answer == "False"  # type: ignore[attr-defined]
+        store.release([key(1)])
+        with other_process(tmp_path) as other:
+            assert other.answer == "True"  # type: ignore[attr-defined]
+
+
+# --- the cache folder ----------------------------------------------------------------------------------------
+
+
+def three_sets(folder: Path) -> list[Path]:
+    """Three sets of ten rows each, the first one used longest ago."""
+    sets = [folder / "features" / name for name in ("a" * 32, "b" * 32, "c" * 32)]
+    for age, path in enumerate(sets):
+        fill(path, range(10))
+        for records in path.glob("*.keys"):
+            os.utime(records, (1000 + age, 1000 + age))
+    return sets
+
+
+SET_BYTES = 10 * (4 * WIDTH + 40)
+
+
+def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
+    oldest, middle, newest = three_sets(tmp_path)
+    make_room(tmp_path, 0, 3 * SET_BYTES)
+    assert [found.folder for found in cached_sets(tmp_path)] == [newest, middle, oldest]
+    make_room(tmp_path, 1, 3 * SET_BYTES)
+    assert [found.folder for found in cached_sets(tmp_path)] == [newest, middle]
+    with opened(middle) as store:
+        store.rows([key(3)])  # used again
+    make_room(tmp_path, 1, 2 * SET_BYTES)
+    assert [found.folder for found in cached_sets(tmp_path)] == [middle]
+
+
+def test_what_is_needed_or_in_use_stays(tmp_path: Path) -> None:
+    oldest, middle, _ = three_sets(tmp_path)
+    with other_process(oldest):
+        make_room(tmp_path, 0, 0, keep=set(middle.glob("*.keys")))
+        assert {found.folder for found in cached_sets(tmp_path)} == {oldest, middle}
+        assert clear(tmp_path) == (SET_BYTES, 1)
+    assert clear(tmp_path) == (SET_BYTES, 0)
+    assert cached_sets(tmp_path) == []
+
+
+def test_what_is_not_ours_is_not_touched(tmp_path: Path) -> None:
+    thesis = tmp_path / "features" / "thesis" / "weights.pth"
+    thesis.parent.mkdir(parents=True)
+    thesis.touch()
+    (found, *_) = three_sets(tmp_path)
+    (found / "notes.txt").touch()
+    clear(tmp_path)
+    assert thesis.exists()
+    assert (found / "notes.txt").exists()
+    assert not list(found.glob("*.keys"))
+
+
+def test_a_set_that_is_dropped_is_made_again(tmp_path: Path) -> None:
+    (folder, *_) = three_sets(tmp_path)
+    clear(tmp_path)
+    fill(folder, range(2))
+    (found,) = cached_sets(tmp_path)
+    assert (found.rows, found.about) == (2, ABOUT)
+
+
+def test_a_cache_that_cannot_be_written_to_is_replaced(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "file" / "cache"))
+    with caplog.at_level(logging.WARNING):
+        folder = cache.writable_cache_folder()
+    assert folder.is_dir()
+    assert "features cannot be kept there" in caplog.text
+    assert "Name another folder by the environment variable HEADSTART_CACHE." in caplog.text
+
+
+def test_the_cache_folder_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HEADSTART_CACHE")
+    assert cache.cache_folder() == Path("~/.cache/headstart").expanduser()
+    monkeypatch.setenv("HEADSTART_CACHE", "~/elsewhere")
+    assert cache.cache_folder() == Path("~/elsewhere").expanduser()
+
+
+# --- digests of files ----------------------------------------------------------------------------------------
+
+
+def digests(path: Path, table: Path) -> bytes:
+    return file_digests([str(path)], table, print)[0]
+
+
+def test_a_file_is_read_again_when_it_may_have_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headstart.features.digests.SETTLED_NS", 0)
+    path, table = tmp_path / "image", tmp_path / "digests.sqlite"
+    path.write_bytes(b"one")
+    times = path.stat()
+    assert digests(path, table) == hashlib.sha256(b"one").digest()
+    path.write_bytes(b"two")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # same size, same time
+    assert digests(path, table) == hashlib.sha256(b"two").digest()
+
+
+def test_a_file_that_did_not_change_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headstart.features.digests.SETTLED_NS", 0)
+    path, table = tmp_path / "image", tmp_path / "digests.sqlite"
+    path.write_bytes(b"one")
+    first = digests(path, table)
+    monkeypatch.setattr("headstart.features.digests.file_sha256", None)
+    assert digests(path, table) == first
+
+
+def test_a_file_that_has_just_changed_is_not_remembered(tmp_path: Path) -> None:
+    path, table = tmp_path / "image", tmp_path / "digests.sqlite"
+    path.write_bytes(b"one")
+    digests(path, table)
+    os.utime(path, ns=(0, 0))
+    path.write_bytes(b"two")
+    assert digests(path, table) == hashlib.sha256(b"two").digest()
+
+
+def test_a_damaged_table_of_digests_costs_a_reading(tmp_path: Path) -> None:
+    path, table = tmp_path / "image", tmp_path / "digests.sqlite"
+    path.write_bytes(b"one")
+    table.write_bytes(b"no database" * 1000)
+    assert digests(path, table) == hashlib.sha256(b"one").digest()
+    assert digests(path, table) == hashlib.sha256(b"one").digest()
