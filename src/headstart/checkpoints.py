@@ -145,6 +145,8 @@ def complete_checkpoints(folder: Path, classifier: TransferClassifier) -> None:
         folder: need not be there.
         classifier: with its backbone.
     """
+    if classifier.hparams.get("backbone_sha256") is None:
+        return  # not wholly frozen: nothing was left out
     for path in folder.glob("*.ckpt"):
         try:
             checkpoint = read_checkpoint(path)
