@@ -88,6 +88,17 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def trained(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a small network that tells cats from dogs by their colour, trained on cached features."""
+    from headstart.train import run
+
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    words = ("data=imagefolder", f"data.root={folders}", "data.test_fraction=0.3", "lr=1e-2", "epochs=8")
+    run(composed(*SMALL, *TINY_RESNET, *words), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def shared() -> Path:
     """Real images and weights; CI must have them."""
     if not SHARED.is_dir():

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from .conftest import class_folders, photo, write_csv
 
@@ -68,3 +69,51 @@ MAKERS = {
     "cats_dogs": make_split_folders,
     "csv": make_emergency,
 }
+
+
+def make_odd_images(folder: Path) -> dict[str, Path]:
+    """One file of every kind that people have and that can be decoded, all of the same picture."""
+    folder.mkdir(parents=True, exist_ok=True)
+    photo(folder / "plain.png", 1, size=(60, 44))
+    picture = Image.open(folder / "plain.png")
+    grey = np.asarray(picture.convert("L"))
+    turned = Image.Exif()
+    turned[0x0112] = 6  # turn a quarter clockwise to see it upright
+    kinds: dict[str, tuple[Image.Image, dict[str, object]]] = {
+        "grey.png": (picture.convert("L"), {}),
+        "deep.png": (Image.fromarray(grey.astype(np.uint16) * 257), {}),
+        "palette.png": (picture.convert("P"), {}),
+        "cmyk.jpg": (picture.convert("CMYK"), {}),
+        "transparent.png": (picture.convert("RGBA"), {}),
+        "turned.jpg": (picture, {"exif": turned}),
+        "animated.gif": (picture, {"save_all": True, "append_images": [picture.rotate(90)]}),
+        "called a photo.jpg": (picture, {"format": "GIF"}),
+        "modern.webp": (picture, {}),
+        "größe 図.jpg": (picture, {}),
+        "dot.png": (picture.resize((1, 1)), {}),
+    }
+    for name, (image, options) in kinds.items():
+        image.save(folder / name, **options)
+    return {name: folder / name for name in kinds}
+
+
+def make_bad_files(folder: Path) -> dict[str, str]:
+    """One file of every kind that cannot be answered, and what is said of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    photo(folder / "whole.jpg", 0, size=(200, 200))
+    (folder / "truncated.jpg").write_bytes((folder / "whole.jpg").read_bytes()[:-900])
+    (folder / "whole.jpg").unlink()
+    (folder / "empty.jpg").touch()
+    (folder / "text.jpg").write_text("not an image")
+    (folder / "loop.jpg").symlink_to(folder / "loop.jpg")
+    Image.new("1", (20_000, 20_000)).save(folder / "bomb.png")
+    Image.new("L", (60_000, 1)).save(folder / "line.png")
+    return {
+        "truncated.jpg": "not an image that can be read (image file is truncated",
+        "empty.jpg": "not an image that can be read (no format that is known)",
+        "text.jpg": "not an image that can be read (no format that is known)",
+        "loop.jpg": "not an image that can be read ([Errno 40] Too many levels of symbolic links",
+        "bomb.png": "not an image that can be read (Image size (400000000 pixels) exceeds limit",
+        "line.png": "not an image that can be read (60000 × 1 pixels: one side is more than 500 times the other)",
+        "gone.jpg": "no such file.",
+    }

@@ -1,39 +1,215 @@
-"""The model folder: a trained classifier's weights with everything that is needed to use them."""
+"""The model folder: a trained classifier's weights with everything that is needed to use them. Saving and reading."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import pickle
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 import headstart
-from headstart.classifier import TransferClassifier
-from headstart.record import write_atomically, write_json
+from headstart.errors import ModelError
+from headstart.record import versions, write_atomically, write_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+# What the answer to an image depends on besides the weights.
+ANSWERING = ("model", "head", "class_names", "preprocessing")
+COMPILED = "_orig_mod."  # torch.compile puts it into the names of what it wraps
 
 
-def save_model(folder: Path, classifier: TransferClassifier, metrics: Mapping[str, float]) -> None:
+@dataclass(frozen=True)
+class Artifact:
+    """What a trained classifier is made of.
+
+    Attributes:
+        path: the model folder or checkpoint that it was read from.
+        description: `model` (the arguments of `build_backbone`), `head`, `class_names`, `preprocessing` and whatever
+            else is known.
+        state: the tensors of the network, their names beginning with "backbone." and "head.".
+    """
+
+    path: Path
+    description: dict[str, Any]
+    state: dict[str, Tensor]
+
+    @property
+    def run_folder(self) -> Path | None:
+        """The run folder that it lies in, or None if it was copied out of it."""
+        folder = self.path.parent if self.path.is_dir() else self.path.parent.parent
+        return folder if (folder / "config.yaml").is_file() else None
+
+
+def save_model(folder: Path, state: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
     """Writes `model.safetensors` (backbone and head) and `model.json` (how to build and feed them).
 
     Args:
         folder: made if it is not there.
-        classifier: its hyperparameters say which network, head, classes and preprocessing it has.
-        metrics: the figures of these weights, flat.
+        state: a classifier's tensors, compiled or not.
+        description: plain values; those named in `ANSWERING` among them.
     """
     tensors = {
         name: value.detach().cpu().contiguous()
-        for name, value in classifier.state_dict().items()
+        for name, value in network_state(state).items()
         if name.startswith(("backbone.", "head."))
     }
-    description: dict[str, Any] = {
+    path = folder / WEIGHTS
+    metadata = {"format": "pt", "answers_sha256": answers_sha256(description)}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
+    about = {
         "format_version": FORMAT_VERSION,
         "headstart": headstart.__version__,
-        **classifier.hparams,
-        "metrics": {name: value if math.isfinite(value) else None for name, value in metrics.items()},
+        "sha256": {WEIGHTS: _file_sha256(path)},
+        **_finite(description),
+        "versions": versions(),
     }
-    write_atomically(folder / "model.safetensors", lambda path: save_file(tensors, path))
-    write_json(folder / "model.json", description)
+    write_json(folder / DESCRIPTION, about)  # last: where it is, the weights are those that it describes
+
+
+def network_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors without what torch.compile puts into their names."""
+    return {name.replace(COMPILED, ""): value for name, value in state.items()}
+
+
+def answers_sha256(description: Mapping[str, Any]) -> str:
+    """SHA-256, in hexadecimal, of what the answer to an image depends on besides the weights."""
+    answering = {key: description[key] for key in ANSWERING}
+    return hashlib.sha256(json.dumps(answering, sort_keys=True).encode()).hexdigest()
+
+
+def _finite(value: Any) -> Any:
+    """Plain values for JSON, which has neither NaN nor infinity."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- reading -------------------------------------------------------------------------------------------------
+
+
+def read_artifact(path: str | Path) -> Artifact:
+    """Reads a trained classifier, without pickle.
+
+    Args:
+        path: a run folder, a model folder, one of its files, or a checkpoint of headstart's.
+
+    Raises:
+        ModelError: nothing of the kind is there, or it is damaged, changed, or of a newer headstart.
+    """
+    place = find_artifact(Path(path))
+    if not place.is_dir():
+        return _from_checkpoint(place)
+    description = _read_description(place / DESCRIPTION)
+    weights = place / WEIGHTS
+    if not weights.is_file():
+        raise ModelError(f"{weights} is missing: {DESCRIPTION} beside it describes it. Copy the whole model folder.")
+    if _file_sha256(weights) != description["sha256"].get(WEIGHTS):
+        raise ModelError(
+            f"{weights} is not the file that {DESCRIPTION} describes: truncated or changed. Copy it again."
+        )
+    try:
+        with safe_open(weights, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise ModelError(f"{weights} is no safetensors file ({error}). Copy the model folder again.") from None
+    if metadata.get("answers_sha256") != answers_sha256(description):
+        raise ModelError(
+            f"{place / DESCRIPTION} was changed after training: its classes, preprocessing or network are not those of "
+            f"{WEIGHTS}. Copy it again."
+        )
+    return Artifact(place, description, state)
+
+
+def find_artifact(path: Path) -> Path:
+    """The model folder or checkpoint that is meant by a path.
+
+    Raises:
+        ModelError: there is none.
+    """
+    if path.is_dir():
+        for folder in (path, path / "model"):
+            if (folder / DESCRIPTION).is_file() or (folder / WEIGHTS).is_file():
+                return folder
+        best = path / "checkpoints" / "best.ckpt"
+        if best.is_file():
+            raise ModelError(f"{path} is a run that has not ended: it has no model folder yet. Use {best}.")
+        raise ModelError(f"{path} holds no {DESCRIPTION}: expected a run folder, a model folder or a checkpoint.")
+    if not path.is_file():
+        raise ModelError(f"{path}: no such run folder, model folder or checkpoint.")
+    return path.parent if path.name in (DESCRIPTION, WEIGHTS) else path
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ModelError(f"{path} is missing: without it nobody knows the classes. Copy the whole model folder.")
+    try:
+        description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is damaged ({error}). Copy it again.") from None
+    version = description.get("format_version") if isinstance(description, dict) else None
+    if not isinstance(version, int):
+        raise ModelError(f"{path} is no description of headstart's: it has no format_version.")
+    if version > FORMAT_VERSION:
+        raise ModelError(
+            f"{path} is of format {version}, written by headstart {description.get('headstart')}; headstart "
+            f"{headstart.__version__} reads up to {FORMAT_VERSION}. Install a newer headstart."
+        )
+    if version < FORMAT_VERSION:
+        raise ModelError(
+            f"{path} is of format {version}, before models were read. Use its run's checkpoints/best.ckpt."
+        )
+    missing = [key for key in (*ANSWERING, "sha256") if not isinstance(description.get(key), dict | list)]
+    if missing:
+        raise ModelError(f"{path} is damaged: it lacks {', '.join(missing)}. Copy it again.")
+    return description
+
+
+def _from_checkpoint(path: Path) -> Artifact:
+    checkpoint = read_checkpoint(path)
+    if not has_backbone(checkpoint):
+        raise ModelError(
+            f"{path} holds the head only, because its run was killed. Resume that run by ckpt_path={path} with the "
+            f"settings of the config.yaml beside it: the checkpoints of the resumed run are whole."
+        )
+    return Artifact(path, dict(checkpoint["hyper_parameters"]), network_state(checkpoint["state_dict"]))
+
+
+def has_backbone(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint is of the whole network; see `checkpoints.without_backbone`."""
+    return any(name.startswith("backbone.") for name in checkpoint["state_dict"])
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The content of a checkpoint of headstart's, without pickle.
+
+    Raises:
+        ModelError: no such file, damaged, or not one of headstart's.
+    """
+    if not Path(path).is_file():
+        raise ModelError(f"{path}: no such checkpoint. Expected a file such as outputs/.../checkpoints/last.ckpt.")
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise ModelError(
+            f"{path} is damaged, or no checkpoint of headstart's ({str(error).splitlines()[0]})."
+        ) from None
+    if not isinstance(checkpoint, dict) or "class_names" not in checkpoint.get("hyper_parameters", {}):
+        raise ModelError(
+            f"{path} is no checkpoint of headstart's. To start from a file of weights, use model.weights=PATH."
+        )
+    return checkpoint

@@ -27,12 +27,14 @@ class Backbone(NamedTuple):
         num_features: width of the features.
         preprocessing: what the weights expect of an image.
         description: the arguments of `build_backbone` that build the same network again.
+        licence: of the weights, as far as the library knows it.
     """
 
     module: nn.Module
     num_features: int
     preprocessing: Preprocessing
     description: dict[str, Any]
+    licence: str | None = None
 
 
 def build_backbone(library: str, name: str, weights: str | None, *, image_size: int | None = None) -> Backbone:
@@ -125,7 +127,8 @@ def _torchvision(name: str, weights: str | None, image_size: int | None) -> Back
         mean=tuple(expected.mean),
         std=tuple(expected.std),
     )
-    return Backbone(network, num_features, preprocessing, description)
+    licence = chosen.meta.get("license") if chosen else None
+    return Backbone(network, num_features, preprocessing, description, licence)
 
 
 def _torchvision_weights(models: Any, name: str, weights: str | None) -> Any:
@@ -207,7 +210,8 @@ def _timm(name: str, weights: str | None) -> Backbone:
     )
     # num_features is not what every network gives once its classifier is off; head_hidden_size is, where set.
     width = getattr(network, "head_hidden_size", None) or network.num_features
-    return Backbone(network, int(width), preprocessing, {"library": "timm", "name": name})
+    licence = network.pretrained_cfg.get("license") if weights == "default" else None
+    return Backbone(network, int(width), preprocessing, {"library": "timm", "name": name}, licence)
 
 
 # --- headstart -----------------------------------------------------------------------------------------------

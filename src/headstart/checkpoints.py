@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import pickle
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,10 +15,10 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
-from headstart.backbones import build_backbone
+from headstart.artifact import has_backbone, read_artifact, read_checkpoint
 from headstart.classifier import BACKBONE, TransferClassifier
 from headstart.errors import HeadstartError, ModelError
-from headstart.heads import build_head
+from headstart.model import build_network
 from headstart.optimization import direction
 from headstart.record import write_atomically
 
@@ -86,10 +85,10 @@ class KeepBest(ModelCheckpoint):
 
 
 def load_checkpoint(path: str | Path) -> TransferClassifier:
-    """Builds the classifier that a checkpoint is of, with its weights.
+    """The classifier that a checkpoint or a model folder is of, to train or evaluate with Lightning.
 
     Args:
-        path: a checkpoint of headstart's.
+        path: a checkpoint, a run folder or a model folder. To classify images, `headstart.load` needs less.
 
     Returns:
         The classifier in evaluation mode; its `hparams` hold class names and preprocessing.
@@ -97,23 +96,15 @@ def load_checkpoint(path: str | Path) -> TransferClassifier:
     Raises:
         ModelError: no such file, or not one of headstart's.
     """
-    checkpoint = read_checkpoint(path)
-    if not _has_backbone(checkpoint):
-        raise ModelError(
-            f"{path} holds the head only, because its run was killed. Resume that run by ckpt_path={path} with the "
-            f"settings of the config.yaml beside it: the checkpoints of the resumed run are whole."
-        )
-    described = checkpoint["hyper_parameters"]
-    backbone = build_backbone(**described["model"], weights=None)
-    class_names = described["class_names"]
+    artifact = read_artifact(path)
+    network = build_network(artifact)
     classifier = TransferClassifier(
-        backbone.module,
-        build_head(num_features=backbone.num_features, num_classes=len(class_names), **described["head"]),
-        class_names,
-        freeze=described["freeze"],
-        description=described,
+        network.get_submodule("backbone").requires_grad_(),
+        network.get_submodule("head").requires_grad_(),
+        artifact.description["class_names"],
+        freeze=artifact.description["freeze"],
+        description=artifact.description,
     )
-    classifier.load_state_dict(checkpoint["state_dict"])
     return classifier.eval()
 
 
@@ -151,37 +142,12 @@ def complete_checkpoints(folder: Path, classifier: TransferClassifier) -> None:
         try:
             checkpoint = read_checkpoint(path)
             same = checkpoint["hyper_parameters"].get("backbone_sha256") == classifier.hparams.get("backbone_sha256")
-            if same and not _has_backbone(checkpoint):
+            if same and not has_backbone(checkpoint):
                 for name, value in classifier.backbone.state_dict(prefix=BACKBONE).items():
                     checkpoint["state_dict"][name] = value.cpu()
                 write_atomically(path, partial(torch.save, checkpoint))
         except (HeadstartError, OSError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
             log.warning("%s holds the head only, and cannot be completed: %s", path, error)
-
-
-def _has_backbone(checkpoint: Mapping[str, Any]) -> bool:
-    return any(name.startswith(BACKBONE) for name in checkpoint["state_dict"])
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The content of a checkpoint of headstart's, without pickle.
-
-    Raises:
-        ModelError: no such file, damaged, or not one of headstart's.
-    """
-    if not Path(path).is_file():
-        raise ModelError(f"{path}: no such checkpoint. Expected a file such as outputs/.../checkpoints/last.ckpt.")
-    try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise ModelError(
-            f"{path} is damaged, or no checkpoint of headstart's ({str(error).splitlines()[0]})."
-        ) from None
-    if not isinstance(checkpoint, dict) or "class_names" not in checkpoint.get("hyper_parameters", {}):
-        raise ModelError(
-            f"{path} is no checkpoint of headstart's. To start from a file of weights, use model.weights=PATH."
-        )
-    return checkpoint
 
 
 def check_checkpoint(path: str | Path, classifier: TransferClassifier) -> None:

@@ -73,7 +73,7 @@ class TransferClassifier(pl.LightningModule):
         # Batches to be counted, as logits, labels and loss.
         self._noted: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {split: [] for split in SPLITS}
         self.frozen = tuple(freeze_backbone(backbone, freeze))
-        self.evaluated_split = "test"  # which split `test_step` reports under; see `evaluate` in train.py
+        self.evaluated_split = "test"  # which split `test_step` reports under; see `evaluation.py`
         if description is not None:
             self.save_hyperparameters(description, logger=False)
         hold_in_eval(self.frozen)
@@ -110,14 +110,15 @@ class TransferClassifier(pl.LightningModule):
         """Counts a batch of the validation split."""
         self._evaluate("val", batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
-        """Counts a batch of `evaluated_split`."""
-        self._evaluate(self.evaluated_split, batch)
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+        """Counts a batch of `evaluated_split`, and gives its logits."""
+        return self._evaluate(self.evaluated_split, batch)
 
-    def _evaluate(self, split: str, batch: Batch) -> None:
+    def _evaluate(self, split: str, batch: Batch) -> Tensor:
         images, labels = batch
-        logits = self(images)
+        logits: Tensor = self(images)
         self._update(split, logits, labels, F.cross_entropy(logits, labels))
+        return logits
 
     def _update(self, split: str, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
         """Notes a batch; metrics count many at once, as counting takes longer than a step of a head."""
@@ -172,7 +173,7 @@ class TransferClassifier(pl.LightningModule):
         values = self.take_figures(split)
         by_class = values.pop("class_accuracy")
         # Evaluation after training repeats val and train; on their charts it would be a second last point.
-        charted = not per_class or split == "test"
+        charted = bool(self.trainer.loggers) and (not per_class or split == "test")
         figures = {f"{split}/{name}": value for name, value in values.items()}
         self.log_dict(figures, logger=charted)
         if per_class:

@@ -91,9 +91,14 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
         "threads": torch.get_num_threads(),
-        "versions": {name: version for name in PACKAGES if (version := _version(name))},
+        "versions": versions(),
         "git": _git(),
     }
+
+
+def versions() -> dict[str, str]:
+    """The versions of the packages that results depend on."""
+    return {name: version for name in PACKAGES if (version := _version(name))}
 
 
 def _version(package: str) -> str | None:

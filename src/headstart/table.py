@@ -1,4 +1,4 @@
-"""The table at the end of a run."""
+"""The table of figures, at the end of a run or an evaluation."""
 
 from __future__ import annotations
 
@@ -11,6 +11,20 @@ from rich.table import Table
 COLUMNS = ("loss", "accuracy", "top5_accuracy", "macro_accuracy")
 
 
+def show_figures(metrics: Mapping[str, float]) -> None:
+    """Prints the figures of each split that has some, one row a split."""
+    splits = [split for split in ("train", "val", "test") if f"data/{split}_size" in metrics]
+    columns = [name for name in COLUMNS if f"{splits[0]}/{name}" in metrics]
+    table = Table("split", "images", *(name.replace("_", " ") for name in columns))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for split in splits:
+        figures = (metrics[f"{split}/{name}"] for name in columns)
+        images = f"{metrics[f'data/{split}_size']:,}"
+        table.add_row(split, images, *(f"{figure:.4f}" for figure in figures))
+    Console().print(table)
+
+
 def show_run(metrics: Mapping[str, float], folder: Path) -> None:
     """Prints a run's figures, one row a split.
 
@@ -18,17 +32,8 @@ def show_run(metrics: Mapping[str, float], folder: Path) -> None:
         metrics: as in metrics.json.
         folder: the run folder.
     """
-    columns = [name for name in COLUMNS if f"val/{name}" in metrics]
-    table = Table("split", "images", *(name.replace("_", " ") for name in columns))
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for split in ("train", "val", "test"):
-        if f"data/{split}_size" in metrics:
-            figures = (metrics[f"{split}/{name}"] for name in columns)
-            images = f"{metrics[f'data/{split}_size']:,}"
-            table.add_row(split, images, *(f"{figure:.4f}" for figure in figures))
     console = Console()
-    console.print(table)
+    show_figures(metrics)
     console.print(
         f"{metrics['params/trainable']:,} of {metrics['params/total']:,} parameters trained for "
         f"{metrics['epochs/run']} epochs in {metrics['time/fit_s']:.1f} s, "

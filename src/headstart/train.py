@@ -7,8 +7,8 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,28 +16,27 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from torch import Tensor
 
-from headstart.artifact import save_model
+from headstart.artifact import read_checkpoint, save_model
 from headstart.backbones import build_backbone, check_input
 from headstart.callbacks import build_callbacks, build_loggers
-from headstart.checkpoints import KeepBest, check_checkpoint, complete_checkpoints, read_checkpoint, without_backbone
+from headstart.checkpoints import KeepBest, check_checkpoint, complete_checkpoints, without_backbone
 from headstart.classifier import TransferClassifier
-from headstart.config import CachedFeatures, Config, Data, to_yaml
+from headstart.config import CachedFeatures, Config, to_yaml
 from headstart.data import open_source
 from headstart.data.module import ImageDataModule, make_splits
 from headstart.data.sources import Samples
 from headstart.data.transforms import evaluation_transform, training_transform
 from headstart.errors import ConfigError, suggestion
+from headstart.evaluation import figures_of_splits
 from headstart.features.digests import module_sha256
 from headstart.features.frozen import frozen_features
-from headstart.features.loaders import FeatureDataModule
 from headstart.heads import build_head
 from headstart.optimization import build_optimizer, build_schedule
 from headstart.record import environment, split_table, write_json, write_text
 from headstart.table import show_run
-from headstart.trainer import build_trainer, quiet_lightning
+from headstart.trainer import build_trainer, can_serve_features, quiet_lightning
 
 log = logging.getLogger(__name__)
 
@@ -71,15 +70,15 @@ def run(config: Config, folder: Path) -> float:
     )
     trainer = build_trainer(callbacks, loggers, asdict(config.trainer))
 
-    source = open_source(config.data.source, **own_settings(config.data))
+    source = open_source(config.data.source, **config.data.of_source())
     for note in source.notes:
         log.info(note)
-    splits = make_splits(source, **pick(config.data, SPLIT_SETTINGS))
+    splits = make_splits(source, **config.data.of_splits())
     split = split_table(splits, source.class_names)
 
     pl.seed_everything(config.seed, verbose=False)  # of the head's initial weights
     backbone = build_backbone(**asdict(config.model))
-    preprocessing = backbone.preprocessing.changed(**pick(config.data, PREPROCESSING_SETTINGS))
+    preprocessing = backbone.preprocessing.changed(**config.data.of_preprocessing())
     check_input(backbone, preprocessing.crop)
     if config.freeze is True and config.model.weights is None:
         log.warning("the backbone is frozen at random weights: use freeze=false, or model.weights=default")
@@ -142,7 +141,7 @@ def run(config: Config, folder: Path) -> float:
             trainer.fit(classifier, batches, ckpt_path=config.ckpt_path, weights_only=True)
             fit_end = time.perf_counter()
             restore_best(trainer, classifier)
-            figures = evaluate(trainer, classifier, batches)
+            figures = figures_of_splits(trainer, classifier, batches)
     finally:
         complete_checkpoints(folder / "checkpoints", classifier)
     metrics = {
@@ -156,23 +155,8 @@ def run(config: Config, folder: Path) -> float:
         "time/fit_s": round(fit_end - fit_start, 3),
         "time/total_s": round(time.perf_counter() - start, 3),
     }
-    record_end(folder, classifier, metrics)
+    record_end(folder, classifier, metrics, about={"data": config.data.told(), "licence": backbone.licence})
     return metrics[config.monitor]
-
-
-# Which settings of the data are whose; what is left is the source's own.
-SPLIT_SETTINGS = ("val_fraction", "test_fraction", "split_seed", "train_per_class")
-PREPROCESSING_SETTINGS = ("image_size", "resize", "interpolation", "mean", "std")
-
-
-def pick(settings: Data, names: Sequence[str]) -> dict[str, Any]:
-    """Some of the settings, by name."""
-    return {name: getattr(settings, name) for name in names}
-
-
-def own_settings(data: Data) -> dict[str, Any]:
-    """The settings of one data source: those that not every source has."""
-    return pick(data, [f.name for f in fields(data) if f not in fields(Data)])
 
 
 @rank_zero_only
@@ -203,13 +187,6 @@ def class_weights(kind: str | None, samples: Samples, num_classes: int) -> Tenso
     return len(samples) / (num_classes * counts.clamp(min=1).float())
 
 
-def can_serve_features(trainer: pl.Trainer) -> bool:
-    """Whether a run can train on features: every image will be seen, and processes are not copied from this one."""
-    limits = (trainer.limit_train_batches, trainer.limit_val_batches, trainer.limit_test_batches)
-    sees_all = all(isinstance(limit, float) and limit == 1 for limit in limits)
-    return sees_all and not isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
-
-
 def check_monitor(monitor: str, classifier: TransferClassifier) -> None:
     """Makes sure that the monitored metric will be measured.
 
@@ -233,25 +210,6 @@ def restore_best(trainer: pl.Trainer, classifier: TransferClassifier) -> None:
             classifier.load_state_dict(checkpoint["state_dict"])
 
 
-def evaluate(
-    trainer: pl.Trainer, classifier: TransferClassifier, data: ImageDataModule | FeatureDataModule
-) -> dict[str, float]:
-    """Figures of every split, training images too, without augmentation or dropout.
-
-    Returns:
-        `split/metric` -> value; accuracies are fractions. Classes without an image in a split are left out.
-    """
-    figures: dict[str, float] = {}
-    for split, samples in data.splits.items():
-        classifier.evaluated_split = split
-        trainer.test(classifier, data.evaluation_dataloader(split), verbose=False)
-        found = {name: round(float(value), 6) for name, value in trainer.callback_metrics.items()}
-        for index in set(range(len(classifier.class_names))) - set(samples.labels.tolist()):
-            found.pop(f"{split}/class_accuracy/{classifier.class_names[index]}")
-        figures |= found
-    return figures
-
-
 def parameter_counts(classifier: TransferClassifier) -> dict[str, int]:
     """`params/total` and `params/trainable`."""
     parameters = list(classifier.parameters())
@@ -270,11 +228,13 @@ def record_start(folder: Path, config: str, split: str) -> None:
 
 
 @rank_zero_only
-def record_end(folder: Path, classifier: TransferClassifier, metrics: Mapping[str, float]) -> None:
+def record_end(
+    folder: Path, classifier: TransferClassifier, metrics: Mapping[str, float], about: Mapping[str, Any]
+) -> None:
     """Writes the model folder and metrics.json, and prints the table."""
     diverged = [name for name, value in metrics.items() if not math.isfinite(value)]
     if diverged:
         log.warning("the run diverged: %s is not a finite number. Try a lower lr.", ", ".join(diverged))
-    save_model(folder / "model", classifier, metrics)
+    save_model(folder / "model", classifier.state_dict(), {**classifier.hparams, **about, "metrics": metrics})
     write_json(folder / "metrics.json", metrics)  # last: where it is, the run is finished
     show_run(metrics, folder)

@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 
 from headstart.checkpoints import KeepBest
 from headstart.errors import ConfigError
@@ -53,3 +54,10 @@ def build_trainer(callbacks: list[pl.Callback], loggers: list[Logger], settings:
         raise ConfigError(
             f"Lightning cannot run here with {asked}: {str(error).strip()} trainer=default takes what is there."
         ) from None
+
+
+def can_serve_features(trainer: pl.Trainer) -> bool:
+    """Whether a run can train on features: every image will be seen, and processes are not copied from this one."""
+    limits = (trainer.limit_train_batches, trainer.limit_val_batches, trainer.limit_test_batches)
+    sees_all = all(isinstance(limit, float) and limit == 1 for limit in limits)
+    return sees_all and not isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)

@@ -15,7 +15,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from headstart.config import schema
+from headstart.config import data, schema
 from headstart.config.schema import Config
 from headstart.errors import ConfigError, suggestion
 
@@ -24,13 +24,13 @@ VARIANTS: dict[str, tuple[str, dict[str, type]]] = {
     "data": (
         "source",
         {
-            "imagefolder": schema.ImageFolder,
-            "csv": schema.Csv,
-            "stl10": schema.Public,
-            "pets": schema.Public,
-            "caltech101": schema.Public,
-            "digits": schema.Data,
-            "glyphs": schema.Glyphs,
+            "imagefolder": data.ImageFolder,
+            "csv": data.Csv,
+            "stl10": data.Public,
+            "pets": data.Public,
+            "caltech101": data.Public,
+            "digits": data.Data,
+            "glyphs": data.Glyphs,
         },
     ),
     "head": ("name", {"linear": schema.Head, "mlp": schema.MLP}),

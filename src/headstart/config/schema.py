@@ -6,70 +6,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
+from headstart.config.data import Data
 from headstart.config.ranges import at_least, batches, fraction, not_negative, positive, within
-
-# --- data ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(kw_only=True)
-class Data:
-    """What every data source takes."""
-
-    source: str
-    batch_size: int = at_least(1)
-    evaluation_batch_size: int | None = at_least(1)
-    num_workers: int | None = at_least(0)
-    split_seed: int = at_least(0)
-    val_fraction: float = fraction(zero=False)
-    test_fraction: float = fraction(zero=True)
-    train_per_class: int | None = at_least(1)
-    image_size: int | None = at_least(1)
-    resize: int | None = at_least(1)
-    interpolation: Literal["nearest", "bilinear", "bicubic"] | None
-    mean: list[float] | None = within(
-        lambda value: len(value) == 3 and min(value) >= 0 and max(value) <= 1, "three numbers in [0, 1], one a channel"
-    )
-    std: list[float] | None = within(
-        lambda value: len(value) == 3 and min(value) > 0, "three numbers above 0, one a channel"
-    )
-
-
-@dataclass(kw_only=True)
-class ImageFolder(Data):
-    """Folders of images, one a class."""
-
-    root: str
-
-
-@dataclass(kw_only=True)
-class Csv(Data):
-    """A folder of images and a table of their labels."""
-
-    root: str
-    images: str
-    train_csv: str
-    test_csv: str | None
-    image_column: str
-    label_column: str
-    classes: dict[str, str] | None
-
-
-@dataclass(kw_only=True)
-class Public(Data):
-    """A public data set that can be downloaded."""
-
-    root: str
-    download: bool
-
-
-@dataclass(kw_only=True)
-class Glyphs(Data):
-    """Letters and digits rendered from matplotlib's fonts."""
-
-    per_class: int = at_least(4)
-    size: int = at_least(8)
-    seed: int = at_least(0)
-
 
 # --- model ---------------------------------------------------------------------------------------------------
 

@@ -17,13 +17,14 @@ LIKE_A_SPLIT = re.compile(
 )
 
 
-def imagefolder(root: str | Path) -> Source:
+def imagefolder(root: str | Path, least: int = 2) -> Source:
     """Folders of images, one a class.
 
     Args:
         root: holds `train/CLASS/*` and possibly `val` (or `valid`, `validation`) and `test` likewise; or
             `CLASS/*` without splits. Folders within a class folder belong to it; names that begin with a dot
             are left out.
+        least: how many classes there have to be.
 
     Returns:
         The splits that exist, with "train" among them; classes in alphabetical order.
@@ -33,11 +34,11 @@ def imagefolder(root: str | Path) -> Source:
     """
     root = Path(root)
     folders = _split_folders(root)
-    class_names = class_folders(folders["train"])
+    class_names = class_folders(folders["train"], least)
     skipped = 0
     splits = {}
     for split, folder in folders.items():
-        _check_classes(class_names, class_folders(folder), split, folder)
+        _check_classes(class_names, class_folders(folder, least), split, folder)
         files, labels = [], []
         for index, class_name in enumerate(class_names):
             found, others = image_files(folder / class_name)
@@ -83,16 +84,16 @@ def _subfolders(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
-def class_folders(folder: Path) -> tuple[str, ...]:
+def class_folders(folder: Path, least: int = 2) -> tuple[str, ...]:
     """Names of the class folders in alphabetical order.
 
     Raises:
-        DataError: there are fewer than two.
+        DataError: there are fewer than `least`.
     """
     names = [entry.name for entry in _subfolders(folder)]
     if not names:
         raise DataError(f"{folder}: expected one folder for each class in it, and there is none.")
-    if len(names) == 1:
+    if len(names) < least:
         raise DataError(f"{folder} has a single class folder, {names[0]}: at least two classes are needed.")
     return tuple(names)
 
@@ -109,7 +110,25 @@ def _check_classes(expected: Sequence[str], found: Sequence[str], split: str, fo
 
 
 def image_files(folder: Path) -> tuple[list[str], int]:
-    """Image files below a folder in a stable order, and how many other files there are."""
+    """Image files below a class folder in a stable order, and how many other files there are.
+
+    Raises:
+        DataError: there is no image.
+    """
+    files, others = walk_images(folder)
+    if not files:
+        raise DataError(
+            f"{folder}: no image in this class folder ({others} other files). Images end in "
+            f"{' '.join(EXTENSIONS)}. Add some, or remove the folder."
+        )
+    return files, others
+
+
+def walk_images(folder: Path) -> tuple[list[str], int]:
+    """Image files below a folder in a stable order, and how many other files there are.
+
+    Names that begin with a dot are left out, and links to folders are not followed: they may lead in a circle.
+    """
     files, others = [], 0
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -118,9 +137,4 @@ def image_files(folder: Path) -> tuple[list[str], int]:
                 files.append(str(Path(place, name)))
             else:
                 others += 1
-    if not files:
-        raise DataError(
-            f"{folder}: no image in this class folder ({others} other files). Images end in "
-            f"{' '.join(EXTENSIONS)}. Add some, or remove the folder."
-        )
     return files, others

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
 from headstart.errors import DataError
+
+ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor
+
+# Resizing keeps the ratio: of a line of a million pixels it would make an image of 200 GB.
+MAX_RATIO = 500
 
 # What counts as an image in a folder; torchvision's ImageFolder takes the same.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -30,6 +38,50 @@ def read_image(path: str | Path) -> Image.Image:
     return decode_image(read_bytes(path), path)
 
 
+def as_image(image: ImageLike) -> Image.Image:
+    """Any kind of image as upright RGB, the same whether it is a file or already in memory.
+
+    Args:
+        image: a path; a PIL image; an array of shape (height, width) or (height, width, 1, 3 or 4); a tensor of shape
+            (1, 3 or 4, height, width). Pixels are uint8, uint16, or floats in [0, 1].
+
+    Raises:
+        DataError: it cannot be read, or is not of these shapes and types.
+    """
+    if isinstance(image, str | Path):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        try:
+            return _to_rgb(ImageOps.exif_transpose(image))  # opened, it may not have been decoded yet
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise _unreadable(getattr(image, "filename", "") or "an image", error) from None
+    if not isinstance(image, np.ndarray):
+        image = image.detach().cpu().movedim(0, -1).numpy() if image.ndim == 3 else image.detach().cpu().numpy()
+    return _to_rgb(Image.fromarray(_pixels(image)))
+
+
+def _pixels(values: NDArray[Any]) -> NDArray[Any]:
+    """Pixels as Pillow takes them: uint8, or uint16 without channels."""
+    shape = values.shape
+    if values.ndim not in (2, 3) or (values.ndim == 3 and shape[2] not in (1, 3, 4)) or 0 in shape:
+        raise DataError(
+            f"an array of shape {shape} is no image: expected (height, width) or (height, width, 1, 3 or 4); a tensor "
+            f"has its channels first."
+        )
+    if values.dtype.kind == "f":
+        if not (values.min() >= 0 and values.max() <= 1):  # NaN is refused, too
+            raise DataError(
+                f"floats from {values.min():.3g} to {values.max():.3g} are no pixels: expected values in [0, 1], or "
+                f"uint8 in [0, 255]. What is preprocessed already goes to Model.logits()."
+            )
+        values = np.rint(values * 255).astype(np.uint8)
+    elif values.dtype == np.uint16:
+        values = (values >> 8).astype(np.uint8)
+    elif values.dtype != np.uint8:
+        raise DataError(f"an array of {values.dtype} is no image: expected uint8, uint16, or floats in [0, 1].")
+    return values[:, :, 0] if values.ndim == 3 and shape[2] == 1 else np.ascontiguousarray(values)
+
+
 def read_bytes(path: str | Path) -> bytes:
     """The bytes of an image file.
 
@@ -48,10 +100,16 @@ def decode_image(data: bytes, path: str | Path) -> Image.Image:
     """Decodes the bytes of an image file, as `read_image` does; `path` is for messages."""
     try:
         with Image.open(io.BytesIO(data)) as file:
+            _check_sides(file.size)
             return _to_rgb(ImageOps.exif_transpose(file))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         # Pillow raises SyntaxError for some broken PNGs and ValueError for some broken TIFFs.
         raise _unreadable(path, error) from None
+
+
+def _check_sides(size: tuple[int, int]) -> None:
+    if max(size) > MAX_RATIO * min(size):
+        raise ValueError(f"{size[0]} × {size[1]} pixels: one side is more than {MAX_RATIO} times the other")
 
 
 def _unreadable(path: str | Path, error: Exception) -> DataError:

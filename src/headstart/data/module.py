@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,10 +17,10 @@ from headstart.data.images import read_image
 from headstart.data.sources import Samples, Source
 from headstart.data.splits import carve, carved_size, few_per_class
 from headstart.data.transforms import Transform
+from headstart.data.workers import default_workers
 from headstart.errors import DataError
 
 Batch = tuple[Tensor, Tensor]
-MAX_WORKERS = 8  # beyond about eight, decoding is rarely what a single accelerator waits for
 
 
 def make_splits(
@@ -154,13 +153,13 @@ class ImageDataModule(pl.LightningDataModule):
     """Loaders over the splits of a source.
 
     Args:
-        splits: "train", "val" and possibly "test", as `make_splits` gives them.
+        splits: "train", "val" and possibly "test", as `make_splits` gives them; to evaluate only, any of them.
         training: the transform of training images, which may be random.
         evaluation: the transform of all images outside training.
         batch_size: images a training batch on each device.
         evaluation_batch_size: likewise outside training; None takes `batch_size`.
-        num_workers: processes that decode and transform; None chooses: none for small images in memory, else one
-            a core and at most `MAX_WORKERS`.
+        num_workers: processes that decode and transform; None chooses: none for small images in memory, else
+            `default_workers()`.
         seed: of the order and the augmentation of training images.
 
     Batches are (float32 images of shape (batch, 3, height, width), int64 labels of shape (batch,)).
@@ -182,10 +181,9 @@ class ImageDataModule(pl.LightningDataModule):
         self.training, self.evaluation = training, evaluation
         self.batch_size, self.seed = batch_size, seed
         self.evaluation_batch_size = evaluation_batch_size or batch_size
-        images = splits["train"].images
+        images = next(iter(splits.values())).images
         small = isinstance(images, np.ndarray) and images.shape[1] < 64  # starting workers would take longer
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        chosen = 0 if small else min(cores, MAX_WORKERS)
+        chosen = 0 if small else default_workers()
         self.num_workers = chosen if num_workers is None else num_workers
 
     def train_dataloader(self) -> DataLoader[Batch]:

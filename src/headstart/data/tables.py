@@ -80,6 +80,26 @@ def csv(
     return Source(tuple(names.values()), splits, notes)
 
 
+def read_table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Reads a csv with a header.
+
+    Returns:
+        The names of the columns, and for every row the line in the file and its values by column, without spaces
+        around them; what a short row lacks is empty.
+
+    Raises:
+        DataError: it is no table.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv_format.DictReader(file)
+            columns = list(reader.fieldnames or [])
+            rows = [(reader.line_num, {name: (row[name] or "").strip() for name in columns}) for row in reader]
+    except (UnicodeDecodeError, csv_format.Error, OSError) as error:
+        raise DataError(f"{path} cannot be read as a table ({error}). Save it as a csv in UTF-8.") from None
+    return columns, rows
+
+
 def _sorted(labels: set[str]) -> list[str]:
     """Sorted as numbers if all are whole numbers, so that 10 comes after 9."""
     return sorted(labels, key=int) if all(label.isdecimal() for label in labels) else sorted(labels)
@@ -98,13 +118,7 @@ class _Table:
     @classmethod
     def read(cls, pattern: Path, image_column: str, label_column: str) -> _Table:
         path = _one_file(pattern)
-        try:
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                reader = csv_format.DictReader(file)
-                columns = list(reader.fieldnames or [])
-                rows = [(reader.line_num, row) for row in reader]
-        except (UnicodeDecodeError, csv_format.Error) as error:
-            raise DataError(f"{path} cannot be read as a table ({error}). Save it as a csv in UTF-8.") from None
+        columns, rows = read_table(path)
         if image_column not in columns:
             raise DataError(
                 f"{path} has no column '{image_column}'; its columns are {', '.join(columns) or 'none'}. "
@@ -112,8 +126,8 @@ class _Table:
             )
         if not rows:
             raise DataError(f"{path} has a header and no rows.")
-        files = [(row[image_column] or "").strip() for _, row in rows]
-        labels = [(row[label_column] or "").strip() for _, row in rows] if label_column in columns else None
+        files = [row[image_column] for _, row in rows]
+        labels = [row[label_column] for _, row in rows] if label_column in columns else None
         return cls(path, columns, [line for line, _ in rows], files, labels)
 
     def samples(self, folder: Path, names: Mapping[str, str]) -> Samples:
@@ -127,7 +141,7 @@ class _Table:
         paths, labels = [], []
         for line, file, label in zip(self.lines, self.files, self.labels or [], strict=True):
             where = f"{self.path}, line {line}"
-            paths.append(_inside(folder, file, where))
+            paths.append(inside(folder, file, where))
             if not label:
                 raise DataError(f"{where}: the label of {file} is empty. Fill it in or remove the row.")
             if label not in indices:
@@ -157,8 +171,12 @@ def _one_file(pattern: Path) -> Path:
     raise DataError(f"{pattern}: no such table. Give it as data.train_csv=FILE or data.test_csv=FILE.")
 
 
-def _inside(folder: Path, file: str, where: str) -> str:
-    """The path of a file that a table names, which may not lead out of the folder of images."""
+def inside(folder: Path, file: str, where: str) -> str:
+    """The path of a file that a table names.
+
+    Raises:
+        DataError: it leads out of the folder of images.
+    """
     inner = os.path.normpath(file)
     if not file or inner == "." or inner.startswith("..") or Path(inner).is_absolute():
         raise DataError(

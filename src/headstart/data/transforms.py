@@ -83,6 +83,54 @@ def evaluation_transform(preprocessing: Preprocessing) -> Transform:
     return _compose(*_resize_and_crop(preprocessing), *_to_normalised_tensor(preprocessing))
 
 
+def pixel_transform(preprocessing: Preprocessing) -> Transform:
+    """The first part of the evaluation transform: from an RGB image to uint8 pixels of shape (3, crop, crop)."""
+    return _compose(*_resize_and_crop(preprocessing), v2.PILToTensor())
+
+
+def normalisation(preprocessing: Preprocessing) -> Callable[[Tensor], Tensor]:
+    """The last part of the evaluation transform: from uint8 (..., 3, crop, crop) to float32 of the same shape."""
+    steps: Callable[[Tensor], Tensor] = v2.Compose(_to_normalised_tensor(preprocessing)[1:])
+    return steps
+
+
+def several_views(preprocessing: Preprocessing, name: str) -> Transform:
+    """The evaluation transform with several fixed views of an image, to average the answers of.
+
+    Args:
+        preprocessing: what the weights expect.
+        name: "flip" for the image and its mirror image; "five" for the middle and the four corners of the resized
+            image (Krizhevsky et al., 2012, section 4.1).
+
+    Returns:
+        A function from an RGB image to a float32 tensor of shape (views, 3, crop, crop).
+    """
+    resize, middle = _resize_and_crop(preprocessing)
+    match name:
+        case "flip":
+            views: list[torch.nn.Module] = [resize, middle, _MirrorToo()]
+        case "five":
+            views = [resize, v2.FiveCrop(preprocessing.crop)]
+        case _:
+            raise ConfigError(f"tta={name}: expected flip or five.")
+    return _compose(*views, _ToTensors(_to_normalised_tensor(preprocessing)))
+
+
+class _MirrorToo(torch.nn.Module):
+    def forward(self, image: Image.Image) -> tuple[Image.Image, Image.Image]:
+        return image, v2.functional.horizontal_flip(image)
+
+
+class _ToTensors(torch.nn.Module):
+    def __init__(self, steps: list[torch.nn.Module]) -> None:
+        super().__init__()
+        self.steps = v2.Compose(steps)
+
+    def forward(self, views: tuple[Image.Image, ...]) -> Tensor:
+        # One by one: of several plain tensors, v2's transforms would take the first one only.
+        return torch.stack([self.steps(view) for view in views])
+
+
 def training_transform(preprocessing: Preprocessing, name: str, **settings: float) -> Transform:
     """The evaluation transform with random changes.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,10 +20,11 @@ from headstart.data.images import decode_image, read_bytes
 from headstart.data.module import mixed_seed
 from headstart.data.sources import Samples
 from headstart.data.transforms import Transform
+from headstart.data.workers import step_back
 from headstart.errors import DataError, ModelError
 from headstart.features.engines import Network
-from headstart.features.progress import Advance
 from headstart.features.store import FeatureStore, Key, key_of
+from headstart.progress import Advance
 
 log = logging.getLogger(__name__)
 PREFETCH = 4  # batches that a worker is ahead; each may have to wait for the forward pass
@@ -183,7 +183,7 @@ def extract(
             num_workers=num_workers if claims else 0,
             pin_memory=network.device.type == "cuda",
             prefetch_factor=PREFETCH if claims and num_workers else None,
-            worker_init_fn=_step_back if network.device.type == "cpu" else None,
+            worker_init_fn=step_back if network.device.type == "cpu" else None,
             generator=torch.Generator(),  # of its own: whether there is something to compute must not change a run
         )
         for images in loader:
@@ -200,12 +200,6 @@ def extract(
         advance(claims.found)
         left = claims.elsewhere
     return computed
-
-
-def _step_back(worker: int) -> None:  # noqa: ARG001 (a DataLoader gives it)
-    """Lets the forward pass go first: its threads wait for each other, and a late one holds up all."""
-    if hasattr(os, "nice"):
-        os.nice(19)
 
 
 def _join(views: list[Tensor]) -> Tensor:

@@ -21,13 +21,14 @@ from headstart.data.module import ImageDataModule, mixed_seed
 from headstart.data.sources import Samples
 from headstart.data.transforms import Transform, evaluation_transform
 from headstart.errors import DataError
+from headstart.export import has_onnx, write_graph
 from headstart.features.cache import DIGESTS, GIGABYTE, cached_sets, make_room, sets_folder, writable_cache_folder
 from headstart.features.digests import array_digests, code_sha256, description_sha256, file_digests, fingerprint
-from headstart.features.engines import Network, build_engine, check_engine, has_onnx
+from headstart.features.engines import Network, build_engine, check_engine
 from headstart.features.extraction import ChangedError, ViewDataset, Views, extract
 from headstart.features.loaders import FeatureDataModule
-from headstart.features.progress import progress_bar
 from headstart.features.store import RECORD, FeatureStore, Key, key_of
+from headstart.progress import progress_bar
 
 log = logging.getLogger(__name__)
 ROUNDS = 3  # how often rows that come back damaged from the disk are computed again
@@ -183,7 +184,7 @@ def frozen_features(
     about = {**description, **circumstances(network, engine)}
     evaluation = Request(data.evaluation, about, dict.fromkeys(data.splits, 1), digests)
     training = Request(data.training, about, {"train": views}, digests)
-    same = fingerprint(data.training) == fingerprint(data.evaluation)
+    same = "train" not in data.splits or fingerprint(data.training) == fingerprint(data.evaluation)
     requests = [evaluation] if same else [training, evaluation]
     shelf = Shelf(cache, num_features, network.stored_dtype)
     if not shelf.make_room(requests, int(max_gb * GIGABYTE)):
@@ -203,7 +204,7 @@ def frozen_features(
         torch.cuda.empty_cache()  # nothing without a GPU
     cached = sum(len(request.all_keys) for request in requests) - computed
     log.info("features: %s from cache, %s computed", f"{cached:,}", f"{computed:,}")
-    return FrozenFeatures(FeatureDataModule(data, rows[0]["train"], rows[-1], device), computed, cached)
+    return FrozenFeatures(FeatureDataModule(data, rows[0].get("train"), rows[-1], device), computed, cached)
 
 
 def _compute_missing(
@@ -249,7 +250,7 @@ def circumstances(network: Network, engine: str) -> dict[str, str]:
     versions = {"onnxruntime": version("onnxruntime")} if engine == "onnx" and has_onnx() else {}
     return {
         "code_sha256": code_sha256(
-            network.module, decode_image, evaluation_transform, mixed_seed, ViewDataset, build_engine
+            network.module, decode_image, evaluation_transform, mixed_seed, ViewDataset, build_engine, write_graph
         ),
         "device": network.device.type,
         "precision": str(network.precision.precision),

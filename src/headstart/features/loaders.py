@@ -107,7 +107,7 @@ class FeatureDataModule(pl.LightningDataModule):
 
     Args:
         images: whose batches these are, by split, batch size, order and labels.
-        training: features of the training images' views.
+        training: features of the training images' views; None to evaluate only.
         evaluation: features of every split through the evaluation transform.
         device: where training runs; the features go there as long as they fit into a quarter of its free memory, or
             into `MEMORY_BYTES` of the CPU's.
@@ -116,23 +116,26 @@ class FeatureDataModule(pl.LightningDataModule):
     """
 
     def __init__(
-        self, images: ImageDataModule, training: Rows, evaluation: Mapping[str, Rows], device: torch.device
+        self, images: ImageDataModule, training: Rows | None, evaluation: Mapping[str, Rows], device: torch.device
     ) -> None:
         super().__init__()
         self.images, self.splits = images, images.splits
         self._evaluation = {split: FeatureTable(rows, self.splits[split].labels) for split, rows in evaluation.items()}
-        same = training is evaluation["train"]
-        self._training = self._evaluation["train"] if same else FeatureTable(training, self.splits["train"].labels)
+        if training is None or training is evaluation["train"]:
+            self._training = self._evaluation.get("train")
+        else:
+            self._training = FeatureTable(training, self.splits["train"].labels)
         free = torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else MEMORY_BYTES
         place = device if device.type == "cuda" else torch.device("cpu")
-        tables = [*self._evaluation.values(), *([] if same else [self._training])]
-        for table in sorted(tables, key=lambda table: table.size):
+        tables = {id(table): table for table in (*self._evaluation.values(), self._training) if table}
+        for table in sorted(tables.values(), key=lambda table: table.size):
             if table.size <= free:
                 table.read(place)
                 free -= table.size
 
     def train_dataloader(self) -> TrainingBatches:
         """Training features in random order."""
+        assert self._training is not None
         rank, world = self._share()
         sampler = EpochSampler(len(self.splits["train"]), self.images.seed, rank=rank, world=world)
         return TrainingBatches(self._training, sampler, self.images.batch_size)

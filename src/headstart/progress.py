@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -21,18 +22,19 @@ class RateColumn(ProgressColumn):
 
 
 @contextmanager
-def progress_bar(description: str, total: int, *, shown: bool) -> Iterator[Advance]:
+def progress_bar(description: str, total: int, *, shown: bool, stderr: bool = False) -> Iterator[Advance]:
     """Shows a bar while the block runs.
 
     Args:
         description: what stands in front of it.
         total: how many images there are.
         shown: False shows nothing.
+        stderr: on standard error, where standard output is for the results.
 
     Yields:
         A function to call with the number of images that are done besides those told before.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True, disable=not shown) as progress:
+    with Progress(*columns, transient=True, disable=not shown, console=Console(stderr=stderr)) as progress:
         task = progress.add_task(description, total=total)
         yield lambda done: progress.advance(task, done)

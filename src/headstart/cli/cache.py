@@ -1,34 +1,22 @@
-"""The `headstart` command. It imports no torch: it answers at once."""
+"""`headstart cache`: what is kept of frozen backbones. It imports no torch: it answers at once."""
 
 from __future__ import annotations
 
-import argparse
 import re
-import sys
 import time
-from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.filesize import decimal
 
-from headstart import errors
 from headstart.features.cache import CachedSet, cache_folder, cached_sets, clear
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command.
-
-    Args:
-        arguments: its words; None takes those of the process.
-    """
-    sys.excepthook = errors.excepthook
-    parser = argparse.ArgumentParser(prog="headstart", description="What python train.py has left behind.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    cache = commands.add_parser("cache", help="features of frozen backbones that are kept: list, clear")
-    cache.add_argument("action", nargs="?", choices=("list", "clear"), default="list")
-    cache.set_defaults(run=lambda words: clear_cache() if words.action == "clear" else list_cache())
-    words = parser.parse_args(arguments)
-    words.run(words)
+def add(commands: Any) -> None:
+    """Adds the command to the parser."""
+    parser = commands.add_parser("cache", help="features of frozen backbones that are kept: list, clear")
+    parser.add_argument("action", nargs="?", choices=("list", "clear"), default="list")
+    parser.set_defaults(run=lambda words: clear_cache() if words.action == "clear" else list_cache())
 
 
 def list_cache() -> None:

@@ -1,0 +1,47 @@
+"""`headstart evaluate`: a trained model's figures on labelled images, its own test split or any others."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from headstart.errors import ConfigError
+
+
+def add(commands: Any) -> None:
+    """Adds the command to the parser."""
+    parser = commands.add_parser("evaluate", help="figures on labelled images", description=__doc__)
+    parser.add_argument("model", metavar="MODEL", help="a run folder, a model folder or a checkpoint")
+    parser.add_argument(
+        "words",
+        metavar="DATA",
+        nargs="*",
+        help="a folder with a folder for each class, or words as for train.py: data=stl10 data.root=FOLDER "
+        "trainer=gpu; without any, the data that the run was trained on",
+    )
+    parser.add_argument("--split", choices=("test", "val", "train"), help="(the first of these that there is)")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="where metrics.json, predictions.csv, classes.csv go"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(words: argparse.Namespace) -> int:
+    """Runs the command."""
+    from headstart.evaluation import evaluate  # late: it imports Lightning and Hydra
+    from headstart.table import show_figures
+
+    overrides = [word for word in words.words if "=" in word and not Path(word).is_dir()]
+    folders = [word for word in words.words if word not in overrides]
+    if len(folders) > 1:
+        raise ConfigError(f"{' '.join(folders)}: name one folder of images, with a folder for each class in it.")
+    found = evaluate(words.model, *overrides, folder=folders[0] if folders else None, split=words.split)
+    for note in found.notes:
+        print(f"headstart: {note}", file=sys.stderr)
+    show_figures(found.metrics)
+    out = words.out or (found.run_folder or Path()) / "evaluation" / found.name
+    found.save(out)
+    print(f"evaluation: {out}")
+    return 0

@@ -1,0 +1,34 @@
+"""`headstart export`: a trained model for ONNX Runtime or torch.export, checked against the model itself."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    """Adds the command to the parser."""
+    parser = commands.add_parser("export", help="write a model for other runtimes", description=__doc__)
+    parser.add_argument("model", metavar="MODEL", help="a run folder, a model folder or a checkpoint")
+    parser.add_argument("--to", choices=("onnx", "torch-export"), required=True)
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the files go (export/ in the run folder)")
+    parser.add_argument(
+        "--images", nargs="+", metavar="SOURCE", help="images to compare on, as in predict; without any, generated ones"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(words: argparse.Namespace) -> int:
+    """Runs the command."""
+    import headstart  # late, like all that needs torch
+    from headstart.export import export
+    from headstart.inputs import find_images
+
+    model = headstart.load(words.model, "cpu")
+    out = words.out or (model.run_folder or Path()) / "export"
+    images = [image.path for image in find_images(words.images).images] if words.images else None
+    for written in export(model, words.to, out, images):
+        print(f"{written.path}: takes {written.takes}; gives logits (batch, {len(model.class_names)})")
+        print(f"    the same classes for {written.images} images; logits differ by at most {written.difference:.1e}")
+    return 0

@@ -1,0 +1,206 @@
+"""`headstart predict`: classes of images, as a table for people or rows for programs."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from headstart.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from headstart.inputs import Inputs
+    from headstart.model import Model, Prediction
+
+    Answers = Iterator[tuple[str, Prediction | DataError]]
+
+FORMATS = ("csv", "json", "jsonl")
+NAME_WIDTH = 60  # of the column of names, in characters; longer ones push the rest of their line
+
+
+def add(commands: Any) -> None:
+    """Adds the command to the parser."""
+    parser = commands.add_parser("predict", help="classify images", description=__doc__)
+    parser.add_argument("model", metavar="MODEL", help="a run folder, a model folder or a checkpoint")
+    parser.add_argument(
+        "sources", metavar="SOURCE", nargs="+", help="an image, a folder, a quoted pattern, or a csv that names images"
+    )
+    parser.add_argument("--top", type=at_least_one, help="classes for each image (5)")
+    parser.add_argument("--format", choices=FORMATS, help="for programs; without it, a table for people")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write here; .csv, .json or .jsonl chooses the format")
+    parser.add_argument("--images", metavar="FOLDER", help="what the file names in a csv are relative to (its folder)")
+    parser.add_argument("--column", metavar="NAME", help="the column of a csv that holds the file names")
+    parser.add_argument("--tta", choices=("flip", "five"), help="average over a mirror image, or over five crops")
+    parser.add_argument("--strict", action="store_true", help="stop at the first image that cannot be read")
+    parser.add_argument("--batch-size", type=at_least_one, metavar="N", help="images at a time (8, on a GPU 64)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that decode (one a core)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (a GPU where there is one)")
+    parser.set_defaults(run=run)
+
+
+def at_least_one(text: str) -> int:
+    """A whole number from 1 on, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
+    return number
+
+
+def run(words: argparse.Namespace) -> int:
+    """Runs the command.
+
+    Returns:
+        The exit status: 1 if there is an image without an answer.
+    """
+    import headstart  # late, like all that needs torch: help and mistakes are answered at once
+    from headstart.inputs import find_images
+    from headstart.record import write_atomically
+
+    kind = _format(words)
+    model = headstart.load(words.model, words.device)
+    told = model.description.get("data", {})
+    inputs = find_images(words.sources, images=words.images, column=words.column, usual=told.get("image_column"))
+    for note in inputs.notes:
+        print(f"headstart: {note}", file=sys.stderr)
+
+    failed: list[DataError] = []
+    top = min(words.top or 5, len(model.class_names))
+    write: Callable[[TextIO, Answers], None]
+    match kind:
+        case "csv" if words.top is None and words.out and inputs.column:
+            write = partial(write_submission, column=inputs.column, told=told)
+        case "csv":
+            write = partial(write_csv, top=top)
+        case "json":
+            write = write_json
+        case "jsonl":
+            write = write_jsonl
+        case _:
+            width = max((len(image.name) for image in inputs.images), default=0)
+            write = partial(write_table, width=width, class_names=model.class_names)
+    answers = _answers(model, inputs, words, top, failed)
+    if words.out:
+        write_atomically(words.out, lambda path: _write_file(path, write, answers))
+    else:
+        write(sys.stdout, answers)
+    if failed:
+        print(f"headstart: {len(failed)} of {len(inputs.images)} images have no answer", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _format(words: argparse.Namespace) -> str | None:
+    if words.format or not words.out:
+        return str(words.format) if words.format else None
+    kind = str(words.out.suffix.removeprefix("."))
+    if kind not in FORMATS:
+        raise ConfigError(f"--out {words.out}: choose a format by its ending, {', '.join(FORMATS)}, or by --format.")
+    return kind
+
+
+def _answers(model: Model, inputs: Inputs, words: argparse.Namespace, top: int, failed: list[DataError]) -> Answers:
+    """Each image's name and answer; errors are reported and counted as they come."""
+    from headstart.progress import progress_bar
+
+    images = inputs.images
+    found = model.predict_each(
+        [image.path for image in images if image.error is None],
+        top=top,
+        tta=words.tta,
+        batch_size=words.batch_size,
+        num_workers=words.workers,
+    )
+    # Rows on a terminal are progress enough.
+    shown = sys.stderr.isatty() and (words.out is not None or not sys.stdout.isatty())
+    with progress_bar("Predicting", len(images), shown=shown, stderr=True) as advance:
+        for image in images:
+            answer = image.error or next(found)
+            if isinstance(answer, DataError):
+                if words.strict:
+                    raise answer
+                print(f"headstart: {answer}", file=sys.stderr)
+                failed.append(answer)
+            yield image.name, answer
+            advance(1)
+
+
+def _write_file(path: Path, write: Callable[[TextIO, Answers], None], answers: Answers) -> None:
+    # A file's name may be no UTF-8: its bytes are kept.
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        write(file, answers)
+
+
+# --- formats -------------------------------------------------------------------------------------------------
+
+
+def write_table(file: TextIO, answers: Answers, *, width: int, class_names: Sequence[str]) -> None:
+    """Lines for people: the image, then classes and probabilities."""
+    width = min(max(width, len("image")), NAME_WIDTH)
+    names = max(map(len, class_names))
+    print(f"{'image':<{width}}  {'class':<{names}}  probability", file=file)
+    for name, answer in answers:
+        shown = "".join(letter if letter.isprintable() else "?" for letter in name)
+        if isinstance(answer, DataError):
+            print(f"{shown:<{width}}  no answer: see above", file=file, flush=True)
+            continue
+        ranked = "   ".join(f"{class_name:<{names}}  {probability:6.1%}" for class_name, probability in answer.top)
+        print(f"{shown:<{width}}  {ranked}", file=file, flush=True)
+
+
+def write_csv(file: TextIO, answers: Answers, *, top: int) -> None:
+    """Rows of image, class, probability, then the next classes, then the error if there is one."""
+    writer = csv.writer(file, lineterminator="\n")
+    further = [f"{column}_{rank}" for rank in range(2, top + 1) for column in ("class", "probability")]
+    writer.writerow(("image", "class", "probability", *further, "error"))
+    for name, answer in answers:
+        if isinstance(answer, DataError):
+            writer.writerow((name, *[""] * 2 * top, answer))
+        else:
+            writer.writerow((name, *(value for ranked in answer.top for value in ranked), ""))
+
+
+def write_submission(file: TextIO, answers: Answers, *, column: str, told: Mapping[str, Any]) -> None:
+    """The table of a competition: the column of file names as it was, and the label as training data have it."""
+    labels = {class_name: label for label, class_name in (told.get("classes") or {}).items()}
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow((column, told.get("label_column") or "label"))
+    for name, answer in answers:
+        found = "" if isinstance(answer, DataError) else answer.class_name
+        writer.writerow((name, labels.get(found, found)))
+
+
+def write_jsonl(file: TextIO, answers: Answers) -> None:
+    """One object a line."""
+    for name, answer in answers:
+        print(_json(name, answer), file=file, flush=True)
+
+
+def write_json(file: TextIO, answers: Answers) -> None:
+    """A list of objects."""
+    file.write("[")
+    for index, (name, answer) in enumerate(answers):
+        file.write((",\n" if index else "\n") + _json(name, answer))
+    file.write("\n]\n")
+
+
+def _json(name: str, answer: Prediction | DataError) -> str:
+    if isinstance(answer, DataError):
+        values: dict[str, Any] = {"image": name, "error": str(answer)}
+    else:
+        ranked = [{"class": class_name, "probability": probability} for class_name, probability in answer.top]
+        values = {"image": name, **ranked[0], "top": ranked}
+    text = json.dumps(values, ensure_ascii=False)
+    # JSON is UTF-8: bytes of a name that are not are escaped.
+    return text if text.isascii() or _is_utf8(text) else json.dumps(values)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,55 @@
+"""The configuration of an evaluation: a run's own, or composed anew, with words of the command line on top."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+import headstart
+from headstart.config.checking import check
+from headstart.config.schema import Config
+from headstart.errors import ConfigError
+
+CONF = Path(headstart.__file__).parents[2] / "conf"  # beside src/, in a checkout
+
+
+def evaluation_config(run_folder: Path | None, words: Sequence[str]) -> Config:
+    """The configuration of a run, with other groups and values where words of the command line say so.
+
+    Args:
+        run_folder: its config.yaml is the start; None starts from the control panel's defaults.
+        words: such as `data=imagefolder`, `data.root=FOLDER` or `trainer=gpu`.
+
+    Raises:
+        ConfigError: a word does not fit, or there is no control panel to choose from.
+    """
+    chosen = {word.partition("=")[0] for word in words if "." not in word.partition("=")[0]}
+    values = [word for word in words if word.partition("=")[0].partition(".")[0] not in chosen]
+    if run_folder is None:
+        return check(_compose(words))
+    config = OmegaConf.load(run_folder / "config.yaml")
+    assert isinstance(config, DictConfig)
+    if chosen:
+        composed = _compose([word for word in words if word not in values])
+        for group in chosen:
+            config[group] = composed[group]
+    for key, value in OmegaConf.from_dotlist(values).items():
+        OmegaConf.update(config, str(key), value, force_add=True)
+    return check(config)
+
+
+def _compose(words: Sequence[str]) -> DictConfig:
+    if not CONF.is_dir():
+        raise ConfigError(
+            f"there is no control panel at {CONF}: outside of a run folder, evaluation needs headstart's checkout, "
+            f"installed by pip install -e ."
+        )
+    try:
+        with initialize_config_dir(str(CONF)):
+            return compose("train", list(words))
+    except HydraException as error:
+        raise ConfigError(str(error)) from None

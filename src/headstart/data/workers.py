@@ -1,0 +1,19 @@
+"""Processes that decode images beside the one that computes."""
+
+from __future__ import annotations
+
+import os
+
+MAX_WORKERS = 8  # beyond about eight, decoding is rarely what a single accelerator waits for
+
+
+def default_workers() -> int:
+    """One worker a core that this process may use, and at most `MAX_WORKERS`."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MAX_WORKERS)
+
+
+def step_back(worker: int) -> None:  # noqa: ARG001 (a DataLoader gives it)
+    """Lets the forward pass go first: its threads wait for each other, and a late one holds up all."""
+    if hasattr(os, "nice"):
+        os.nice(19)

@@ -1,0 +1,274 @@
+"""Figures of a classifier on labelled images: at the end of a run, and for a trained model on any data."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from headstart.artifact import read_artifact
+from headstart.callbacks import ProgressBar
+from headstart.checkpoints import load_checkpoint, without_backbone
+from headstart.classifier import TransferClassifier
+from headstart.config import CachedFeatures, Features
+from headstart.config.composing import evaluation_config
+from headstart.data import open_source
+from headstart.data.folders import imagefolder
+from headstart.data.module import ImageDataModule, make_splits
+from headstart.data.sources import Samples
+from headstart.data.transforms import Preprocessing, evaluation_transform
+from headstart.errors import ConfigError, DataError
+from headstart.features.digests import module_sha256
+from headstart.features.frozen import frozen_features
+from headstart.features.loaders import FeatureDataModule
+from headstart.record import write_json, write_text
+from headstart.trainer import build_trainer, can_serve_features, quiet_lightning
+
+FIRST = ("test", "val", "train")  # which split is evaluated, of those that the data have
+TOP = 5  # classes that predictions.csv names for each image
+
+
+def figures_of_splits(
+    trainer: pl.Trainer, classifier: TransferClassifier, data: ImageDataModule | FeatureDataModule
+) -> dict[str, float]:
+    """Figures of every split, training images too, without augmentation or dropout.
+
+    Returns:
+        `split/metric` -> value; accuracies are fractions. Classes without an image in a split are left out.
+    """
+    figures: dict[str, float] = {}
+    for split, samples in data.splits.items():
+        classifier.evaluated_split = split
+        trainer.test(classifier, data.evaluation_dataloader(split), verbose=False)
+        found = {name: round(float(value), 6) for name, value in trainer.callback_metrics.items()}
+        for index in set(range(len(classifier.class_names))) - set(samples.labels.tolist()):
+            found.pop(f"{split}/class_accuracy/{classifier.class_names[index]}")
+        figures |= found
+    return figures
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a trained model answers to labelled images.
+
+    Attributes:
+        name: what was evaluated, in a word: the split of the run's own data, or the name of other data.
+        split: "test", "val" or "train".
+        run_folder: of the model, if it lies in one.
+        metrics: flat, named as in a run's metrics.json.
+        notes: what is to be known of it, such as classes that only the model or only the data have.
+        class_names: the model's.
+        images: path or name of each image.
+        labels: its true class, int64, shape (images,).
+        logits: float32, shape (images, classes).
+    """
+
+    name: str
+    split: str
+    run_folder: Path | None
+    metrics: dict[str, float]
+    notes: list[str]
+    class_names: tuple[str, ...]
+    images: list[str]
+    labels: NDArray[np.int64]
+    logits: Tensor
+
+    def save(self, folder: Path) -> None:
+        """Writes metrics.json, predictions.csv (an image a row) and classes.csv (a class a row)."""
+        write_text(folder / "predictions.csv", self.predictions_csv())
+        write_text(folder / "classes.csv", self.classes_csv())
+        write_json(folder / "metrics.json", self.metrics)
+
+    def predictions_csv(self) -> str:
+        """Image, true class, predicted class and probability, loss, and the next classes."""
+        top = min(TOP, len(self.class_names))
+        probabilities, classes = self.logits.softmax(dim=1).sort(dim=1, descending=True, stable=True)
+        losses = F.cross_entropy(self.logits, torch.from_numpy(self.labels), reduction="none").tolist()
+        further = [f"{column}_{rank}" for rank in range(2, top + 1) for column in ("class", "probability")]
+        rows = [("image", "true", "predicted", "probability", "loss", *further)]
+        for image, label, loss, shares, ranked in zip(
+            self.images, self.labels, losses, probabilities[:, :top].tolist(), classes[:, :top].tolist(), strict=True
+        ):
+            named = [(self.class_names[index], share) for index, share in zip(ranked, shares, strict=True)]
+            rows.append(
+                (image, self.class_names[label], *named[0], loss, *(part for pair in named[1:] for part in pair))
+            )
+        return _csv(rows)
+
+    def classes_csv(self) -> str:
+        """Of each class that has an image or was predicted: how many images, recall, precision and F1."""
+        predicted = self.logits.argmax(dim=1).numpy()
+        rows: list[Sequence[Any]] = [("class", "images", "predicted", "correct", "recall", "precision", "f1")]
+        for index, name in enumerate(self.class_names):
+            true, claimed = self.labels == index, predicted == index
+            images, claims, correct = int(true.sum()), int(claimed.sum()), int((true & claimed).sum())
+            if images or claims:
+                recall = round(correct / images, 6) if images else ""
+                precision = round(correct / claims, 6) if claims else ""
+                rows.append(
+                    (name, images, claims, correct, recall, precision, round(2 * correct / (images + claims), 6))
+                )
+        return _csv(rows)
+
+
+def _csv(rows: Sequence[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+class KeepLogits(pl.Callback):
+    """Keeps the logits of an evaluation, in the order of the images."""
+
+    def __init__(self) -> None:
+        self.logits: list[Tensor] = []
+
+    def on_test_batch_end(self, _: pl.Trainer, __: pl.LightningModule, outputs: Any, *___: Any) -> None:
+        """Keeps a batch's."""
+        self.logits.append(outputs.float().cpu())
+
+
+def evaluate(path: str | Path, *words: str, folder: str | Path | None = None, split: str | None = None) -> Evaluation:
+    """Evaluates a trained model on labelled images; classes are matched by name.
+
+    Args:
+        path: a run folder, a model folder or a checkpoint.
+        *words: as on train.py's command line: other data (`data=stl10`, `data.root=FOLDER`), or where to compute
+            (`trainer=gpu`). Without `data=` they are the data of the run that the model lies in, split as for its
+            training. Other data are not split: all images of their own test, val or train split are evaluated.
+        folder: folders of images, one a class, instead of data that are named by words.
+        split: "test", "val" or "train"; None takes the first of these that there is.
+
+    Raises:
+        ModelError: the model cannot be loaded.
+        ConfigError: it lies in no run folder and no data are named, or a word does not fit.
+        DataError: the images are not as they should be, there is no such split, or the model knows none of the classes.
+    """
+    run_folder = read_artifact(path).run_folder
+    others = bool(_data_name(words, folder))
+    if run_folder is None and not others:
+        raise ConfigError(
+            f"{path} lies in no run folder, so its own data are not known. Name a folder with a folder for each class "
+            f"in it, or data=... as for train.py."
+        )
+    config = evaluation_config(run_folder, words)
+    source = imagefolder(folder, least=1) if folder else open_source(config.data.source, **config.data.of_source())
+    splits = source.splits if others else make_splits(source, **config.data.of_splits())
+    if folder and set(splits) == {"train"}:
+        splits = {"test": splits["train"]}  # a folder without splits: nobody trains on it here
+    quiet_lightning()
+    classifier = load_checkpoint(path)
+    chosen = split or next(name for name in FIRST if name in splits)
+    if chosen not in splits:
+        raise DataError(f"these data have no {chosen} split; there are {', '.join(splits)}.")
+    samples, notes = match_classes(splits[chosen], source.class_names, classifier.class_names)
+    notes = [*source.notes, *notes]
+    if split is None and chosen != "test":
+        notes.append(f"there is no test split: these figures are of {chosen}")
+
+    preprocessing = evaluation_transform(Preprocessing.from_dict(classifier.hparams["preprocessing"]))
+    data = ImageDataModule(
+        {chosen: samples},
+        training=preprocessing,
+        evaluation=preprocessing,
+        batch_size=config.data.batch_size,
+        evaluation_batch_size=config.data.evaluation_batch_size,
+        num_workers=config.data.num_workers,
+    )
+    keep = KeepLogits()
+    bars = [ProgressBar(leave=False)] if config.trainer.enable_progress_bar else []
+    # One process: each image counts once, and their order is known.
+    whole = {"devices": 1, "num_nodes": 1, "strategy": "auto", "fast_dev_run": False, "limit_test_batches": 1.0}
+    settings = asdict(config.trainer) | whole | {"limit_train_batches": 1.0, "limit_val_batches": 1.0}
+    trainer = build_trainer([keep, *bars], [], settings)
+    batches = features_of(classifier, data, trainer, config.features) or data
+    with without_backbone(classifier, aside=batches is not data):
+        figures = figures_of_splits(trainer, classifier, batches)
+    images = list(samples.images) if isinstance(samples.images, Sequence) else list(samples.names)
+    metrics = {**figures, "data/num_classes": len(classifier.class_names), f"data/{chosen}_size": len(samples)}
+    return Evaluation(
+        name=_data_name(words, folder) or chosen,
+        split=chosen,
+        run_folder=run_folder,
+        metrics=metrics,
+        notes=notes,
+        class_names=classifier.class_names,
+        images=images,
+        labels=samples.labels,
+        logits=torch.cat(keep.logits),
+    )
+
+
+def _data_name(words: Sequence[str], folder: str | Path | None) -> str:
+    """The name of data that are not the run's own; empty if they are."""
+    chosen = [word.partition("=")[2] for word in words if word.startswith("data=")]
+    return Path(folder).resolve().name if folder else "".join(chosen[-1:])
+
+
+def match_classes(samples: Samples, theirs: Sequence[str], ours: Sequence[str]) -> tuple[Samples, list[str]]:
+    """Relabels images by the names of their classes.
+
+    Args:
+        samples: labelled as the data do.
+        theirs: the data's class names, in the order of their labels.
+        ours: the model's.
+
+    Returns:
+        The images whose class the model knows, labelled as the model does; and what is to be said of the others.
+
+    Raises:
+        DataError: the model knows none of the classes.
+    """
+    place = {name: index for index, name in enumerate(ours)}
+    labels = np.array([place.get(name, -1) for name in theirs], dtype=np.int64)[samples.labels]
+    notes = []
+    unknown = sorted({theirs[label] for label in np.unique(samples.labels)} - set(ours))
+    if unknown:
+        count = int((labels < 0).sum())
+        notes.append(f"the model does not know {_named(unknown)}: {count} images of these classes are left out")
+    if (labels < 0).all():
+        raise DataError(
+            f"the model knows none of the classes {_named(unknown)}; it knows {_named(ours)}. Classes are matched by "
+            f"name: rename the folders or labels."
+        )
+    lacking = [name for name, index in place.items() if index not in labels]
+    if lacking:
+        notes.append(f"the data have no image of {_named(lacking)}, which the model knows")
+    return Samples(samples.images, labels, samples.names).take(np.flatnonzero(labels >= 0)), notes
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+
+
+def features_of(
+    classifier: TransferClassifier, data: ImageDataModule, trainer: pl.Trainer, settings: Features
+) -> FeatureDataModule | None:
+    """What the frozen backbone gives for the images, from the cache as far as it is there: as in training."""
+    frozen = classifier.hparams["freeze"] is True
+    if not (frozen and isinstance(settings, CachedFeatures) and can_serve_features(trainer)):
+        return None
+    head = next(layer for layer in classifier.head.modules() if isinstance(layer, nn.Linear))
+    found = frozen_features(
+        classifier.backbone,
+        data,
+        num_features=head.in_features,
+        description={"model": classifier.hparams["model"], "backbone_sha256": module_sha256(classifier.backbone)},
+        device=trainer.strategy.root_device,
+        precision=trainer.precision_plugin,
+        engine=settings.engine,
+        views=1,
+        max_gb=settings.max_gb,
+        show_progress=bool(trainer.progress_bar_callback),
+    )
+    return found.data if found else None

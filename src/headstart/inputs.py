@@ -1,0 +1,125 @@
+"""Which images are meant: files, folders, patterns and tables, as they are given on a command line."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from headstart.data.folders import walk_images
+from headstart.data.images import EXTENSIONS
+from headstart.data.tables import inside, read_table
+from headstart.errors import ConfigError, DataError
+
+TABLE = ".csv"
+EXTENSIONS_TEXT = " ".join(EXTENSIONS)
+
+
+class Input(NamedTuple):
+    """An image that is asked for.
+
+    Attributes:
+        name: what it was called.
+        path: where it is.
+        error: why there is none, if that is known before it is read.
+    """
+
+    name: str
+    path: str
+    error: DataError | None = None
+
+
+@dataclass
+class Inputs:
+    """The images that are asked for.
+
+    Attributes:
+        images: in order.
+        notes: what a user should know, such as what was skipped.
+        column: the column of a table that names them, if the images stand in tables.
+    """
+
+    images: list[Input] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    column: str | None = None
+
+
+def find_images(
+    sources: Sequence[str], *, images: str | None = None, column: str | None = None, usual: str | None = None
+) -> Inputs:
+    """Finds the images that are meant, in the order of the sources.
+
+    Args:
+        sources: each an image, a folder (everything in it that looks like an image, in the order of names), a
+            pattern such as `photos/**/*.jpg`, or a csv with a header.
+        images: the folder that a table's file names are relative to; None takes the table's own.
+        column: the table's column of file names.
+        usual: that column's name where the model was trained; taken if it is there and `column` is None.
+
+    Returns:
+        The images. What is missing, or leaves its folder, is an `Input` with an error in its place.
+
+    Raises:
+        ConfigError: a table does not say which images it means.
+        DataError: it is no table.
+    """
+    inputs = Inputs()
+    for source in sources:
+        path = Path(source)
+        if path.is_dir():
+            found, others = walk_images(path)
+            inputs.images += [Input(file, file) for file in found]
+            if not found:
+                inputs.images.append(_missing(source, f"no image in this folder. Images end in {EXTENSIONS_TEXT}."))
+            elif others:
+                inputs.notes.append(f"{others} files without an image extension were skipped in {source}")
+        elif path.suffix.lower() == TABLE and path.is_file():
+            columns, rows = read_table(path)
+            inputs.column = column or image_column(path, columns, [row for _, row in rows], usual)
+            if inputs.column not in columns:
+                has = ", ".join(columns)
+                raise ConfigError(f"{path} has no column '{column}'; its columns are {has}. Use --column NAME.")
+            named = [(line, row[inputs.column]) for line, row in rows]
+            inputs.images += _listed(path, Path(images) if images is not None else path.parent, named)
+        elif glob.has_magic(source) and not path.exists():
+            matches = glob.glob(source, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
+            found = sorted(file for file in matches if not Path(file).is_dir())
+            inputs.images += [Input(file, file) for file in found]
+            if not found:
+                inputs.images.append(_missing(source, "no file matches this pattern."))
+        else:
+            inputs.images.append(Input(source, source))
+    return inputs
+
+
+def _missing(source: str, why: str) -> Input:
+    return Input(source, source, DataError(f"{source}: {why}"))
+
+
+def _listed(table: Path, folder: Path, named: Sequence[tuple[int, str]]) -> Iterator[Input]:
+    """The images of a folder that a table names in its lines."""
+    for line, file in named:
+        try:
+            yield Input(file, inside(folder, file, f"{table}, line {line}"))
+        except DataError as error:
+            yield Input(file, "", error)
+
+
+def image_column(table: Path, columns: Sequence[str], rows: Sequence[dict[str, str]], usual: str | None) -> str:
+    """The column of file names: that of the model's own data, the only one, or the one that holds names of images.
+
+    Raises:
+        ConfigError: it is not clear which.
+    """
+    if usual in columns:
+        return str(usual)
+    like_images = [name for name in columns if rows and rows[0][name].lower().endswith(EXTENSIONS)]
+    for candidates in (columns, like_images):
+        if len(candidates) == 1:
+            return candidates[0]
+    raise ConfigError(
+        f"{table} has the columns {', '.join(columns)}, and it is not clear which one holds the file names. Name it by "
+        f"--column NAME."
+    )

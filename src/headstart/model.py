@@ -1,0 +1,288 @@
+"""Model: a trained classifier to use, without Lightning, Hydra, the training data or a download."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.data import DataLoader, Dataset
+
+from headstart.artifact import Artifact
+from headstart.backbones import build_backbone
+from headstart.data.images import ImageLike, as_image
+from headstart.data.transforms import Preprocessing, Transform, evaluation_transform, several_views
+from headstart.data.workers import default_workers, step_back
+from headstart.errors import ConfigError, DataError, ModelError
+from headstart.heads import build_head
+
+if TYPE_CHECKING:
+    from headstart.evaluation import Evaluation
+
+TTA = Literal["flip", "five"]
+CPU_BATCH, GPU_BATCH = 8, 64  # MobileNetV2 on two cores: 51 images a second at 8, 36 at 32; see benchmarks/README.md
+FEW = 8  # files that are decoded sooner than a worker process starts
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer to one image.
+
+    Attributes:
+        class_name: the most probable class.
+        probability: its softmax probability, in [0, 1].
+        top: class names and probabilities, the most probable first.
+    """
+
+    class_name: str
+    probability: float
+    top: tuple[tuple[str, float], ...]
+
+
+class Model:
+    """A trained classifier.
+
+    Args:
+        artifact: what was read of it.
+        device: where to compute; None takes a GPU where there is one.
+
+    Attributes:
+        class_names: in the order of the logits.
+        preprocessing: what happens to an image before the network.
+        path: the model folder or checkpoint.
+        run_folder: that it lies in, or None.
+        description: all that model.json says, such as "metrics".
+        network: from preprocessed float32 images of shape (batch, 3, height, width) to logits of shape
+            (batch, len(class_names)); in evaluation mode.
+
+    Raises:
+        ModelError: the weights are not those of the network that is described.
+    """
+
+    def __init__(self, artifact: Artifact, device: str | torch.device | None = None) -> None:
+        self.description = artifact.description
+        self.path, self.run_folder = artifact.path, artifact.run_folder
+        self.class_names: tuple[str, ...] = tuple(artifact.description["class_names"])
+        self.preprocessing = Preprocessing.from_dict(artifact.description["preprocessing"])
+        self.device = _device(device)
+        network = build_network(artifact)
+        self.network = network.to(self.device).to(memory_format=torch.channels_last)
+        self.transform = evaluation_transform(self.preprocessing)
+
+    def predict(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        *,
+        top: int = 5,
+        tta: TTA | None = None,
+        batch_size: int | None = None,
+        num_workers: int | None = None,
+    ) -> Any:
+        """Classifies one image or many.
+
+        Args:
+            images: one or several of: a path; a PIL image; an array of shape (height, width) or (height, width, 1, 3
+                or 4); a tensor of shape (1, 3 or 4, height, width). Arrays and tensors are pixels: uint8, uint16, or
+                floats in [0, 1]. An array or tensor of one dimension more is several images.
+            top: how many classes to name for each image.
+            tta: "flip" averages the probabilities of the image and its mirror image, "five" those of the middle and
+                the four corners (Krizhevsky et al., 2012, section 4.1).
+            batch_size: images at a time; None takes 8 on a CPU and 64 on a GPU.
+            num_workers: processes that decode files; None takes one a core where there are more than a few files.
+
+        Returns:
+            A `Prediction` for one image, a list of them, in order, for several.
+
+        Raises:
+            DataError: an image cannot be read, or is not of these shapes and types.
+        """
+        one = _is_one(images)
+        many: Sequence[ImageLike] = [images] if one else list(images)  # type: ignore[arg-type, list-item]
+        answers = []
+        for answer in self.predict_each(many, top=top, tta=tta, batch_size=batch_size, num_workers=num_workers):
+            if isinstance(answer, DataError):
+                raise answer
+            answers.append(answer)
+        return answers[0] if one else answers
+
+    def predict_each(
+        self,
+        images: Sequence[ImageLike],
+        *,
+        top: int = 5,
+        tta: TTA | None = None,
+        batch_size: int | None = None,
+        num_workers: int | None = None,
+    ) -> Iterator[Prediction | DataError]:
+        """Classifies images one after the other, in order, holding few of them in memory.
+
+        Args:
+            images: see `predict`.
+            top: likewise.
+            tta: likewise.
+            batch_size: likewise.
+            num_workers: likewise.
+
+        Yields:
+            For every image its answer, or the error that tells why there is none.
+        """
+        for logits in self.logits_each(images, tta=tta, batch_size=batch_size, num_workers=num_workers):
+            if isinstance(logits, DataError):
+                yield logits
+                continue
+            # Of several views, the mean of their probabilities.
+            probabilities, classes = logits.softmax(dim=1).mean(dim=0).sort(descending=True, stable=True)
+            named = [self.class_names[index] for index in classes[:top].tolist()]
+            ranked = tuple(zip(named, probabilities[:top].tolist(), strict=True))
+            yield Prediction(*ranked[0], ranked)
+
+    def logits_each(
+        self,
+        images: Sequence[ImageLike],
+        *,
+        tta: TTA | None = None,
+        batch_size: int | None = None,
+        num_workers: int | None = None,
+    ) -> Iterator[Tensor | DataError]:
+        """Logits of images one after the other, in order.
+
+        Args:
+            images: see `predict`.
+            tta: likewise.
+            batch_size: likewise.
+            num_workers: likewise.
+
+        Yields:
+            For every image float32 logits of shape (views, classes) on the CPU, one view without `tta`; or its error.
+        """
+        files = all(isinstance(image, str | Path) for image in images)
+        if num_workers is None:
+            num_workers = default_workers() if files and len(images) > FEW else 0
+        transform = several_views(self.preprocessing, tta) if tta else self.transform
+        loader = DataLoader(
+            _Prepared(images, transform),
+            batch_size=batch_size or (CPU_BATCH if self.device.type == "cpu" else GPU_BATCH),
+            num_workers=num_workers,
+            collate_fn=_join,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=step_back if self.device.type == "cpu" else None,
+            generator=torch.Generator(),  # of its own: it leaves the caller's random numbers alone
+        )
+        for views, problems in loader:
+            logits = iter(torch.split(self.logits(views.flatten(0, 1)), views.shape[1]) if len(views) else ())
+            for problem in problems:
+                yield problem or next(logits)
+
+    def evaluate(self, folder: str | Path | None = None, *words: str, split: str | None = None) -> Evaluation:
+        """Figures on labelled images, the test split of its own run or others; see `evaluation.evaluate`.
+
+        Args:
+            folder: folders of images, one a class.
+            *words: or data as on train.py's command line, such as `data=stl10`.
+            split: "test", "val" or "train"; None takes the first of these that there is.
+        """
+        from headstart.evaluation import evaluate  # late: it imports Lightning and Hydra
+
+        return evaluate(self.path, *words, folder=folder, split=split)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits of preprocessed images.
+
+        Args:
+            images: float32, of shape (batch, 3, height, width), as `transform` gives them.
+
+        Returns:
+            float32 logits of shape (batch, classes) on the CPU.
+        """
+        images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+        with torch.inference_mode():
+            logits: Tensor = self.network(images)
+        return logits.float().cpu()
+
+
+def build_parts(description: Mapping[str, Any]) -> tuple[nn.Module, nn.Module]:
+    """A described classifier's backbone and head, with random weights."""
+    backbone = build_backbone(**description["model"], weights=None)
+    num_classes = len(description["class_names"])
+    return backbone.module, build_head(
+        num_features=backbone.num_features, num_classes=num_classes, **description["head"]
+    )
+
+
+def build_network(artifact: Artifact) -> nn.Sequential:
+    """Backbone and head in evaluation mode, with the weights that were read.
+
+    Raises:
+        ModelError: the weights are not those of this network.
+    """
+    with _Uninitialised():
+        backbone, head = build_parts(artifact.description)
+    network = nn.Sequential(OrderedDict(backbone=backbone, head=head))
+    state = {name: value for name, value in artifact.state.items() if name.startswith(("backbone.", "head."))}
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        name = artifact.description["model"]["name"]
+        raise ModelError(
+            f"{artifact.path}: its weights are not those of {name} as this version builds it "
+            f"({' '.join(str(error).split())[:300]}). Install the versions that it was trained with: "
+            f"{artifact.description.get('versions', 'they are not known')}."
+        ) from None
+    return network.eval().requires_grad_(False)
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Leaves new layers as they are in memory: filling them takes longer than loading what replaces it."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+class _Prepared(Dataset[Tensor | DataError]):
+    """Images as the network sees them, or why there is none."""
+
+    def __init__(self, images: Sequence[ImageLike], transform: Transform) -> None:
+        self.images, self.transform = images, transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor | DataError:
+        try:
+            views = self.transform(as_image(self.images[index]))
+            return views if views.ndim == 4 else views[None]
+        except DataError as error:
+            return error
+
+
+def _join(items: list[Tensor | DataError]) -> tuple[Tensor, list[DataError | None]]:
+    """A batch of shape (images, views, 3, height, width) of those that can be read, and for all what is wrong."""
+    views = [item for item in items if isinstance(item, Tensor)]
+    problems = [item if isinstance(item, DataError) else None for item in items]
+    return torch.stack(views) if views else torch.empty(0, 1, 3, 1, 1), problems
+
+
+def _is_one(images: object) -> bool:
+    if isinstance(images, np.ndarray | Tensor):
+        return images.ndim <= 3
+    return isinstance(images, str | Path | Image.Image)
+
+
+def _device(name: str | torch.device | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device={name} is not there ({str(error).splitlines()[0]}). Use cpu.") from None

@@ -1,0 +1,184 @@
+"""The model folder: what is saved is read again, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import headstart
+from headstart.artifact import FORMAT_VERSION, answers_sha256, find_artifact, read_artifact, save_model
+from headstart.backbones import build_backbone
+from headstart.checkpoints import load_checkpoint
+from headstart.errors import ModelError
+from headstart.model import _Uninitialised
+
+
+@pytest.fixture
+def model(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the model folder alone."""
+    return Path(shutil.copytree(trained / "model", tmp_path / "model"))
+
+
+def describe(model: Path, **changed: Any) -> None:
+    path = model / "model.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+
+
+def test_a_run_a_model_a_file_of_it_and_a_checkpoint_are_the_same_classifier(
+    trained: Path, model: Path, folders: Path
+) -> None:
+    image = folders / "cat" / "0.jpg"
+    places = (trained, trained / "model", trained / "model" / "model.json", model, model / "model.safetensors")
+    answers = {
+        headstart.load(place, "cpu").predict(image) for place in (*places, trained / "checkpoints" / "best.ckpt")
+    }
+    assert len(answers) == 1
+    assert next(iter(answers)).class_name == "cat"
+
+
+def test_what_a_model_says_about_itself(trained: Path) -> None:
+    described = json.loads((trained / "model" / "model.json").read_text())
+    assert described["format_version"] == FORMAT_VERSION
+    assert described["class_names"] == ["cat", "dog"]
+    assert described["data"] == {"source": "imagefolder", "split_seed": 0, "val_fraction": 0.15, "test_fraction": 0.3}
+    assert described["freeze"] is True
+    assert described["licence"] is None
+    assert described["headstart"] == headstart.__version__
+    assert torch.__version__.startswith(described["versions"]["torch"])
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert described["metrics"] == metrics
+
+
+def test_a_compiled_classifier_is_saved_under_clean_names(trained: Path, tmp_path: Path) -> None:
+    classifier = load_checkpoint(trained)
+    plain = load_file(trained / "model" / "model.safetensors")
+    whole = torch.compile(classifier).state_dict()
+    classifier.backbone = torch.compile(classifier.backbone)
+    classifier.backbone._orig_mod.layer1 = torch.compile(classifier.backbone._orig_mod.layer1)
+    for name, state in (("whole", whole), ("parts", classifier.state_dict())):
+        assert any("_orig_mod" in key for key in state)
+        save_model(tmp_path / name, state, classifier.hparams)
+        saved = load_file(tmp_path / name / "model.safetensors")
+        assert saved.keys() == plain.keys()
+        assert all(torch.equal(value, plain[key]) for key, value in saved.items())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "vit_b_32", "swin_t", "googlenet"])
+def test_loading_without_initialisation_leaves_nothing_to_chance(name: str) -> None:
+    """All that a file does not hold, such as tables that a network computes when it is built, is as always."""
+    built = build_backbone("torchvision", name, None).module
+    with _Uninitialised():
+        bare = build_backbone("torchvision", name, None).module
+    held = built.state_dict().keys()
+    assert bare.state_dict().keys() == held
+    left = dict(bare.named_buffers())
+    for key, value in built.named_buffers():
+        if key not in held:
+            assert torch.equal(value, left[key])
+
+
+def remove(name: str) -> Callable[[Path], object]:
+    return lambda model: (model / name).unlink()
+
+
+def truncate(model: Path) -> None:
+    path = model / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def alter(model: Path) -> None:
+    state = load_file(model / "model.safetensors")
+    state["head.bias"] += 1
+    save_file(state, model / "model.safetensors")
+
+
+def slip_in_a_pickle(model: Path) -> None:
+    """A file of the right name whose digest is right, too, and that would run code if it were unpickled."""
+    from headstart.artifact import _file_sha256
+
+    (model / "model.safetensors").write_bytes(pickle.dumps(print))
+    describe(model, sha256={"model.safetensors": _file_sha256(model / "model.safetensors")})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            remove("model.safetensors"),
+            "model.safetensors is missing: model.json beside it describes it. Copy the whole",
+        ),
+        (
+            remove("model.json"),
+            "model.json is missing: without it nobody knows the classes. Copy the whole model folder",
+        ),
+        (truncate, "model.safetensors is not the file that model.json describes: truncated or changed. Copy it again."),
+        (alter, "model.safetensors is not the file that model.json describes: truncated or changed. Copy it again."),
+        (slip_in_a_pickle, "model.safetensors is no safetensors file .*Copy the model folder again."),
+        (lambda model: (model / "model.json").write_text("{"), "model.json is damaged .*Copy it again."),
+        (lambda model: (model / "model.json").write_text("{}"), "model.json is no description of headstart's"),
+        (
+            lambda model: describe(model, format_version=99, headstart="9.0"),
+            f"is of format 99, written by headstart 9.0; headstart .* reads up to {FORMAT_VERSION}. Install a newer",
+        ),
+        (
+            lambda model: describe(model, format_version=1),
+            "is of format 1, before models were read. Use its run's chec",
+        ),
+        (
+            lambda model: describe(model, class_names=None),
+            "model.json is damaged: it lacks class_names. Copy it again.",
+        ),
+        (
+            lambda model: describe(model, class_names=["dog", "cat"]),
+            "model.json was changed after training: its classes",
+        ),
+    ],
+)
+def test_a_damaged_model_folder_is_refused(damage: Callable[[Path], object], message: str, model: Path) -> None:
+    damage(model)
+    with pytest.raises(ModelError, match=message):
+        headstart.load(model)
+
+
+def test_a_network_that_this_version_builds_otherwise_is_refused(model: Path) -> None:
+    artifact = read_artifact(model)
+    del artifact.state["backbone.conv1.weight"]
+    with pytest.raises(ModelError, match=r"its weights are not those of resnet18 as this version builds it .*conv1"):
+        headstart.model.Model(artifact)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (Path.exists, "place: no such run folder, model folder or checkpoint."),
+        (
+            Path.mkdir,
+            "place holds no model.json: expected a run folder, a model folder or a checkpoint.",
+        ),
+        (lambda place: place.write_bytes(pickle.dumps(print)), "place is damaged, or no checkpoint of headstart's"),
+        (lambda place: torch.save({"a": torch.ones(1)}, place), "place is no checkpoint of headstart's."),
+    ],
+)
+def test_what_is_no_model_is_refused(make: Callable[[Path], object], message: str, tmp_path: Path) -> None:
+    make(tmp_path / "place")
+    with pytest.raises(ModelError, match=message):
+        headstart.load(tmp_path / "place")
+
+
+def test_a_run_that_has_not_ended_names_its_checkpoint(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "checkpoints", tmp_path / "run" / "checkpoints")
+    with pytest.raises(ModelError, match="run is a run that has not ended: .* Use .*run/checkpoints/best.ckpt."):
+        find_artifact(tmp_path / "run")
+
+
+def test_tuples_and_lists_are_the_same_description() -> None:
+    described = {"model": {}, "head": {}, "class_names": ("a",), "preprocessing": {"mean": (0.1, 0.2, 0.3)}}
+    assert answers_sha256(described) == answers_sha256(json.loads(json.dumps(described)))

@@ -1,0 +1,173 @@
+"""`headstart evaluate`: the figures of training again, and those on other people's folders."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import headstart
+from headstart.cli import main
+from headstart.errors import ConfigError, DataError
+from headstart.evaluation import Evaluation, evaluate
+
+from .conftest import SMALL, TINY_RESNET, class_folders, composed
+from .makers import make_stl10
+from .test_train import Train
+
+
+def figures(metrics: dict[str, Any], split: str) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if name.startswith(f"{split}/")}
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+WAYS = {
+    "features": ("head=mlp",),
+    "onnx features": ("features.engine=onnx", "data.evaluation_batch_size=5"),
+    "through the network": ("features=off", "augment=flip", "data.batch_size=7"),
+    "all of it": ("freeze=false", "loss.label_smoothing=0.1", "loss.class_weights=balanced"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("split", ["test", "val", "train"])
+def test_a_run_is_evaluated_to_its_own_figures(way: str, split: str, folders: Path, tmp_path_factory: Any) -> None:
+    folder = tmp_path_factory.getbasetemp() / "ways" / way
+    if not folder.exists():
+        from headstart.train import run
+
+        words = ("data=imagefolder", f"data.root={folders}", "data.test_fraction=0.3", "epochs=2")
+        run(composed(*SMALL, *TINY_RESNET, *words, *WAYS[way]), folder)
+    expected = json.loads((folder / "metrics.json").read_text())
+    found = evaluate(folder, split=split)
+    assert figures(found.metrics, split) == figures(expected, split)
+    assert len(figures(expected, split)) == 5  # loss, accuracies, two classes
+    assert found.metrics[f"data/{split}_size"] == expected[f"data/{split}_size"]
+    assert found.notes == []
+
+
+def test_an_empty_cache_changes_nothing(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
+    expected = json.loads((trained / "metrics.json").read_text())
+    assert figures(evaluate(trained).metrics, "test") == figures(expected, "test")
+
+
+def test_more_than_five_classes_and_images_in_memory(train: Train, tmp_path: Path) -> None:
+    expected = train("epochs=2", "data.num_workers=0")
+    found = evaluate(tmp_path / "run")
+    assert figures(found.metrics, "test") == figures(expected, "test")
+    assert "test/top5_accuracy" in found.metrics
+    found.save(tmp_path / "evaluation")
+    predictions = read(tmp_path / "evaluation" / "predictions.csv")
+    assert list(predictions[0])[-2:] == ["class_5", "probability_5"]
+
+
+def test_what_is_written_is_what_was_measured(trained: Path, folders: Path, tmp_path: Path, capsys: Any) -> None:
+    main(["evaluate", str(trained), "--out", str(tmp_path / "out")])
+    out = capsys.readouterr().out
+    assert f"evaluation: {tmp_path / 'out'}" in out
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    predictions, classes = read(tmp_path / "out" / "predictions.csv"), read(tmp_path / "out" / "classes.csv")
+    assert len(predictions) == metrics["data/test_size"] == 6
+    right = [row["true"] == row["predicted"] for row in predictions]
+    assert sum(right) / len(right) == pytest.approx(metrics["test/accuracy"], abs=1e-6)
+    losses = [float(row["loss"]) for row in predictions]
+    assert sum(losses) / len(losses) == pytest.approx(metrics["test/loss"], abs=1e-5)
+    for row in predictions:
+        assert Path(row["image"]).is_relative_to(folders)
+        assert Path(row["image"]).parent.name == row["true"]
+        share = float(row["probability"] if row["true"] == row["predicted"] else row["probability_2"])
+        assert -math.log(share) == pytest.approx(float(row["loss"]), abs=1e-4)
+    by_class = {row["class"]: row for row in classes}
+    for name in ("cat", "dog"):
+        assert float(by_class[name]["recall"]) == pytest.approx(metrics[f"test/class_accuracy/{name}"], abs=1e-6)
+        assert int(by_class[name]["images"]) == sum(row["true"] == name for row in predictions)
+        assert int(by_class[name]["predicted"]) == sum(row["predicted"] == name for row in predictions)
+
+
+def test_without_a_place_to_write_it_goes_into_the_run_folder(trained: Path, folders: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    main(["evaluate", str(run)])
+    main(["evaluate", str(run / "model"), str(folders)])
+    assert {path.parent.name for path in (run / "evaluation").rglob("metrics.json")} == {"test", folders.name}
+
+
+def answers(found: Evaluation) -> dict[str, str]:
+    """Class names predicted, by file name."""
+    predicted = found.logits.argmax(dim=1).tolist()
+    names = [str(Path(image).relative_to(Path(image).parents[1])) for image in found.images]
+    return {name: found.class_names[index] for name, index in zip(names, predicted, strict=True)}
+
+
+def test_classes_are_matched_by_name_and_not_by_their_order(trained: Path, folders: Path, tmp_path: Path) -> None:
+    """A new folder in front of the others, and one in between, move every label."""
+    before = evaluate(trained, folder=folders)
+    assert before.metrics["test/accuracy"] > 0.9
+    renamed = Path(shutil.copytree(folders, tmp_path / "renamed"))
+    class_folders(tmp_path / "renamed", ("aardvark", "crow"), 3)
+    after = evaluate(trained, folder=renamed)
+    assert after.metrics == before.metrics
+    assert answers(after) == answers(before)
+    assert after.notes == ["the model does not know aardvark, crow: 6 images of these classes are left out"]
+    # The same files below other names: what they are called in the answer does not change.
+    (renamed / "cat").rename(renamed / "zebra")
+    moved = headstart.load(trained, "cpu")
+    for path in sorted((renamed / "zebra").iterdir()):
+        assert moved.predict(path).class_name == answers(before)[f"cat/{path.name}"]
+
+
+def test_classes_that_the_data_lack_are_named(trained: Path, folders: Path, tmp_path: Path) -> None:
+    shutil.copytree(folders / "dog", tmp_path / "data" / "dog")
+    found = headstart.load(trained / "model", "cpu").evaluate(tmp_path / "data")
+    assert found.notes == ["the data have no image of cat, which the model knows"]
+    assert "test/class_accuracy/cat" not in found.metrics
+    assert found.metrics["data/test_size"] == 10
+    (tmp_path / "data" / "dog").rename(tmp_path / "data" / "wolf")
+    with pytest.raises(
+        DataError, match="the model knows none of the classes wolf; it knows cat, dog. Classes are matche"
+    ):
+        evaluate(trained, folder=tmp_path / "data")
+
+
+def test_other_data_by_words_are_not_split(train: Train, tmp_path: Path) -> None:
+    make_stl10(tmp_path / "stl10")
+    words = ("data=stl10", f"data.root={tmp_path / 'stl10'}", *TINY_RESNET, "epochs=1")
+    expected = train(*words)
+    found = evaluate(tmp_path / "run", *words[:2])
+    assert figures(found.metrics, "test") == figures(expected, "test")
+    assert evaluate(tmp_path / "run", *words[:2], split="train").metrics["data/train_size"] == 200
+    assert expected["data/train_size"] < 200
+    moved = Path(shutil.move(tmp_path / "stl10", tmp_path / "moved"))
+    found = evaluate(tmp_path / "run", f"data.root={moved}", split="val")
+    assert figures(found.metrics, "val") == figures(expected, "val")
+
+
+def test_the_first_split_that_there_is_is_named(train: Train, folders: Path, tmp_path: Path) -> None:
+    train("data=imagefolder", f"data.root={folders}", *TINY_RESNET, "epochs=1", "data.test_fraction=0")
+    found = evaluate(tmp_path / "run")
+    assert (found.split, found.name) == ("val", "val")
+    assert found.notes == ["there is no test split: these figures are of val"]
+    with pytest.raises(DataError, match="these data have no test split; there are train, val."):
+        evaluate(tmp_path / "run", split="test")
+
+
+def test_a_model_alone_needs_data(trained: Path, folders: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(trained / "model", tmp_path / "model"))
+    with pytest.raises(ConfigError, match="model lies in no run folder, so its own data are not known. Name a folder"):
+        evaluate(model)
+    found = evaluate(model, "data=imagefolder", f"data.root={folders}", "trainer.enable_progress_bar=false")
+    expected = evaluate(trained, folder=folders).metrics
+    assert found.metrics == {name.replace("test", "train"): value for name, value in expected.items()}
+    with pytest.raises(ConfigError, match="unknown key 'rot' in 'data'. Did you mean 'root'?"):
+        evaluate(trained, "data.rot=x")
+    with pytest.raises(ConfigError, match="name one folder of images"):
+        main(["evaluate", str(trained), "a", "b"])

@@ -1,0 +1,149 @@
+"""Using a trained model from Python."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+import headstart
+from headstart.data.images import read_image
+from headstart.data.transforms import several_views
+from headstart.errors import ConfigError, DataError
+from headstart.model import Model
+
+from .makers import make_bad_files, make_odd_images
+
+
+@pytest.fixture(scope="module")
+def model(trained: Path) -> Model:
+    return headstart.load(trained, "cpu")
+
+
+def as_tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).movedim(-1, 0)
+
+
+def test_one_picture_has_one_answer_whatever_it_comes_as(model: Model, tmp_path: Path) -> None:
+    path = make_odd_images(tmp_path)["palette.png"]
+    image = read_image(path)
+    forms = (str(path), path, Image.open(path), image, np.asarray(image), as_tensor(image), as_tensor(image) / 255)
+    assert len({model.predict(form) for form in forms}) == 1  # type: ignore[arg-type]
+    assert model.predict(path).class_name in ("cat", "dog")
+
+
+def test_greys_16_bits_and_transparency_in_memory_are_as_in_files(model: Model, tmp_path: Path) -> None:
+    odd = make_odd_images(tmp_path)
+    grey, deep = np.asarray(Image.open(odd["grey.png"])), np.asarray(Image.open(odd["deep.png"]))
+    transparent = np.asarray(Image.open(odd["transparent.png"]))
+    expected = model.predict(odd["grey.png"])
+    assert {model.predict(form) for form in (grey, grey[..., None], deep, torch.from_numpy(grey.copy())[None])} == {
+        expected
+    }
+    assert model.predict(transparent) == model.predict(odd["transparent.png"])
+
+
+def test_several_images_are_answered_in_order(model: Model, folders: Path) -> None:
+    files = [folders / name / f"{index}.jpg" for index in range(5) for name in ("dog", "cat")]
+    answers = model.predict(files)
+    assert [answer.class_name for answer in answers] == ["dog", "cat"] * 5
+    pixels = np.stack([np.asarray(read_image(file)) for file in files])
+    assert model.predict(pixels) == answers
+    assert model.predict(iter(files)) == answers
+    assert model.predict([]) == []
+    for answer in answers:
+        assert answer.top[0] == (answer.class_name, answer.probability)
+        assert sum(share for _, share in answer.top) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_neither_batches_nor_workers_change_an_answer(
+    batch_size: int, num_workers: int, model: Model, folders: Path
+) -> None:
+    files = sorted(str(file) for file in folders.rglob("*.jpg"))
+    expected = torch.cat([logits for logits in model.logits_each(files) if isinstance(logits, Tensor)])
+    state = torch.get_rng_state()
+    given = model.logits_each(files, batch_size=batch_size, num_workers=num_workers)
+    torch.testing.assert_close(torch.cat([x for x in given if isinstance(x, Tensor)]), expected, atol=1e-4, rtol=1e-4)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_mirror_image_counts_as_much_as_the_image(model: Model, folders: Path) -> None:
+    image = read_image(folders / "cat" / "0.jpg").crop((0, 0, 36, 36))  # square: its middle is that of its mirror image
+    answers = [model.predict(form, tta="flip") for form in (image, ImageOps.mirror(image))]
+    assert answers[0].probability == pytest.approx(answers[1].probability, abs=1e-6)
+    alone = [dict(model.predict(form).top)["cat"] for form in (image, ImageOps.mirror(image))]
+    assert dict(answers[0].top)["cat"] == pytest.approx(np.mean(alone), abs=1e-6)
+
+
+def test_five_crops_are_the_corners_and_the_middle(model: Model, folders: Path) -> None:
+    image = read_image(folders / "dog" / "1.jpg")  # of 40 by 36 pixels, resized to 35 by 32
+    views = several_views(model.preprocessing, "five")(image)
+    assert views.shape == (5, 3, 32, 32)
+    assert torch.equal(views[4], model.transform(image))
+    resized = image.resize((35, 32), Image.Resampling.BILINEAR)
+    corner = model.transform(resized.crop((0, 0, 32, 32)))
+    assert torch.equal(views[0], corner)
+    shares = model.logits(views).softmax(dim=1).mean(dim=0)
+    assert model.predict(image, tta="five").probability == pytest.approx(float(shares.max()), abs=1e-6)
+    with pytest.raises(ConfigError, match="tta=ten: expected flip or five."):
+        model.predict(image, tta="ten")  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_read_says_why_and_the_rest_is_answered(model: Model, tmp_path: Path) -> None:
+    good = make_odd_images(tmp_path / "good")
+    bad = make_bad_files(tmp_path / "bad")
+    files = [
+        path for pair in zip(good.values(), [tmp_path / "bad" / name for name in bad], strict=False) for path in pair
+    ]
+    for path, answer in zip(files, model.predict_each(files), strict=True):
+        if path.parent.name == "good":
+            assert not isinstance(answer, DataError)
+        else:
+            assert isinstance(answer, DataError)
+            assert str(answer).startswith(f"{path}: {bad[path.name]}")
+    with pytest.raises(DataError, match="empty.jpg: not an image"):
+        model.predict(tmp_path / "bad" / "empty.jpg")
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        (np.zeros((3, 8, 8), np.uint8), r"an array of shape \(3, 8, 8\) is no image: expected \(height, width\) or"),
+        (np.zeros((8, 0, 3), np.uint8), r"an array of shape \(8, 0, 3\) is no image"),
+        (np.zeros((8, 8), np.int64), "an array of int64 is no image: expected uint8, uint16, or floats in"),
+        (
+            torch.randn(3, 8, 8) * 9,
+            "are no pixels: expected values in .* What is preprocessed already goes to Model.log",
+        ),
+        (torch.full((3, 8, 8), torch.nan), "floats from nan to nan are no pixels"),
+    ],
+)
+def test_what_is_no_picture_in_memory_is_refused(form: Tensor, message: str, model: Model) -> None:
+    with pytest.raises(DataError, match=message):
+        model.predict(form)
+
+
+def test_a_device_that_is_not_there_is_named(trained: Path) -> None:
+    with pytest.raises(ConfigError, match="device=cuda:99 is not there .* Use cpu."):
+        headstart.load(trained, "cuda:99")
+
+
+def test_using_a_model_imports_neither_lightning_nor_hydra(trained: Path, folders: Path) -> None:
+    code = f"""
+import sys, headstart
+assert "torch" not in sys.modules
+for place in ("model", "checkpoints/best.ckpt"):
+    print(headstart.load("{trained}/" + place, "cpu").predict("{folders}/cat/0.jpg").class_name)
+heavy = {{"lightning", "hydra", "omegaconf", "torchmetrics", "sklearn", "tensorboard"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["cat", "cat"]

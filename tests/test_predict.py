@@ -1,0 +1,212 @@
+"""`headstart predict`: what is asked for, in order, in every format."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headstart.cli import main
+from headstart.errors import ConfigError, DataError
+from headstart.inputs import find_images
+
+from .conftest import SMALL, TINY_RESNET, class_folders, composed, write_csv
+from .makers import make_bad_files, make_emergency, make_odd_images
+
+Predict = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def predict(trained: Path, capsys: pytest.CaptureFixture[str]) -> Predict:
+    """Runs the command in this process: its exit status, standard output and standard error."""
+
+    def predict(*words: object, model: Path = trained) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = 0
+        try:
+            main(["predict", str(model), *map(str, words), "--device", "cpu"])
+        except SystemExit as end:
+            status = int(end.code or 0)
+        return status, *capsys.readouterr()
+
+    return predict
+
+
+def rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_a_folder_as_a_table_for_people(predict: Predict, folders: Path) -> None:
+    status, out, err = predict(folders)
+    lines = out.splitlines()
+    assert (status, err, len(lines)) == (0, "", 21)
+    assert lines[0].split() == ["image", "class", "probability"]
+    for line in lines[1:]:
+        name, class_name, share, other, rest = line.split()
+        assert Path(name).parent.name == class_name
+        assert {class_name, other} == {"cat", "dog"}
+        assert float(share[:-1]) + float(rest[:-1]) == pytest.approx(100, abs=0.11)
+
+
+def test_formats_for_programs_say_the_same(predict: Predict, folders: Path, tmp_path: Path) -> None:
+    listed = rows(predict(folders, "--format", "csv")[1])
+    objects = json.loads(predict(folders, "--format", "json")[1])
+    lines = [json.loads(line) for line in predict(folders, "--format", "jsonl")[1].splitlines()]
+    assert objects == lines
+    assert [row["image"] for row in listed] == [item["image"] for item in objects]
+    for row, item in zip(listed, objects, strict=True):
+        assert (row["class"], float(row["probability"])) == (item["class"], item["probability"])
+        assert item["top"][1] == {"class": row["class_2"], "probability": float(row["probability_2"])}
+        assert row["error"] == ""
+    for name in ("out.csv", "out.json", "out.jsonl"):
+        assert predict(folders, "--out", tmp_path / name) == (0, "", "")
+    assert rows((tmp_path / "out.csv").read_text()) == listed
+    assert json.loads((tmp_path / "out.json").read_text()) == objects
+    assert list(rows(predict(folders, "--format", "csv", "--top", 1)[1])[0]) == [
+        "image",
+        "class",
+        "probability",
+        "error",
+    ]
+
+
+def test_bad_images_are_reported_and_the_rest_is_answered(predict: Predict, tmp_path: Path) -> None:
+    odd, bad = make_odd_images(tmp_path / "odd"), make_bad_files(tmp_path / "bad")
+    wanted = [tmp_path / "bad" / "gone.jpg", tmp_path / "bad", *odd.values()]
+    status, out, err = predict(*wanted, "--format", "csv")
+    answers = {Path(row["image"]).name: row for row in rows(out)}
+    assert status == 1
+    assert answers.keys() == {*odd, *bad}
+    for name, message in bad.items():
+        assert answers[name]["class"] == ""
+        assert answers[name]["error"].startswith(f"{tmp_path / 'bad' / name}: {message}")
+        assert f"headstart: {answers[name]['error']}\n" in err
+    assert all(answers[name]["class"] in ("cat", "dog") for name in odd)
+    assert err.endswith(f"headstart: {len(bad)} of {len(bad) + len(odd)} images have no answer\n")
+    assert "no answer: see above" in predict(*wanted)[1]
+    assert {"image", "error"} in [set(item) for item in json.loads(predict(*wanted, "--format", "json")[1])]
+
+
+def test_strict_stops_at_the_first_bad_image(predict: Predict, tmp_path: Path) -> None:
+    make_bad_files(tmp_path)
+    with pytest.raises(DataError, match="text.jpg: not an image"):
+        predict(tmp_path / "text.jpg", tmp_path / "empty.jpg", "--strict", "--out", tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_sources_keep_their_order(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    class_folders(tmp_path, ("b", "a"), 2)
+    (tmp_path / "c").mkdir()
+    words = [
+        f"{tmp_path}/b",
+        f"{tmp_path}/a/*.jpg",
+        str(tmp_path),
+        f"{tmp_path}/none/*.jpg",
+        f"{tmp_path}/c",
+        "gone.jpg",
+    ]
+    found = find_images(words)
+    ab = [f"{tmp_path}/{name}/{index}.jpg" for name in "ab" for index in (0, 1)]
+    assert [image.name for image in found.images] == [*ab[2:], *ab[:2], *ab, words[3], words[4], "gone.jpg"]
+    assert str(found.images[-3].error) == f"{words[3]}: no file matches this pattern."
+    assert str(found.images[-2].error).startswith(f"{words[4]}: no image in this folder. Images end in .jpg")
+    assert found.notes == [f"1 files without an image extension were skipped in {tmp_path}"]
+    deep = find_images([f"{tmp_path}/**/*.jpg"])
+    assert [image.name for image in deep.images] == ab
+
+
+def test_a_file_whose_name_is_a_pattern_is_a_file(tmp_path: Path) -> None:
+    name = tmp_path / "holiday [1].jpg"
+    name.touch()
+    assert [image.path for image in find_images([str(name)]).images] == [str(name)]
+
+
+def test_a_link_that_leads_in_a_circle_ends(tmp_path: Path) -> None:
+    class_folders(tmp_path, ("a",), 1)
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    assert len(find_images([str(tmp_path)]).images) == 1
+
+
+def test_a_table_is_answered_row_by_row(predict: Predict, folders: Path, tmp_path: Path) -> None:
+    names = ["dog/1.jpg", "cat/2.jpg", "../secret.jpg", "", "dog/gone.jpg", "cat/2.jpg"]
+    table = write_csv(tmp_path / "list.csv", [("id", "picture"), *enumerate(names)])
+    status, out, _ = predict(table, "--images", folders, "--format", "csv")
+    answers = rows(out)
+    assert status == 1
+    assert [row["image"] for row in answers] == names
+    assert [row["class"] for row in answers] == ["dog", "cat", "", "", "", "cat"]
+    assert answers[2]["error"] == (
+        f"{table}, line 4: the file name '../secret.jpg' does not stay inside {folders}. Names are relative to that "
+        f"folder."
+    )
+    assert answers[4]["error"] == f"{folders}/dog/gone.jpg: no such file."
+    with pytest.raises(ConfigError, match="has no column 'file'; its columns are id, picture. Use --column NAME."):
+        predict(table, "--column", "file")
+    two = write_csv(tmp_path / "two.csv", [("before", "after"), ("a.jpg", "b.jpg")])
+    with pytest.raises(ConfigError, match="two.csv has the columns before, after, and it is not clear which one"):
+        predict(two)
+
+
+def test_a_submission_has_the_columns_and_labels_of_the_competition(predict: Predict, tmp_path: Path) -> None:
+    from headstart.train import run
+
+    root = make_emergency(tmp_path / "data")
+    words = ("data=emergency", f"data.root={root}", "data.val_fraction=0.2", "epochs=8", "lr=1e-2")
+    run(composed(*SMALL, *TINY_RESNET, *words), tmp_path / "run")
+    names = [f"{index}.jpg" for index in (3, 0, 2, 1, 2)]
+    table = write_csv(root / "test.csv", [("extra", "image_names"), *((9, name) for name in names)])
+    out = tmp_path / "submission.csv"
+    assert predict(table, "--images", root / "images", "--out", out, model=tmp_path / "run") == (0, "", "")
+    written = rows(out.read_text())
+    assert list(written[0]) == ["image_names", "emergency_or_not"]
+    assert [row["image_names"] for row in written] == names
+    assert [row["emergency_or_not"] for row in written] == ["1", "0", "0", "1", "0"]
+    # With --top it is a table of answers, as for any other source.
+    predict(table, "--images", root / "images", "--out", out, "--top", 2, model=tmp_path / "run")
+    assert "probability_2" in rows(out.read_text())[0]
+
+
+@pytest.mark.parametrize("format", ["csv", "json", "jsonl", None])
+def test_names_with_any_bytes_are_printed(format: str | None, trained: Path, folders: Path, tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/caf\xe9 \n \xe2\x9c\x93.jpg"
+    Path(os.fsdecode(name)).write_bytes((folders / "cat" / "0.jpg").read_bytes())
+    words = ["--format", format] if format else []
+    done = subprocess.run(
+        [sys.executable, "-c", "from headstart.cli import main; main()", "predict", trained, tmp_path, *words],
+        check=True,
+        capture_output=True,
+    )
+    assert b"cat" in done.stdout
+    if format in ("json", "jsonl"):
+        item: Any = json.loads(done.stdout)
+        assert os.fsencode((item[0] if format == "json" else item)["image"]) == name
+    elif format == "csv":
+        assert name in done.stdout
+    else:
+        assert len(done.stdout.splitlines()) == 2  # a name cannot break the table
+
+
+def test_a_reader_that_has_seen_enough_ends_it_quietly(trained: Path, folders: Path) -> None:
+    command = (
+        f"{sys.executable} -c 'from headstart.cli import main; main()' predict {trained} {folders}/*/* | head -n 1"
+    )
+    done = subprocess.run(["bash", "-c", command], check=True, capture_output=True, text=True)
+    assert done.stdout.startswith("image")
+    assert done.stderr == ""
+
+
+def test_out_needs_a_format(predict: Predict, folders: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match="--out .*answers.txt: choose a format by its ending, csv, json, jsonl, or by"
+    ):
+        predict(folders, "--out", tmp_path / "answers.txt")
+    assert predict(folders, "--top", "0")[0] == 2
