@@ -107,7 +107,9 @@ def test_a_head_trained_on_features_is_the_one_trained_through_the_network(
     for engine, tolerance in (("eager", 1e-4), ("folded", 1e-2), ("onnx", 1e-2), ("auto", 1e-2)):
         given, metrics = head_and_figures(train, tmp_path / engine, *words, f"features.engine={engine}")
         assert counts(metrics) == (IMAGES, 0)  # each engine has a set of its own
-        assert float((given - expected).norm() / expected.norm()) < tolerance, engine
+        deviation = float((given - expected).norm() / expected.norm())
+        print(f"{network} {head} {engine}: {deviation:.1e}")
+        assert deviation < tolerance, engine
         assert metrics["val/accuracy"] == through["val/accuracy"]
         assert metrics["test/accuracy"] == through["test/accuracy"]
         shutil.rmtree(tmp_path / engine)

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,11 +20,14 @@ from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
 import headstart
-from headstart.data.images import ImageLike, as_image
+from headstart.data.images import as_image
 from headstart.data.transforms import Preprocessing, normalisation, pixel_transform
 from headstart.errors import ConfigError, ModelError
 from headstart.model import Model
 from headstart.record import write_atomically
+
+if TYPE_CHECKING:
+    from headstart.data.images import ImageLike
 
 # How far a logit may be from the model's, over the largest of them where that is above 1. Float32 in another order of
 # additions costs 1e-6 to 1e-5; a graph that is wrong costs 1e-1.

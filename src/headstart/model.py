@@ -17,13 +17,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from headstart.artifact import Artifact
 from headstart.backbones import build_backbone
-from headstart.data.images import ImageLike, as_image
+from headstart.data.images import as_image
 from headstart.data.transforms import Preprocessing, Transform, evaluation_transform, several_views
 from headstart.data.workers import default_workers, step_back
 from headstart.errors import ConfigError, DataError, ModelError
 from headstart.heads import build_head
 
 if TYPE_CHECKING:
+    from headstart.data.images import ImageLike
     from headstart.evaluation import Evaluation
 
 TTA = Literal["flip", "five"]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from headstart.errors import DataError
 
-ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor
+if TYPE_CHECKING:  # the `headstart` command finds images without waiting for torch
+    from torch import Tensor
+
+    ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor
 
 # Resizing keeps the ratio: of a line of a million pixels it would make an image of 200 GB.
 MAX_RATIO = 500

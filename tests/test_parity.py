@@ -1,0 +1,167 @@
+"""One model, one answer: training, predict, evaluate, ONNX Runtime and torch.export on the same real and odd images."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import subprocess
+import sysconfig
+import venv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import headstart
+from headstart.checkpoints import load_checkpoint
+from headstart.cli import main
+from headstart.data.images import read_image
+from headstart.evaluation import evaluate
+from headstart.export import export
+from headstart.model import Model
+
+from .conftest import ROOT
+from .makers import make_odd_images
+from .test_train import Train
+
+ort: Any = importlib.import_module("onnxruntime")
+CLOSE = 1e-3  # how far logits may be apart
+NETWORKS = {
+    "mobilenet_v2": ("model=mobilenet_v2", "model.weights={shared}/weights/mobilenet_v2-imagenet.pth"),
+    "resnet18": ("model=resnet18", "data.image_size=96"),
+    "vgg11_bn": ("model=torchvision", "model.name=vgg11_bn", "data.image_size=64"),
+    "vit_b_32": ("model=torchvision", "model.name=vit_b_32"),
+}
+
+
+@pytest.fixture(scope="module")
+def photographs(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 ants and bees to train on; 312 photographs and one file of every odd kind, twice, to validate on."""
+    root = tmp_path_factory.mktemp("photographs")
+    for name in ("ants", "bees"):
+        there = shared / "data" / "hymenoptera"
+        train = sorted((there / "train" / name).glob("*.jpg"))
+        vehicles = sorted((shared / "data" / "emergency-vehicles" / "images").iterdir())
+        some = vehicles[:80] if name == "ants" else vehicles[80:160]
+        for split, files in (("train", train[:30]), ("val", [*sorted((there / "val" / name).iterdir()), *some])):
+            (root / split / name).mkdir(parents=True)
+            for file in files:
+                (root / split / name / file.name).symlink_to(file)
+        for odd in make_odd_images(tmp_path_factory.mktemp("odd")).values():
+            # A folder's images are known by their endings: a GIF is called a JPEG, as it happens.
+            shutil.copy(odd, root / "val" / name / odd.name.replace(".gif", ".jpg"))
+    return root
+
+
+def all_logits(model: Model, files: Sequence[Path], batch_size: int) -> Tensor:
+    return torch.cat([x for x in model.logits_each(files, batch_size=batch_size) if isinstance(x, Tensor)])
+
+
+def same(given: Tensor, expected: Tensor) -> float:
+    """The largest difference, after making sure that it is small and that every image has the same class."""
+    assert torch.equal(given.argmax(dim=1), expected.argmax(dim=1))
+    difference = float((given - expected).abs().max())
+    assert difference <= CLOSE
+    return difference
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["features=auto", "features=off"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_one_answer(network: str, way: str, photographs: Path, shared: Path, train: Train, tmp_path: Path) -> None:
+    words = [word.format(shared=shared) for word in NETWORKS[network]]
+    where = ("data=imagefolder", f"data.root={photographs}", "data.test_fraction=0", "data.num_workers=null")
+    metrics = train(*where, *words, way, "epochs=1", "lr=3e-3")
+    run = tmp_path / "run"
+    model = headstart.load(run / "model", "cpu")
+
+    evaluated = evaluate(run, folder=photographs / "val")
+    files = [Path(image) for image in evaluated.images]
+    assert len(files) >= 300
+    expected = all_logits(model, files, 1)
+    found = {
+        "evaluate": evaluated.logits,
+        "batches of 64": all_logits(model, files, 64),
+        "checkpoint": all_logits(headstart.load(run / "checkpoints" / "best.ckpt", "cpu"), files, 8),
+    }
+    prepared = torch.stack([model.transform(read_image(file)) for file in files])
+    for kind in ("onnx", "torch-export"):
+        path = export(model, kind, tmp_path / "export")[0].path
+        if kind == "onnx":
+            session = ort.InferenceSession(path)
+            found[kind] = torch.from_numpy(session.run(None, {"images": prepared.numpy()})[0])
+        else:
+            program = torch.export.load(path).module()
+            with torch.inference_mode():
+                found[kind] = torch.cat([program(part) for part in prepared.split(64)])
+    differences = {name: same(given, expected) for name, given in found.items()}
+    print(f"{network} {way}: {len(files)} images, " + ", ".join(f"{k} {v:.1e}" for k, v in differences.items()))
+
+    # Validation in training was over the same images.
+    assert metrics["data/val_size"] == len(files)
+    assert metrics["val/accuracy"] == evaluated.metrics["test/accuracy"]
+    assert metrics["val/loss"] == pytest.approx(evaluated.metrics["test/loss"], abs=2e-6)
+    right = sum(answer.class_name == file.parent.name for answer, file in zip(model.predict(files), files, strict=True))
+    assert round(right / len(files), 6) == metrics["val/accuracy"]
+
+
+@pytest.mark.slow
+def test_compiled_or_not(trained: Path, folders: Path) -> None:
+    model = headstart.load(trained, "cpu")
+    files = sorted(folders.rglob("*.jpg"))
+    expected = all_logits(model, files, 8)
+    model.network = torch.compile(model.network)  # type: ignore[assignment]
+    same(all_logits(model, files, 8), expected)
+    classifier = load_checkpoint(trained)
+    classifier.backbone = torch.compile(classifier.backbone)
+    with torch.inference_mode():
+        prepared = torch.stack([model.transform(read_image(file)) for file in files])
+        same(classifier(prepared), expected)
+
+
+@pytest.mark.slow
+def test_a_model_folder_predicts_in_another_environment(trained: Path, folders: Path, tmp_path: Path) -> None:
+    """A package that was built and installed, without the checkout; of the run only `model/`."""
+    venv.create(tmp_path / "env", with_pip=True)
+    python = tmp_path / "env" / "bin" / "python"
+    copied = Path(shutil.copytree(ROOT / "src", tmp_path / "package" / "src")).parent  # building leaves files behind
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copied)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", copied], check=True)
+    # torch and the like are not installed a second time: they are looked for behind the environment's own packages.
+    site = next((tmp_path / "env" / "lib").glob("python*/site-packages"))
+    (site / "theirs.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    shutil.copytree(trained / "model", tmp_path / "elsewhere" / "model")
+    shutil.copy(folders / "dog" / "0.jpg", tmp_path / "elsewhere" / "photo.jpg")
+    done = subprocess.run(
+        [tmp_path / "env" / "bin" / "headstart", "predict", "model", "photo.jpg", "--format", "json"],
+        cwd=tmp_path / "elsewhere",
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert json.loads(done.stdout)[0]["class"] == "dog"
+    code = "import headstart; print(headstart.__file__)"
+    where = subprocess.run([python, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert Path(where.stdout.strip()).is_relative_to(tmp_path / "env")
+
+
+@pytest.mark.slow
+def test_the_hackathons_submission(shared: Path, train: Train, tmp_path: Path) -> None:
+    vehicles = shared / "data" / "emergency-vehicles"
+    weights = f"model.weights={shared}/weights/mobilenet_v2-imagenet.pth"
+    words = ("data=emergency", f"data.root={vehicles}", "model=mobilenet_v2", weights, "data.num_workers=null")
+    train(*words, "epochs=2")
+    out = tmp_path / "submission.csv"
+    sources = (vehicles / "test.csv", "--images", vehicles / "images")
+    main(["predict", *map(str, (tmp_path / "run", *sources, "--out", out))])
+    asked = (vehicles / "test.csv").read_text().split()
+    rows = [row.split(",") for row in out.read_text().splitlines()]
+    assert rows[0] == ["image_names", "emergency_or_not"]
+    assert [name for name, _ in rows[1:]] == asked[1:]
+    assert len(rows) == 707
+    assert {label for _, label in rows[1:]} == {"0", "1"}
