@@ -17,7 +17,7 @@ import headstart
 from headstart.cli import main
 from headstart.data.images import read_image
 from headstart.errors import ConfigError, DataError, ModelError
-from headstart.export import METADATA, export
+from headstart.export import METADATA, Exported, export
 from headstart.model import Model
 
 ort: Any = importlib.import_module("onnxruntime")
@@ -44,9 +44,15 @@ def from_files(files: list[Path]) -> np.ndarray[Any, Any]:
     return np.stack(pixels)
 
 
+@pytest.fixture(scope="module")
+def written(model: Model, tmp_path_factory: pytest.TempPathFactory) -> list[Exported]:
+    return export(model, "onnx", tmp_path_factory.mktemp("onnx"))
+
+
 @pytest.mark.parametrize("count", [1, 2, 20])
-def test_onnx_runtime_gives_the_models_answers(count: int, model: Model, files: list[Path], tmp_path: Path) -> None:
-    written = export(model, "onnx", tmp_path)
+def test_onnx_runtime_gives_the_models_answers(
+    count: int, model: Model, files: list[Path], written: list[Exported]
+) -> None:
     expected = torch.cat([logits for logits in model.logits_each(files[:count]) if isinstance(logits, Tensor)])
     prepared = torch.stack([model.transform(read_image(path)) for path in files[:count]])
     normalised, pixels = (ort.InferenceSession(item.path) for item in written)

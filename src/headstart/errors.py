@@ -39,6 +39,12 @@ def excepthook(kind: type[BaseException], error: BaseException, traceback: Trace
         sys.__excepthook__(kind, error, traceback)
 
 
+def brief(error: Exception) -> str:
+    """An error of another library in one line of at most 160 characters."""
+    message = " ".join(f"{type(error).__name__}: {error}".split())
+    return message if len(message) <= 160 else f"{message[:157]}..."
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
     """Asks whether the nearest of the known names was meant; empty if none is near."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

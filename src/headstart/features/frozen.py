@@ -21,10 +21,9 @@ from headstart.data.module import ImageDataModule, mixed_seed
 from headstart.data.sources import Samples
 from headstart.data.transforms import Transform, evaluation_transform
 from headstart.errors import DataError
-from headstart.export import has_onnx, write_graph
 from headstart.features.cache import DIGESTS, GIGABYTE, cached_sets, make_room, sets_folder, writable_cache_folder
 from headstart.features.digests import array_digests, code_sha256, description_sha256, file_digests, fingerprint
-from headstart.features.engines import Network, build_engine, check_engine
+from headstart.features.engines import Network, build_engine, check_engine, has_onnx
 from headstart.features.extraction import ChangedError, ViewDataset, Views, extract
 from headstart.features.loaders import FeatureDataModule
 from headstart.features.store import RECORD, FeatureStore, Key, key_of
@@ -250,7 +249,7 @@ def circumstances(network: Network, engine: str) -> dict[str, str]:
     versions = {"onnxruntime": version("onnxruntime")} if engine == "onnx" and has_onnx() else {}
     return {
         "code_sha256": code_sha256(
-            network.module, decode_image, evaluation_transform, mixed_seed, ViewDataset, build_engine, write_graph
+            network.module, decode_image, evaluation_transform, mixed_seed, ViewDataset, build_engine
         ),
         "device": network.device.type,
         "precision": str(network.precision.precision),
