@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import headstart
-from headstart.artifact import FORMAT_VERSION, answers_sha256, find_artifact, read_artifact, save_model
+from headstart.artifact import FORMAT_VERSION, description_sha256, find_artifact, read_artifact, save_model
 from headstart.backbones import build_backbone
 from headstart.checkpoints import load_checkpoint
-from headstart.errors import ModelError
+from headstart.errors import DataError, ModelError
 from headstart.model import _Uninitialised
 
 
@@ -138,7 +138,11 @@ def slip_in_a_pickle(model: Path) -> None:
         ),
         (
             lambda model: describe(model, class_names=["dog", "cat"]),
-            "model.json was changed after training: its classes",
+            "model.json was changed since it was written with model.safetensors. Copy it again.",
+        ),
+        (
+            lambda model: describe(model, metrics={"test/accuracy": 1}),
+            "model.json was changed since it was written with",
         ),
     ],
 )
@@ -163,7 +167,20 @@ def test_a_network_that_this_version_builds_otherwise_is_refused(model: Path) ->
             Path.mkdir,
             "place holds no model.json: expected a run folder, a model folder or a checkpoint.",
         ),
-        (lambda place: place.write_bytes(pickle.dumps(print)), "place is damaged, or no checkpoint of headstart's"),
+        (
+            lambda place: place.write_bytes(pickle.dumps(print)),
+            "place is damaged, or no checkpoint of headstart's: it do",
+        ),
+        (
+            Path.touch,
+            "place is damaged, or no checkpoint of headstart's: it does not hold tensors and plain values alone",
+        ),
+        (lambda place: place.write_text("a text"), "place is damaged, or no checkpoint of headstart's"),
+        (lambda place: torch.save({"hyper_parameters": None}, place), "place is no checkpoint of headstart's."),
+        (
+            lambda place: torch.save({"hyper_parameters": {"class_names": []}, "state_dict": {}}, place),
+            "place is no checkpoint of headstart's. To start from a file of weights, use model.weights=PATH.",
+        ),
         (lambda place: torch.save({"a": torch.ones(1)}, place), "place is no checkpoint of headstart's."),
     ],
 )
@@ -180,5 +197,20 @@ def test_a_run_that_has_not_ended_names_its_checkpoint(trained: Path, tmp_path: 
 
 
 def test_tuples_and_lists_are_the_same_description() -> None:
-    described = {"model": {}, "head": {}, "class_names": ("a",), "preprocessing": {"mean": (0.1, 0.2, 0.3)}}
-    assert answers_sha256(described) == answers_sha256(json.loads(json.dumps(described)))
+    described = {"class_names": ("a",), "preprocessing": {"mean": (0.1, 0.2, 0.3)}}
+    assert description_sha256(described) == description_sha256(json.loads(json.dumps(described)))
+
+
+def test_what_was_read_can_be_saved_again(trained: Path, tmp_path: Path) -> None:
+    artifact = read_artifact(trained)
+    awkward = {**artifact.description, "class_names": ["caf\udce9", "a,b\n✓"]}
+    save_model(tmp_path / "again", artifact.state, awkward)
+    assert headstart.load(tmp_path / "again").class_names == ("caf\udce9", "a,b\n✓")
+
+
+def test_a_model_that_diverged_says_so(trained: Path, folders: Path, tmp_path: Path) -> None:
+    artifact = read_artifact(trained)
+    artifact.state["head.bias"][:] = torch.nan
+    save_model(tmp_path / "nan", artifact.state, artifact.description)
+    with pytest.raises(DataError, match="nan: its answer is not a number. Training diverged: try a lower lr."):
+        headstart.load(tmp_path / "nan", "cpu").predict(folders / "cat" / "0.jpg")

@@ -98,7 +98,12 @@ def test_without_a_place_to_write_it_goes_into_the_run_folder(trained: Path, fol
     run = Path(shutil.copytree(trained, tmp_path / "run"))
     main(["evaluate", str(run)])
     main(["evaluate", str(run / "model"), str(folders)])
-    assert {path.parent.name for path in (run / "evaluation").rglob("metrics.json")} == {"test", folders.name}
+    main(["evaluate", str(run / "checkpoints" / "last.ckpt"), "--split", "test", str(folders)])
+    names = sorted(path.parent.name for path in (run / "evaluation").rglob("metrics.json"))
+    assert len(names) == 3  # none over another
+    assert names[-1] == "test"
+    assert all(name.startswith(f"{folders.name}-") for name in names[:2])
+    assert names[0].endswith(("-test", "-test-last"))
 
 
 def answers(found: Evaluation) -> dict[str, str]:
@@ -110,11 +115,11 @@ def answers(found: Evaluation) -> dict[str, str]:
 
 def test_classes_are_matched_by_name_and_not_by_their_order(trained: Path, folders: Path, tmp_path: Path) -> None:
     """A new folder in front of the others, and one in between, move every label."""
-    before = evaluate(trained, folder=folders)
+    before = evaluate(trained, folders)
     assert before.metrics["test/accuracy"] > 0.9
     renamed = Path(shutil.copytree(folders, tmp_path / "renamed"))
     class_folders(tmp_path / "renamed", ("aardvark", "crow"), 3)
-    after = evaluate(trained, folder=renamed)
+    after = evaluate(trained, renamed)
     assert after.metrics == before.metrics
     assert answers(after) == answers(before)
     assert after.notes == ["the model does not know aardvark, crow: 6 images of these classes are left out"]
@@ -135,7 +140,7 @@ def test_classes_that_the_data_lack_are_named(trained: Path, folders: Path, tmp_
     with pytest.raises(
         DataError, match="the model knows none of the classes wolf; it knows cat, dog. Classes are matche"
     ):
-        evaluate(trained, folder=tmp_path / "data")
+        evaluate(trained, tmp_path / "data")
 
 
 def test_other_data_by_words_are_not_split(train: Train, tmp_path: Path) -> None:
@@ -165,9 +170,46 @@ def test_a_model_alone_needs_data(trained: Path, folders: Path, tmp_path: Path) 
     with pytest.raises(ConfigError, match="model lies in no run folder, so its own data are not known. Name a folder"):
         evaluate(model)
     found = evaluate(model, "data=imagefolder", f"data.root={folders}", "trainer.enable_progress_bar=false")
-    expected = evaluate(trained, folder=folders).metrics
+    expected = evaluate(trained, folders).metrics
     assert found.metrics == {name.replace("test", "train"): value for name, value in expected.items()}
     with pytest.raises(ConfigError, match="unknown key 'rot' in 'data'. Did you mean 'root'?"):
         evaluate(trained, "data.rot=x")
-    with pytest.raises(ConfigError, match="name one folder of images"):
+    with pytest.raises(ConfigError, match="a b: name one folder of images, with a folder for each class in it."):
         main(["evaluate", str(trained), "a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("{folders}", "data=digits"), "and data=digits: name one of them, they are different data."),
+        (("+freze=true",), "unknown key '\\+freze'. Did you mean 'freeze'"),
+        (("experiment=emergency_vgg16",), "unknown key 'experiment'. The keys are freeze, epochs"),
+        (("data.root=[",), "data.root=\\[: while parsing"),
+        (("trainer=gpuu",), "Could not find 'trainer/gpuu'"),
+        (
+            ("data.split_seed=1",),
+            "these are not the images, labels and splits that .* was trained with, which split.csv",
+        ),
+    ],
+)
+def test_words_that_do_not_fit_are_explained(
+    words: tuple[str, ...], message: str, trained: Path, folders: Path
+) -> None:
+    with pytest.raises((ConfigError, DataError), match=message):
+        evaluate(trained, *(word.format(folders=folders) for word in words))
+
+
+def test_training_images_are_never_reported_as_a_test(train: Train, folders: Path, tmp_path: Path) -> None:
+    """An image more or less, and all splits would be others."""
+    data = Path(shutil.copytree(folders, tmp_path / "data"))
+    train("data=imagefolder", f"data.root={data}", *TINY_RESNET, "epochs=1")
+    (data / "cat" / "3.jpg").unlink()
+    with pytest.raises(DataError, match="images that it was trained on could count as a test. Restore them, or name"):
+        evaluate(tmp_path / "run")
+
+
+def test_a_run_is_found_from_within_it(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(trained / "checkpoints")
+    assert evaluate("best.ckpt").run_folder == trained
+    monkeypatch.chdir(trained / "model")
+    assert evaluate(".").run_folder == trained

@@ -125,6 +125,16 @@ def test_bad_images_and_unknown_kinds_are_named(model: Model, tmp_path: Path) ->
         export(model, "onnx", tmp_path, ["gone.jpg"])
 
 
+@pytest.mark.parametrize("count", [1, 20])
+def test_it_is_compared_on_any_number_of_images(count: int, model: Model, files: list[Path], tmp_path: Path) -> None:
+    assert [item.images for item in export(model, "torch-export", tmp_path, files[:count])] == [count, count]
+
+
+def test_images_that_are_not_there_are_named(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="none/\\*.jpg: no file matches this pattern."):
+        main(["export", str(trained), "--to", "onnx", "--out", str(tmp_path), "--images", f"{tmp_path}/none/*.jpg"])
+
+
 def test_exporting_leaves_the_model_as_it_is(model: Model, files: list[Path], tmp_path: Path) -> None:
     before = model.predict(files)
     export(model, "torch-export", tmp_path)

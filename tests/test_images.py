@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from headstart.data.images import read_image
 from headstart.errors import DataError
@@ -50,6 +51,17 @@ def test_exif_rotation_is_applied(tmp_path: Path) -> None:
     image = np.asarray(read_image(path))[..., 0]
     assert image.shape == (12, 8)
     assert np.abs(image.astype(int) - np.rot90(RAMP, -1)).max() < 10
+
+
+def test_a_damaged_exif_block_does_not_hide_the_picture(tmp_path: Path) -> None:
+    entry = bytes.fromhex(
+        "0101 0002 00000006 00000032 0112 0003 00000001 00060000 9003 0002 00000005 00000038 00000000"
+    )
+    block = b"Exif\0\0MM\0*\0\0\0\x08\0\x03" + entry + b"hello\0" + b"2020\0"
+    path = save(tmp_path / "damaged.jpg", Image.fromarray(RAMP), exif=block)
+    with pytest.raises(struct.error):
+        ImageOps.exif_transpose(Image.open(path))
+    assert read_image(path).size == (12, 8)
 
 
 def test_a_gif_called_jpg_is_read(tmp_path: Path) -> None:

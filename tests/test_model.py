@@ -124,6 +124,11 @@ def test_what_cannot_be_read_says_why_and_the_rest_is_answered(model: Model, tmp
             "are no pixels: expected values in .* What is preprocessed already goes to Model.log",
         ),
         (torch.full((3, 8, 8), torch.nan), "floats from nan to nan are no pixels"),
+        (torch.zeros((3, 8, 8), dtype=torch.bfloat16), "Tensor torch.bfloat16 is no image."),
+        (np.zeros((60_000, 1), np.uint8), "1 × 60000 pixels: one side is more than 500 times the other"),
+        (Image.new("L", (60_000, 1)), "60000 × 1 pixels: one side is more than 500 times the other"),
+        (Image.new("RGB", (0, 0)), "it has no pixels"),
+        (b"bytes", "an array of shape .* is no image"),
     ],
 )
 def test_what_is_no_picture_in_memory_is_refused(form: Tensor, message: str, model: Model) -> None:
@@ -131,9 +136,16 @@ def test_what_is_no_picture_in_memory_is_refused(form: Tensor, message: str, mod
         model.predict(form)
 
 
-def test_a_device_that_is_not_there_is_named(trained: Path) -> None:
-    with pytest.raises(ConfigError, match="device=cuda:99 is not there .* Use cpu."):
-        headstart.load(trained, "cuda:99")
+def test_how_many_classes_has_to_be_a_number(model: Model, folders: Path) -> None:
+    with pytest.raises(ConfigError, match="top=0: expected how many classes to name, 1 or more."):
+        model.predict(folders / "cat" / "0.jpg", top=0)
+    assert len(model.predict(folders / "cat" / "0.jpg", top=1).top) == 1
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "meta", "abacus"])
+def test_a_device_that_is_not_there_is_named(device: str, trained: Path) -> None:
+    with pytest.raises(ConfigError, match=f"device={device} is not there .* Use cpu."):
+        headstart.load(trained, device)
 
 
 def test_using_a_model_imports_neither_lightning_nor_hydra(trained: Path, folders: Path) -> None:

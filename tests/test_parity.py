@@ -79,7 +79,7 @@ def test_one_answer(network: str, way: str, photographs: Path, shared: Path, tra
     run = tmp_path / "run"
     model = headstart.load(run / "model", "cpu")
 
-    evaluated = evaluate(run, folder=photographs / "val")
+    evaluated = evaluate(run, photographs / "val")
     files = [Path(image) for image in evaluated.images]
     assert len(files) >= 300
     expected = all_logits(model, files, 1)

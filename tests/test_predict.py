@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from headstart.cli import main
-from headstart.errors import ConfigError, DataError
+from headstart.errors import ConfigError, DataError, HeadstartError
 from headstart.inputs import find_images
 
 from .conftest import SMALL, TINY_RESNET, class_folders, composed, write_csv
@@ -136,6 +136,40 @@ def test_a_link_that_leads_in_a_circle_ends(tmp_path: Path) -> None:
     assert len(find_images([str(tmp_path)]).images) == 1
 
 
+def test_a_pattern_does_not_follow_links_in_a_circle(tmp_path: Path) -> None:
+    class_folders(tmp_path, ("a",), 2)
+    for name in ("up", "again"):
+        (tmp_path / "a" / name).symlink_to(tmp_path)
+    (tmp_path / "a" / ".hidden.jpg").touch()
+    assert len(find_images([f"{tmp_path}/**/*.jpg"]).images) == 2
+
+
+def test_a_relative_pattern_and_an_empty_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class_folders(tmp_path, ("a",), 2)
+    monkeypatch.chdir(tmp_path)
+    assert [image.path for image in find_images(["a/*.jpg"]).images] == ["a/0.jpg", "a/1.jpg"]
+    assert str(find_images([""]).images[0].error) == "'': the name is empty."
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a.jpg\nb.jpg\n", "list.csv has no header: expected a first line"), ("", "list.csv has no header: expected")],
+)
+def test_a_table_without_a_header_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        find_images([str(tmp_path / "list.csv")])
+
+
+def test_a_table_without_rows_or_with_odd_cells(predict: Predict, folders: Path, tmp_path: Path) -> None:
+    empty = write_csv(tmp_path / "empty.csv", [("image",)])
+    assert predict(empty)[0] == 1
+    odd = write_csv(tmp_path / "odd.csv", [(" image ", "id"), ("cat/0.jpg", 1), ("a\0b.jpg", 2)])
+    status, out, _ = predict(odd, "--images", folders, "--column", "image", "--format", "csv")
+    assert status == 1
+    assert [row["class"] for row in rows(out)] == ["cat", ""]
+
+
 def test_a_table_is_answered_row_by_row(predict: Predict, folders: Path, tmp_path: Path) -> None:
     names = ["dog/1.jpg", "cat/2.jpg", "../secret.jpg", "", "dog/gone.jpg", "cat/2.jpg"]
     table = write_csv(tmp_path / "list.csv", [("id", "picture"), *enumerate(names)])
@@ -209,4 +243,41 @@ def test_out_needs_a_format(predict: Predict, folders: Path, tmp_path: Path) -> 
         ConfigError, match="--out .*answers.txt: choose a format by its ending, csv, json, jsonl, or by"
     ):
         predict(folders, "--out", tmp_path / "answers.txt")
-    assert predict(folders, "--top", "0")[0] == 2
+    with pytest.raises(ConfigError, match="is a folder: name the file to write."):
+        predict(folders, "--format", "csv", "--out", tmp_path)
+    with pytest.raises(HeadstartError, match="/proc/none: No such file or directory."):
+        predict(folders, "--out", "/proc/none/x.csv")
+
+
+@pytest.mark.parametrize("words", [("--top", "0"), ("--top", "abc"), ("--workers", "-1"), ("--batch-size", "0")])
+def test_numbers_out_of_range_are_explained(words: tuple[str, str], predict: Predict, folders: Path) -> None:
+    status, _, err = predict(folders, *words)
+    assert status == 2
+    assert "expected a whole number from" in err or "expected one argument" in err
+
+
+def test_sources_may_stand_on_both_sides_of_an_option(predict: Predict, folders: Path) -> None:
+    first, second = folders / "cat" / "0.jpg", folders / "dog" / "0.jpg"
+    lines = predict(first, "--format", "jsonl", second)[1].splitlines()
+    assert [json.loads(line)["image"] for line in lines] == [str(first), str(second)]
+    assert predict(first, "--colour", "red")[0] == 2
+
+
+def test_a_checkpoint_knows_the_columns_too(predict: Predict, tmp_path: Path) -> None:
+    from headstart.train import run
+
+    root = make_emergency(tmp_path / "data")
+    words = ("data=emergency", f"data.root={root}", "data.val_fraction=0.2", "epochs=1")
+    run(composed(*SMALL, *TINY_RESNET, *words), tmp_path / "run")
+    out = tmp_path / "submission.csv"
+    predict(
+        root / "test.csv",
+        "--images",
+        root / "images",
+        "--out",
+        out,
+        model=tmp_path / "run" / "checkpoints" / "best.ckpt",
+    )
+    written = rows(out.read_text())
+    assert list(written[0]) == ["image_names", "emergency_or_not"]
+    assert {row["emergency_or_not"] for row in written} <= {"0", "1"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,8 @@ from headstart.record import versions, write_atomically, write_json
 
 FORMAT_VERSION = 2
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
-# What the answer to an image depends on besides the weights.
-ANSWERING = ("model", "head", "class_names", "preprocessing")
+# Without these nobody can build the network or feed it.
+NEEDED = {"model": dict, "head": dict, "class_names": list, "preprocessing": dict}
 COMPILED = "_orig_mod."  # torch.compile puts it into the names of what it wraps
 
 
@@ -45,8 +44,9 @@ class Artifact:
     @property
     def run_folder(self) -> Path | None:
         """The run folder that it lies in, or None if it was copied out of it."""
-        folder = self.path.parent if self.path.is_dir() else self.path.parent.parent
-        return folder if (folder / "config.yaml").is_file() else None
+        path = self.path.resolve()
+        folder = path.parent if path.is_dir() else path.parent.parent
+        return folder if all((folder / name).is_file() for name in ("config.yaml", "split.csv")) else None
 
 
 def save_model(folder: Path, state: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
@@ -55,24 +55,24 @@ def save_model(folder: Path, state: Mapping[str, Tensor], description: Mapping[s
     Args:
         folder: made if it is not there.
         state: a classifier's tensors, compiled or not.
-        description: plain values; those named in `ANSWERING` among them.
+        description: plain values; those named in `NEEDED` among them.
     """
     tensors = {
         name: value.detach().cpu().contiguous()
         for name, value in network_state(state).items()
         if name.startswith(("backbone.", "head."))
     }
-    path = folder / WEIGHTS
-    metadata = {"format": "pt", "answers_sha256": answers_sha256(description)}
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
     about = {
+        **_plain({name: value for name, value in description.items() if name != "sha256"}),
         "format_version": FORMAT_VERSION,
         "headstart": headstart.__version__,
-        "sha256": {WEIGHTS: _file_sha256(path)},
-        **_finite(description),
         "versions": versions(),
     }
-    write_json(folder / DESCRIPTION, about)  # last: where it is, the weights are those that it describes
+    path = folder / WEIGHTS
+    metadata = {"format": "pt", "description_sha256": description_sha256(about)}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
+    # Last: where it is, the weights are those that it describes.
+    write_json(folder / DESCRIPTION, {**about, "sha256": {WEIGHTS: _file_sha256(path)}})
 
 
 def network_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -80,16 +80,16 @@ def network_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.replace(COMPILED, ""): value for name, value in state.items()}
 
 
-def answers_sha256(description: Mapping[str, Any]) -> str:
-    """SHA-256, in hexadecimal, of what the answer to an image depends on besides the weights."""
-    answering = {key: description[key] for key in ANSWERING}
-    return hashlib.sha256(json.dumps(answering, sort_keys=True).encode()).hexdigest()
+def description_sha256(description: Mapping[str, Any]) -> str:
+    """SHA-256, in hexadecimal, of a description without the digests in it."""
+    described = {name: value for name, value in description.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
-def _finite(value: Any) -> Any:
-    """Plain values for JSON, which has neither NaN nor infinity."""
+def _plain(value: Any) -> Any:
+    """Values for JSON, which has neither NaN nor infinity."""
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {str(key): _plain(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -127,11 +127,8 @@ def read_artifact(path: str | Path) -> Artifact:
             metadata = file.metadata() or {}
     except SafetensorError as error:
         raise ModelError(f"{weights} is no safetensors file ({error}). Copy the model folder again.") from None
-    if metadata.get("answers_sha256") != answers_sha256(description):
-        raise ModelError(
-            f"{place / DESCRIPTION} was changed after training: its classes, preprocessing or network are not those of "
-            f"{WEIGHTS}. Copy it again."
-        )
+    if metadata.get("description_sha256") != description_sha256(description):
+        raise ModelError(f"{place / DESCRIPTION} was changed since it was written with {WEIGHTS}. Copy it again.")
     return Artifact(place, description, state)
 
 
@@ -158,7 +155,7 @@ def _read_description(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ModelError(f"{path} is missing: without it nobody knows the classes. Copy the whole model folder.")
     try:
-        description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
     except ValueError as error:
         raise ModelError(f"{path} is damaged ({error}). Copy it again.") from None
     version = description.get("format_version") if isinstance(description, dict) else None
@@ -173,7 +170,7 @@ def _read_description(path: Path) -> dict[str, Any]:
         raise ModelError(
             f"{path} is of format {version}, before models were read. Use its run's checkpoints/best.ckpt."
         )
-    missing = [key for key in (*ANSWERING, "sha256") if not isinstance(description.get(key), dict | list)]
+    missing = [key for key, kind in {**NEEDED, "sha256": dict}.items() if not isinstance(description.get(key), kind)]
     if missing:
         raise ModelError(f"{path} is damaged: it lacks {', '.join(missing)}. Copy it again.")
     return description
@@ -204,11 +201,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise ModelError(f"{path}: no such checkpoint. Expected a file such as outputs/.../checkpoints/last.ckpt.")
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # of what is no such file, torch's unpickler raises whatever it stumbles over
         raise ModelError(
-            f"{path} is damaged, or no checkpoint of headstart's ({str(error).splitlines()[0]})."
+            f"{path} is damaged, or no checkpoint of headstart's: it does not hold tensors and plain values alone "
+            f"({type(error).__name__})."
         ) from None
-    if not isinstance(checkpoint, dict) or "class_names" not in checkpoint.get("hyper_parameters", {}):
+    described = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
+    known = isinstance(described, dict) and all(isinstance(described.get(key), kind) for key, kind in NEEDED.items())
+    if not known or not isinstance(checkpoint.get("state_dict"), dict):
         raise ModelError(
             f"{path} is no checkpoint of headstart's. To start from a file of weights, use model.weights=PATH."
         )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from headstart.artifact import read_artifact
+from headstart.artifact import Artifact, read_artifact
 from headstart.callbacks import ProgressBar
 from headstart.checkpoints import load_checkpoint, without_backbone
 from headstart.classifier import TransferClassifier
@@ -31,7 +33,7 @@ from headstart.errors import ConfigError, DataError
 from headstart.features.digests import module_sha256
 from headstart.features.frozen import frozen_features
 from headstart.features.loaders import FeatureDataModule
-from headstart.record import write_json, write_text
+from headstart.record import split_sha256, split_table, write_json, write_text
 from headstart.trainer import build_trainer, can_serve_features, quiet_lightning
 
 FIRST = ("test", "val", "train")  # which split is evaluated, of those that the data have
@@ -62,7 +64,7 @@ class Evaluation:
     """What a trained model answers to labelled images.
 
     Attributes:
-        name: what was evaluated, in a word: the split of the run's own data, or the name of other data.
+        name: what was evaluated, for a folder's name.
         split: "test", "val" or "train".
         run_folder: of the model, if it lies in one.
         metrics: flat, named as in a run's metrics.json.
@@ -138,15 +140,15 @@ class KeepLogits(pl.Callback):
         self.logits.append(outputs.float().cpu())
 
 
-def evaluate(path: str | Path, *words: str, folder: str | Path | None = None, split: str | None = None) -> Evaluation:
+def evaluate(path: str | Path, *words: str | Path, split: str | None = None) -> Evaluation:
     """Evaluates a trained model on labelled images; classes are matched by name.
 
     Args:
         path: a run folder, a model folder or a checkpoint.
-        *words: as on train.py's command line: other data (`data=stl10`, `data.root=FOLDER`), or where to compute
-            (`trainer=gpu`). Without `data=` they are the data of the run that the model lies in, split as for its
-            training. Other data are not split: all images of their own test, val or train split are evaluated.
-        folder: folders of images, one a class, instead of data that are named by words.
+        *words: a folder with a folder for each class; or words as on train.py's command line, for data (`data=stl10
+            data.root=FOLDER`) and for where to compute (`trainer=gpu`). Without a folder or `data=`, the data are those
+            of the model's run, split as for its training; `data.root=` says where they are now. Other data are not
+            split: all images of their own test, val or train split are evaluated.
         split: "test", "val" or "train"; None takes the first of these that there is.
 
     Raises:
@@ -154,16 +156,19 @@ def evaluate(path: str | Path, *words: str, folder: str | Path | None = None, sp
         ConfigError: it lies in no run folder and no data are named, or a word does not fit.
         DataError: the images are not as they should be, there is no such split, or the model knows none of the classes.
     """
-    run_folder = read_artifact(path).run_folder
-    others = bool(_data_name(words, folder))
-    if run_folder is None and not others:
+    artifact = read_artifact(path)
+    folder, settings = _folder_and_words([str(word) for word in words])
+    others = folder is not None or any(word.startswith("data=") for word in settings)
+    if artifact.run_folder is None and not others:
         raise ConfigError(
             f"{path} lies in no run folder, so its own data are not known. Name a folder with a folder for each class "
             f"in it, or data=... as for train.py."
         )
-    config = evaluation_config(run_folder, words)
+    config = evaluation_config(artifact.run_folder, settings)
     source = imagefolder(folder, least=1) if folder else open_source(config.data.source, **config.data.of_source())
     splits = source.splits if others else make_splits(source, **config.data.of_splits())
+    if not others:
+        check_split(split_table(splits, source.class_names), artifact)
     if folder and set(splits) == {"train"}:
         splits = {"test": splits["train"]}  # a folder without splits: nobody trains on it here
     quiet_lightning()
@@ -189,17 +194,17 @@ def evaluate(path: str | Path, *words: str, folder: str | Path | None = None, sp
     bars = [ProgressBar(leave=False)] if config.trainer.enable_progress_bar else []
     # One process: each image counts once, and their order is known.
     whole = {"devices": 1, "num_nodes": 1, "strategy": "auto", "fast_dev_run": False, "limit_test_batches": 1.0}
-    settings = asdict(config.trainer) | whole | {"limit_train_batches": 1.0, "limit_val_batches": 1.0}
-    trainer = build_trainer([keep, *bars], [], settings)
+    arguments = asdict(config.trainer) | whole | {"limit_train_batches": 1.0, "limit_val_batches": 1.0}
+    trainer = build_trainer([keep, *bars], [], arguments)
     batches = features_of(classifier, data, trainer, config.features) or data
     with without_backbone(classifier, aside=batches is not data):
         figures = figures_of_splits(trainer, classifier, batches)
     images = list(samples.images) if isinstance(samples.images, Sequence) else list(samples.names)
     metrics = {**figures, "data/num_classes": len(classifier.class_names), f"data/{chosen}_size": len(samples)}
     return Evaluation(
-        name=_data_name(words, folder) or chosen,
+        name=_name(artifact, chosen, folder, settings),
         split=chosen,
-        run_folder=run_folder,
+        run_folder=artifact.run_folder,
         metrics=metrics,
         notes=notes,
         class_names=classifier.class_names,
@@ -209,10 +214,40 @@ def evaluate(path: str | Path, *words: str, folder: str | Path | None = None, sp
     )
 
 
-def _data_name(words: Sequence[str], folder: str | Path | None) -> str:
-    """The name of data that are not the run's own; empty if they are."""
-    chosen = [word.partition("=")[2] for word in words if word.startswith("data=")]
-    return Path(folder).resolve().name if folder else "".join(chosen[-1:])
+def _folder_and_words(words: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """The folder of images, if one is named, and the words with an equals sign."""
+    settings = [word for word in words if "=" in word and not Path(word).is_dir()]
+    folders = [Path(word) for word in words if word not in settings]
+    if len(folders) > 1:
+        named = " ".join(map(str, folders))
+        raise ConfigError(f"{named}: name one folder of images, with a folder for each class in it.")
+    about_data = [word for word in settings if word.startswith(("data=", "data.root="))]
+    if folders and about_data:
+        raise ConfigError(f"{folders[0]} and {about_data[0]}: name one of them, they are different data.")
+    return (folders[0] if folders else None), settings
+
+
+def _name(artifact: Artifact, split: str, folder: Path | None, words: Sequence[str]) -> str:
+    """A folder's name for an evaluation: other models, data and splits have other names."""
+    parts = [word.partition("=")[2] for word in words if word.startswith("data=")]
+    if folder:
+        place = str(folder.resolve())
+        parts = [folder.resolve().name, hashlib.sha256(os.fsencode(place)).hexdigest()[:6]]
+    return "-".join([*parts, split, *([] if artifact.path.is_dir() else [artifact.path.stem])])
+
+
+def check_split(table: str, artifact: Artifact) -> None:
+    """Makes sure that the images are split as they were for training.
+
+    Raises:
+        DataError: they are not, so that some of the test images may have been trained on.
+    """
+    if split_sha256(table) != artifact.description.get("split"):
+        raise DataError(
+            f"these are not the images, labels and splits that {artifact.path} was trained with, which split.csv in "
+            f"its run folder lists: images that it was trained on could count as a test. Restore them, or name the "
+            f"folder of other images."
+        )
 
 
 def match_classes(samples: Samples, theirs: Sequence[str], ours: Sequence[str]) -> tuple[Samples, list[str]]:

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-3
 ENDINGS = {"onnx": ".onnx", "torch-export": ".pt2"}
 METADATA = "headstart.json"  # within a .pt2 file
-GENERATED = 32
+GENERATED = 40  # images to compare on where there are none
+BATCH = 16
 Run = Callable[[Tensor], Tensor]
 
 
@@ -85,11 +86,11 @@ def export(model: Model, kind: str, folder: Path, images: Sequence[ImageLike] | 
         model: left as it is.
         kind: "onnx" or "torch-export".
         folder: where the files go; made if it is not there.
-        images: to compare on; None generates some.
+        images: to compare on, at least one; None generates some.
 
     Raises:
         ConfigError: the kind is unknown or its packages are not installed.
-        ModelError: the exported network does not give the model's answers; no file is left.
+        ModelError: an exported network does not give the model's answers; its file is not left there.
     """
     if kind not in ENDINGS:
         raise ConfigError(f"--to {kind}: expected {' or '.join(ENDINGS)}.")
@@ -98,7 +99,7 @@ def export(model: Model, kind: str, folder: Path, images: Sequence[ImageLike] | 
     crop = model.preprocessing.crop
     pixels = example_pixels(model.preprocessing, images)
     prepared = normalisation(model.preprocessing)(pixels)
-    expected = model.logits(prepared)
+    expected = torch.cat([model.logits(part) for part in torch.split(prepared, BATCH)])
     network = copy.deepcopy(model.network).cpu().to(memory_format=torch.contiguous_format)
     from_pixels = FromPixels(network, model.preprocessing).eval()
     tensors, rgb = f"float32 (batch, 3, {crop}, {crop}), normalised", f"uint8 RGB (batch, {crop}, {crop}, 3)"
@@ -149,9 +150,13 @@ def _write(
 
     def write_and_compare(temporary: Path) -> None:
         try:
-            write(module, given[:2], temporary, about)
+            write(
+                module, torch.cat([given[:1], given[-1:]]), temporary, about
+            )  # two: of one, the number would be fixed
             run = load(temporary)
-            found.append(max(_difference(run(given), expected), _difference(run(given[:1]), expected[:1])))
+            sizes = _sizes(len(given))
+            pairs = zip(torch.split(given, sizes), torch.split(expected, sizes), strict=True)
+            found.append(max(_difference(run(images), logits) for images, logits in pairs))
         except Exception as error:  # what an exporter or a runtime makes of a network is anybody's guess
             raise ModelError(f"{path} is not written: {kind} cannot follow this network ({brief(error)}).") from error
         if not found[0] <= TOLERANCE:
@@ -162,6 +167,11 @@ def _write(
 
     write_atomically(path, write_and_compare)
     return Exported(path, json.loads(about["input"]), len(given), found[0])
+
+
+def _sizes(images: int) -> list[int]:
+    """How many images to compare at a time: one, then batches, then what is left."""
+    return [1, *[BATCH] * ((images - 1) // BATCH), *([left] if (left := (images - 1) % BATCH) else [])]
 
 
 def _difference(given: Tensor, expected: Tensor) -> float:

@@ -67,31 +67,45 @@ def find_images(
     """
     inputs = Inputs()
     for source in sources:
-        path = Path(source)
-        if path.is_dir():
-            found, others = walk_images(path)
-            inputs.images += [Input(file, file) for file in found]
-            if not found:
-                inputs.images.append(_missing(source, f"no image in this folder. Images end in {EXTENSIONS_TEXT}."))
-            elif others:
-                inputs.notes.append(f"{others} files without an image extension were skipped in {source}")
-        elif path.suffix.lower() == TABLE and path.is_file():
-            columns, rows = read_table(path)
-            inputs.column = column or image_column(path, columns, [row for _, row in rows], usual)
-            if inputs.column not in columns:
-                has = ", ".join(columns)
-                raise ConfigError(f"{path} has no column '{column}'; its columns are {has}. Use --column NAME.")
-            named = [(line, row[inputs.column]) for line, row in rows]
-            inputs.images += _listed(path, Path(images) if images is not None else path.parent, named)
-        elif glob.has_magic(source) and not path.exists():
-            matches = glob.glob(source, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
-            found = sorted(file for file in matches if not Path(file).is_dir())
-            inputs.images += [Input(file, file) for file in found]
-            if not found:
-                inputs.images.append(_missing(source, "no file matches this pattern."))
-        else:
-            inputs.images.append(Input(source, source))
+        try:
+            _find(source, images, column, usual, inputs)
+        except OSError as error:  # such as a folder that this user may not look into
+            inputs.images.append(_missing(source, f"{error.strerror}."))
     return inputs
+
+
+def _find(source: str, images: str | None, column: str | None, usual: str | None, inputs: Inputs) -> None:
+    """Adds what one source means."""
+    path = Path(source)
+    if not source:
+        inputs.images.append(_missing("''", "the name is empty."))
+    elif path.is_dir():
+        found, others, problems = walk_images(path)
+        inputs.images += [Input(file, file) for file in found]
+        inputs.images += [_missing(*problem.rsplit(": ", 1)) for problem in problems]
+        if not (found or problems):
+            inputs.images.append(_missing(source, f"no image in this folder. Images end in {EXTENSIONS_TEXT}."))
+        elif others:
+            inputs.notes.append(f"{others} files without an image extension were skipped in {source}")
+    elif path.suffix.lower() == TABLE and path.is_file():
+        columns, rows = read_table(path)
+        inputs.column = column or image_column(path, columns, [row for _, row in rows], usual)
+        if inputs.column not in columns:
+            has = ", ".join(columns)
+            raise ConfigError(f"{path} has no column '{column}'; its columns are {has}. Use --column NAME.")
+        named = [(line, row[inputs.column]) for line, row in rows]
+        inputs.images += _listed(path, Path(images) if images is not None else path.parent, named)
+        if not rows:
+            inputs.images.append(_missing(source, "a header and no rows."))
+    elif glob.has_magic(source) and not path.exists():
+        # Path.glob does not follow links to folders: they may lead in a circle.
+        matches = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
+        found = sorted(str(file) for file in matches if not file.name.startswith(".") and not file.is_dir())
+        inputs.images += [Input(file, file) for file in found]
+        if not found:
+            inputs.images.append(_missing(source, "no file matches this pattern."))
+    else:
+        inputs.images.append(Input(source, source))
 
 
 def _missing(source: str, why: str) -> Input:
@@ -113,6 +127,8 @@ def image_column(table: Path, columns: Sequence[str], rows: Sequence[dict[str, s
     Raises:
         ConfigError: it is not clear which.
     """
+    if not columns or any(name.lower().endswith(EXTENSIONS) for name in columns):
+        raise ConfigError(f"{table} has no header: expected a first line with the names of its columns.")
     if usual in columns:
         return str(usual)
     like_images = [name for name in columns if rows and rows[0][name].lower().endswith(EXTENSIONS)]

@@ -96,7 +96,8 @@ class Model:
             tta: "flip" averages the probabilities of the image and its mirror image, "five" those of the middle and
                 the four corners (Krizhevsky et al., 2012, section 4.1).
             batch_size: images at a time; None takes 8 on a CPU and 64 on a GPU.
-            num_workers: processes that decode files; None takes one a core where there are more than a few files.
+            num_workers: processes that decode files; None takes one a core where there are more than a few files and
+                processes are forked. Elsewhere a script that asks for some needs `if __name__ == "__main__":`.
 
         Returns:
             A `Prediction` for one image, a list of them, in order, for several.
@@ -134,9 +135,14 @@ class Model:
         Yields:
             For every image its answer, or the error that tells why there is none.
         """
+        if top < 1:
+            raise ConfigError(f"top={top}: expected how many classes to name, 1 or more.")
         for logits in self.logits_each(images, tta=tta, batch_size=batch_size, num_workers=num_workers):
             if isinstance(logits, DataError):
                 yield logits
+                continue
+            if not logits.isfinite().all():
+                yield DataError(f"{self.path}: its answer is not a number. Training diverged: try a lower lr.")
                 continue
             # Of several views, the mean of their probabilities.
             probabilities, classes = logits.softmax(dim=1).mean(dim=0).sort(descending=True, stable=True)
@@ -165,7 +171,9 @@ class Model:
         """
         files = all(isinstance(image, str | Path) for image in images)
         if num_workers is None:
-            num_workers = default_workers() if files and len(images) > FEW else 0
+            # Processes that are not forked start by running the caller's script again: that is for him to ask for.
+            forked = torch.multiprocessing.get_start_method() == "fork"
+            num_workers = default_workers() if forked and files and len(images) > FEW else 0
         transform = several_views(self.preprocessing, tta) if tta else self.transform
         loader = DataLoader(
             _Prepared(images, transform),
@@ -181,17 +189,16 @@ class Model:
             for problem in problems:
                 yield problem or next(logits)
 
-    def evaluate(self, folder: str | Path | None = None, *words: str, split: str | None = None) -> Evaluation:
+    def evaluate(self, *words: str | Path, split: str | None = None) -> Evaluation:
         """Figures on labelled images, the test split of its own run or others; see `evaluation.evaluate`.
 
         Args:
-            folder: folders of images, one a class.
-            *words: or data as on train.py's command line, such as `data=stl10`.
+            *words: a folder with a folder for each class, or data as on train.py's command line, such as `data=stl10`.
             split: "test", "val" or "train"; None takes the first of these that there is.
         """
         from headstart.evaluation import evaluate  # late: it imports Lightning and Hydra
 
-        return evaluate(self.path, *words, folder=folder, split=split)
+        return evaluate(self.path, *words, split=split)
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits of preprocessed images.
@@ -284,6 +291,7 @@ def _device(name: str | torch.device | None) -> torch.device:
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=name).cpu()
+    except (RuntimeError, AssertionError) as error:  # NotImplementedError, for "meta", is a RuntimeError
         raise ConfigError(f"device={name} is not there ({str(error).splitlines()[0]}). Use cpu.") from None
+    return torch.device(name)

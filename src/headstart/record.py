@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import importlib.metadata
 import io
 import json
@@ -79,6 +80,11 @@ def split_table(splits: Mapping[str, Samples], class_names: Sequence[str]) -> st
         for name, label in zip(samples.names, samples.labels, strict=True):
             writer.writerow((name, class_names[label], split))
     return text.getvalue()
+
+
+def split_sha256(table: str) -> str:
+    """SHA-256, in hexadecimal, of what `split_table` gives: which images were trained on, by name, class and split."""
+    return hashlib.sha256(table.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def environment() -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import logging
 import math
 import time
@@ -34,7 +33,7 @@ from headstart.features.digests import module_sha256
 from headstart.features.frozen import frozen_features
 from headstart.heads import build_head
 from headstart.optimization import build_optimizer, build_schedule
-from headstart.record import environment, split_table, write_json, write_text
+from headstart.record import environment, split_sha256, split_table, write_json, write_text
 from headstart.table import show_run
 from headstart.trainer import build_trainer, can_serve_features, quiet_lightning
 
@@ -111,7 +110,8 @@ def run(config: Config, folder: Path) -> float:
             "optimizer": asdict(config.optimizer),
             "scheduler": asdict(config.scheduler) | schedule_length(config.scheduler.name, config.epochs),
             "monitor": config.monitor,
-            "split": hashlib.sha256(split.encode("utf-8", "surrogateescape")).hexdigest(),
+            "split": split_sha256(split),
+            "data": config.data.told(),
         },
     )
     check_monitor(config.monitor, classifier)
@@ -155,7 +155,7 @@ def run(config: Config, folder: Path) -> float:
         "time/fit_s": round(fit_end - fit_start, 3),
         "time/total_s": round(time.perf_counter() - start, 3),
     }
-    record_end(folder, classifier, metrics, about={"data": config.data.told(), "licence": backbone.licence})
+    record_end(folder, classifier, metrics, about={"licence": backbone.licence})
     return metrics[config.monitor]
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from headstart import errors
 from headstart.cli import cache, evaluate, export, predict
+from headstart.errors import HeadstartError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -22,12 +23,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in (predict, evaluate, export, cache):
         command.add(commands)
-    words = parser.parse_args(arguments)
+    words, rest = parser.parse_known_args(arguments)
+    if any(word.startswith("-") for word in rest) or (rest and not hasattr(words, "several")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        words.several += rest  # what stands behind an option: argparse takes positional words in one piece only
     try:
         status = words.run(words)
         sys.stdout.flush()
     except BrokenPipeError:  # `headstart predict ... | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
+    except OSError as error:  # such as a place that cannot be written to
+        raise HeadstartError(f"{error.filename or ''}: {error.strerror or error}.".removeprefix(": ")) from error
     if status:
         sys.exit(status)

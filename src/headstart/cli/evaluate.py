@@ -7,15 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from headstart.errors import ConfigError
-
 
 def add(commands: Any) -> None:
     """Adds the command to the parser."""
     parser = commands.add_parser("evaluate", help="figures on labelled images", description=__doc__)
     parser.add_argument("model", metavar="MODEL", help="a run folder, a model folder or a checkpoint")
     parser.add_argument(
-        "words",
+        "several",
         metavar="DATA",
         nargs="*",
         help="a folder with a folder for each class, or words as for train.py: data=stl10 data.root=FOLDER "
@@ -33,11 +31,9 @@ def run(words: argparse.Namespace) -> int:
     from headstart.evaluation import evaluate  # late: it imports Lightning and Hydra
     from headstart.table import show_figures
 
-    overrides = [word for word in words.words if "=" in word and not Path(word).is_dir()]
-    folders = [word for word in words.words if word not in overrides]
-    if len(folders) > 1:
-        raise ConfigError(f"{' '.join(folders)}: name one folder of images, with a folder for each class in it.")
-    found = evaluate(words.model, *overrides, folder=folders[0] if folders else None, split=words.split)
+    if words.out:
+        words.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+    found = evaluate(words.model, *words.several, split=words.split)
     for note in found.notes:
         print(f"headstart: {note}", file=sys.stderr)
     show_figures(found.metrics)

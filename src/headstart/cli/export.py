@@ -27,8 +27,10 @@ def run(words: argparse.Namespace) -> int:
 
     model = headstart.load(words.model, "cpu")
     out = words.out or (model.run_folder or Path()) / "export"
-    images = [image.path for image in find_images(words.images).images] if words.images else None
-    for written in export(model, words.to, out, images):
+    inputs = find_images(words.images).images if words.images else []
+    for problem in (image.error for image in inputs if image.error):
+        raise problem
+    for written in export(model, words.to, out, [image.path for image in inputs] or None):
         print(f"{written.path}: takes {written.takes}; gives logits (batch, {len(model.class_names)})")
         print(f"    the same classes for {written.images} images; logits differ by at most {written.difference:.1e}")
     return 0

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     Answers = Iterator[tuple[str, Prediction | DataError]]
 
 FORMATS = ("csv", "json", "jsonl")
+FEW = 8  # images for each process that decodes: fewer are decoded sooner than it starts
 NAME_WIDTH = 60  # of the column of names, in characters; longer ones push the rest of their line
 
 
@@ -28,27 +29,30 @@ def add(commands: Any) -> None:
     parser = commands.add_parser("predict", help="classify images", description=__doc__)
     parser.add_argument("model", metavar="MODEL", help="a run folder, a model folder or a checkpoint")
     parser.add_argument(
-        "sources", metavar="SOURCE", nargs="+", help="an image, a folder, a quoted pattern, or a csv that names images"
+        "several", metavar="SOURCE", nargs="+", help="an image, a folder, a quoted pattern, or a csv that names images"
     )
-    parser.add_argument("--top", type=at_least_one, help="classes for each image (5)")
+    parser.add_argument("--top", type=at_least(1), help="classes for each image (5)")
     parser.add_argument("--format", choices=FORMATS, help="for programs; without it, a table for people")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write here; .csv, .json or .jsonl chooses the format")
     parser.add_argument("--images", metavar="FOLDER", help="what the file names in a csv are relative to (its folder)")
     parser.add_argument("--column", metavar="NAME", help="the column of a csv that holds the file names")
     parser.add_argument("--tta", choices=("flip", "five"), help="average over a mirror image, or over five crops")
     parser.add_argument("--strict", action="store_true", help="stop at the first image that cannot be read")
-    parser.add_argument("--batch-size", type=at_least_one, metavar="N", help="images at a time (8, on a GPU 64)")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that decode (one a core)")
+    parser.add_argument("--batch-size", type=at_least(1), metavar="N", help="images at a time (8, on a GPU 64)")
+    parser.add_argument("--workers", type=at_least(0), metavar="N", help="processes that decode (one a core)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (a GPU where there is one)")
     parser.set_defaults(run=run)
 
 
-def at_least_one(text: str) -> int:
-    """A whole number from 1 on, for argparse."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
-    return number
+def at_least(least: int) -> Callable[[str], int]:
+    """What turns a word into a whole number from `least` on, for argparse."""
+
+    def convert(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text}: expected a whole number from {least} on")
+        return int(text)
+
+    return convert
 
 
 def run(words: argparse.Namespace) -> int:
@@ -62,9 +66,13 @@ def run(words: argparse.Namespace) -> int:
     from headstart.record import write_atomically
 
     kind = _format(words)
+    if words.out and words.out.is_dir():
+        raise ConfigError(f"--out {words.out} is a folder: name the file to write.")
+    if kind and hasattr(sys.stdout, "reconfigure"):  # the same bytes on every system, whatever names there are
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="")
     model = headstart.load(words.model, words.device)
     told = model.description.get("data", {})
-    inputs = find_images(words.sources, images=words.images, column=words.column, usual=told.get("image_column"))
+    inputs = find_images(words.several, images=words.images, column=words.column, usual=told.get("image_column"))
     for note in inputs.notes:
         print(f"headstart: {note}", file=sys.stderr)
 
@@ -93,6 +101,13 @@ def run(words: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _workers(asked: int | None, images: int) -> int:
+    """Processes that decode: starting them takes longer than a few images."""
+    from headstart.data.workers import default_workers
+
+    return asked if asked is not None else min(default_workers(), images // FEW)
+
+
 def _format(words: argparse.Namespace) -> str | None:
     if words.format or not words.out:
         return str(words.format) if words.format else None
@@ -112,7 +127,7 @@ def _answers(model: Model, inputs: Inputs, words: argparse.Namespace, top: int, 
         top=top,
         tta=words.tta,
         batch_size=words.batch_size,
-        num_workers=words.workers,
+        num_workers=_workers(words.workers, len(images)),
     )
     # Rows on a terminal are progress enough.
     shown = sys.stderr.isatty() and (words.out is not None or not sys.stdout.isatty())

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 import headstart
 from headstart.config.checking import check
 from headstart.config.schema import Config
-from headstart.errors import ConfigError
+from headstart.errors import ConfigError, suggestion
 
 CONF = Path(headstart.__file__).parents[2] / "conf"  # beside src/, in a checkout
 
@@ -27,18 +31,24 @@ def evaluation_config(run_folder: Path | None, words: Sequence[str]) -> Config:
     Raises:
         ConfigError: a word does not fit, or there is no control panel to choose from.
     """
-    chosen = {word.partition("=")[0] for word in words if "." not in word.partition("=")[0]}
-    values = [word for word in words if word.partition("=")[0].partition(".")[0] not in chosen]
+    groups = [f.name for f in fields(Config)]
+    for word in words:
+        group = word.partition("=")[0].partition(".")[0]
+        if group not in groups:
+            raise ConfigError(f"unknown key '{group}'.{suggestion(group, groups)} The keys are {', '.join(groups)}.")
     if run_folder is None:
         return check(_compose(words))
-    config = OmegaConf.load(run_folder / "config.yaml")
-    assert isinstance(config, DictConfig)
-    if chosen:
-        composed = _compose([word for word in words if word not in values])
-        for group in chosen:
-            config[group] = composed[group]
-    for key, value in OmegaConf.from_dotlist(values).items():
-        OmegaConf.update(config, str(key), value, force_add=True)
+    chosen = {word.partition("=")[0] for word in words if "." not in word.partition("=")[0]}
+    values = [word for word in words if word.partition("=")[0].partition(".")[0] not in chosen]
+    try:
+        config: Any = OmegaConf.load(run_folder / "config.yaml")
+        if chosen:
+            composed = _compose([word for word in words if word not in values])
+            for group in chosen:
+                config[group] = composed[group]
+        config = OmegaConf.unsafe_merge(config, OmegaConf.from_dotlist(values))
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{' '.join(values)}: {' '.join(str(error).split())[:200]}") from None
     return check(config)
 
 
@@ -52,4 +62,4 @@ def _compose(words: Sequence[str]) -> DictConfig:
         with initialize_config_dir(str(CONF)):
             return compose("train", list(words))
     except HydraException as error:
-        raise ConfigError(str(error)) from None
+        raise ConfigError(" ".join(str(error).split())) from None

@@ -115,7 +115,9 @@ def image_files(folder: Path) -> tuple[list[str], int]:
     Raises:
         DataError: there is no image.
     """
-    files, others = walk_images(folder)
+    files, others, problems = walk_images(folder)
+    if problems:
+        raise DataError(f"{problems[0]}. Make it readable, or take it out of the data.")
     if not files:
         raise DataError(
             f"{folder}: no image in this class folder ({others} other files). Images end in "
@@ -124,17 +126,20 @@ def image_files(folder: Path) -> tuple[list[str], int]:
     return files, others
 
 
-def walk_images(folder: Path) -> tuple[list[str], int]:
-    """Image files below a folder in a stable order, and how many other files there are.
+def walk_images(folder: Path) -> tuple[list[str], int, list[str]]:
+    """Image files below a folder in a stable order, how many other files there are, and what could not be looked into.
 
     Names that begin with a dot are left out, and links to folders are not followed: they may lead in a circle.
     """
     files, others = [], 0
-    for place, folders, names in os.walk(folder):
+    problems: list[str] = []
+    for place, folders, names in os.walk(
+        folder, onerror=lambda error: problems.append(f"{error.filename}: {error.strerror}")
+    ):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(name for name in names if not name.startswith(".")):
             if name.lower().endswith(EXTENSIONS):
                 files.append(str(Path(place, name)))
             else:
                 others += 1
-    return files, others
+    return files, others, problems

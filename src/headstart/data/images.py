@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,9 @@ if TYPE_CHECKING:  # the `headstart` command finds images without waiting for to
     from torch import Tensor
 
     ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor
+
+# Not all that Pillow knows: some formats run other programs (EPS) or are hardly ever tried.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP", "JPEG2000")
 
 # Resizing keeps the ratio: of a line of a million pixels it would make an image of 200 GB.
 MAX_RATIO = 500
@@ -54,12 +59,19 @@ def as_image(image: ImageLike) -> Image.Image:
         return read_image(image)
     if isinstance(image, Image.Image):
         try:
-            return _to_rgb(ImageOps.exif_transpose(image))  # opened, it may not have been decoded yet
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            return _to_rgb(image)  # opened, it may not have been decoded yet
+        except Exception as error:
             raise _unreadable(getattr(image, "filename", "") or "an image", error) from None
-    if not isinstance(image, np.ndarray):
-        image = image.detach().cpu().movedim(0, -1).numpy() if image.ndim == 3 else image.detach().cpu().numpy()
-    return _to_rgb(Image.fromarray(_pixels(image)))
+    try:
+        values = image.detach().cpu().numpy() if hasattr(image, "detach") else np.asarray(image)
+    except (TypeError, ValueError):  # such as a tensor of bfloat16
+        raise DataError(f"{type(image).__name__} {getattr(image, 'dtype', '')} is no image.") from None
+    channels_first = hasattr(image, "detach") and values.ndim == 3
+    pixels = Image.fromarray(_pixels(np.moveaxis(values, 0, -1) if channels_first else values))
+    try:
+        return _to_rgb(pixels)
+    except ValueError as error:
+        raise _unreadable("an array", error) from None
 
 
 def _pixels(values: NDArray[Any]) -> NDArray[Any]:
@@ -94,22 +106,23 @@ def read_bytes(path: str | Path) -> bytes:
         return Path(path).read_bytes()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file.") from None
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
         raise _unreadable(path, error) from None
 
 
 def decode_image(data: bytes, path: str | Path) -> Image.Image:
     """Decodes the bytes of an image file, as `read_image` does; `path` is for messages."""
     try:
-        with Image.open(io.BytesIO(data)) as file:
-            _check_sides(file.size)
-            return _to_rgb(ImageOps.exif_transpose(file))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        # Pillow raises SyntaxError for some broken PNGs and ValueError for some broken TIFFs.
+        with Image.open(io.BytesIO(data), formats=FORMATS) as file:
+            return _to_rgb(file)
+    except Exception as error:
+        # Of damaged files Pillow's parsers raise whatever they stumble over: SyntaxError, struct.error, ValueError, ...
         raise _unreadable(path, error) from None
 
 
 def _check_sides(size: tuple[int, int]) -> None:
+    if min(size) == 0:
+        raise ValueError("it has no pixels")
     if max(size) > MAX_RATIO * min(size):
         raise ValueError(f"{size[0]} × {size[1]} pixels: one side is more than {MAX_RATIO} times the other")
 
@@ -121,9 +134,13 @@ def _unreadable(path: str | Path, error: Exception) -> DataError:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    """Upright RGB."""
+    _check_sides(image.size)
+    with suppress(struct.error):  # a damaged EXIF block: the picture is there, and nothing is known of its orientation
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         # 16-bit greys come as I;16 or I, and Pillow's own conversion would clip them at 255.
-        values = np.asarray(image, dtype=np.int64)
+        values = np.asarray(image)
         wide = image.mode != "I" or values.max(initial=0) > 255
         image = Image.fromarray(np.clip(values >> 8 if wide else values, 0, 255).astype(np.uint8))
     elif image.mode == "P" and "transparency" in image.info:

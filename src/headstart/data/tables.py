@@ -93,7 +93,7 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv_format.DictReader(file)
-            columns = list(reader.fieldnames or [])
+            reader.fieldnames = columns = [name.strip() for name in reader.fieldnames or []]
             rows = [(reader.line_num, {name: (row[name] or "").strip() for name in columns}) for row in reader]
     except (UnicodeDecodeError, csv_format.Error, OSError) as error:
         raise DataError(f"{path} cannot be read as a table ({error}). Save it as a csv in UTF-8.") from None
