@@ -18,7 +18,8 @@ from headstart.artifact import FORMAT_VERSION, description_sha256, find_artifact
 from headstart.backbones import build_backbone
 from headstart.checkpoints import load_checkpoint
 from headstart.errors import DataError, ModelError
-from headstart.model import _Uninitialised
+from headstart.model import Model
+from headstart.network import Uninitialised
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_a_compiled_classifier_is_saved_under_clean_names(trained: Path, tmp_pat
 def test_loading_without_initialisation_leaves_nothing_to_chance(name: str) -> None:
     """All that a file does not hold, such as tables that a network computes when it is built, is as always."""
     built = build_backbone("torchvision", name, None).module
-    with _Uninitialised():
+    with Uninitialised():
         bare = build_backbone("torchvision", name, None).module
     held = built.state_dict().keys()
     assert bare.state_dict().keys() == held
@@ -156,7 +157,7 @@ def test_a_network_that_this_version_builds_otherwise_is_refused(model: Path) ->
     artifact = read_artifact(model)
     del artifact.state["backbone.conv1.weight"]
     with pytest.raises(ModelError, match=r"its weights are not those of resnet18 as this version builds it .*conv1"):
-        headstart.model.Model(artifact)
+        Model(artifact)
 
 
 @pytest.mark.parametrize(

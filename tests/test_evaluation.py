@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 import headstart
+from headstart.answers import Evaluation
 from headstart.cli import main
 from headstart.errors import ConfigError, DataError
-from headstart.evaluation import Evaluation, evaluate
+from headstart.evaluation import evaluate
 
 from .conftest import SMALL, TINY_RESNET, class_folders, composed
 from .makers import make_stl10

@@ -18,7 +18,7 @@ from torch import nn
 from headstart.artifact import has_backbone, read_artifact, read_checkpoint
 from headstart.classifier import BACKBONE, TransferClassifier
 from headstart.errors import HeadstartError, ModelError
-from headstart.model import build_network
+from headstart.network import build_network
 from headstart.optimization import direction
 from headstart.record import write_atomically
 

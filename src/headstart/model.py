@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,21 +10,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from headstart.artifact import Artifact
-from headstart.backbones import build_backbone
 from headstart.data.images import as_image
 from headstart.data.transforms import Preprocessing, Transform, evaluation_transform, several_views
 from headstart.data.workers import default_workers, step_back
-from headstart.errors import ConfigError, DataError, ModelError
-from headstart.heads import build_head
+from headstart.errors import ConfigError, DataError
+from headstart.network import build_network
 
 if TYPE_CHECKING:
+    from headstart.answers import Evaluation
     from headstart.data.images import ImageLike
-    from headstart.evaluation import Evaluation
 
 TTA = Literal["flip", "five"]
 CPU_BATCH, GPU_BATCH = 8, 64  # MobileNetV2 on two cores: 51 images a second at 8, 36 at 32; see benchmarks/README.md
@@ -213,48 +210,6 @@ class Model:
         with torch.inference_mode():
             logits: Tensor = self.network(images)
         return logits.float().cpu()
-
-
-def build_parts(description: Mapping[str, Any]) -> tuple[nn.Module, nn.Module]:
-    """A described classifier's backbone and head, with random weights."""
-    backbone = build_backbone(**description["model"], weights=None)
-    num_classes = len(description["class_names"])
-    return backbone.module, build_head(
-        num_features=backbone.num_features, num_classes=num_classes, **description["head"]
-    )
-
-
-def build_network(artifact: Artifact) -> nn.Sequential:
-    """Backbone and head in evaluation mode, with the weights that were read.
-
-    Raises:
-        ModelError: the weights are not those of this network.
-    """
-    with _Uninitialised():
-        backbone, head = build_parts(artifact.description)
-    network = nn.Sequential(OrderedDict(backbone=backbone, head=head))
-    state = {name: value for name, value in artifact.state.items() if name.startswith(("backbone.", "head."))}
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        name = artifact.description["model"]["name"]
-        raise ModelError(
-            f"{artifact.path}: its weights are not those of {name} as this version builds it "
-            f"({' '.join(str(error).split())[:300]}). Install the versions that it was trained with: "
-            f"{artifact.description.get('versions', 'they are not known')}."
-        ) from None
-    return network.eval().requires_grad_(False)
-
-
-class _Uninitialised(TorchFunctionMode):
-    """Leaves new layers as they are in memory: filling them takes longer than loading what replaces it."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return args[0] if args else (kwargs or {})["tensor"]
-        return func(*args, **(kwargs or {}))
 
 
 class _Prepared(Dataset[Tensor | DataError]):

@@ -1,0 +1,57 @@
+"""A trained classifier's network, built from its description."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from headstart.artifact import Artifact
+from headstart.backbones import build_backbone
+from headstart.errors import ModelError
+from headstart.heads import build_head
+
+
+def build_parts(description: Mapping[str, Any]) -> tuple[nn.Module, nn.Module]:
+    """A described classifier's backbone and head, with random weights."""
+    backbone = build_backbone(**description["model"], weights=None)
+    num_classes = len(description["class_names"])
+    return backbone.module, build_head(
+        num_features=backbone.num_features, num_classes=num_classes, **description["head"]
+    )
+
+
+def build_network(artifact: Artifact) -> nn.Sequential:
+    """Backbone and head in evaluation mode, with the weights that were read.
+
+    Raises:
+        ModelError: the weights are not those of this network.
+    """
+    with Uninitialised():
+        backbone, head = build_parts(artifact.description)
+    network = nn.Sequential(OrderedDict(backbone=backbone, head=head))
+    state = {name: value for name, value in artifact.state.items() if name.startswith(("backbone.", "head."))}
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        name = artifact.description["model"]["name"]
+        raise ModelError(
+            f"{artifact.path}: its weights are not those of {name} as this version builds it "
+            f"({' '.join(str(error).split())[:300]}). Install the versions that it was trained with: "
+            f"{artifact.description.get('versions', 'they are not known')}."
+        ) from None
+    return network.eval().requires_grad_(False)
+
+
+class Uninitialised(TorchFunctionMode):
+    """Leaves new layers as they are in memory: filling them takes longer than loading what replaces it."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
