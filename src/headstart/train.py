@@ -34,6 +34,7 @@ from headstart.features.frozen import frozen_features
 from headstart.heads import build_head
 from headstart.optimization import build_optimizer, build_schedule
 from headstart.record import environment, split_sha256, split_table, write_json, write_text
+from headstart.report.tensorboard import write_hyperparameters
 from headstart.table import show_run
 from headstart.trainer import build_trainer, can_serve_features, quiet_lightning
 
@@ -155,6 +156,7 @@ def run(config: Config, folder: Path) -> float:
         "time/fit_s": round(fit_end - fit_start, 3),
         "time/total_s": round(time.perf_counter() - start, 3),
     }
+    write_hyperparameters(loggers, asdict(config), metrics)
     record_end(folder, classifier, metrics, about={"licence": backbone.licence})
     return metrics[config.monitor]
 

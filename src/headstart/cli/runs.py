@@ -1,0 +1,44 @@
+"""`headstart runs`: what runs differ in and what came out, the best first."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+
+def add(commands: Any) -> None:
+    """Adds the command to the parser."""
+    parser = commands.add_parser("runs", help="runs side by side, sorted by a metric", description=__doc__)
+    parser.add_argument("folder", metavar="FOLDER", nargs="?", type=Path, default=Path("outputs"), help="(outputs)")
+    parser.add_argument("--sort", metavar="METRIC", help="(what the first run monitors)")
+    parser.add_argument("--format", choices=("csv",), help="for programs; without it, a table for people")
+    parser.set_defaults(run=run)
+
+
+def run(words: argparse.Namespace) -> int:
+    """Runs the command."""
+    from headstart.runs import find_runs, sorted_by, table  # late: help is answered at once
+
+    runs = find_runs(words.folder)
+    metric = words.sort or str(runs[0].settings["monitor"])
+    rows = table(sorted_by(runs, metric), words.folder, metric)
+    if words.format == "csv":
+        csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
+        return 0
+    shown = Table(*rows[0], box=box.SIMPLE_HEAD)
+    for column in shown.columns[1:]:
+        column.justify = "right"
+    for row in rows[1:]:
+        shown.add_row(*row)
+    console = Console()
+    # A narrow terminal wraps the lines; it does not cut figures off.
+    console.width = max(console.width, console.measure(shown, options=console.options.update(width=1000)).maximum)
+    console.print(shown)
+    return 0

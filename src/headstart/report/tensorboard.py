@@ -1,0 +1,39 @@
+"""What TensorBoard shows besides the curves: a run's settings and final figures, to compare runs by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from torch.utils.tensorboard.summary import hparams
+
+from headstart.runs import flat
+
+
+def write_hyperparameters(loggers: Sequence[Logger], settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+    """Fills TensorBoard's HPARAMS tab with a row for this run.
+
+    Args:
+        loggers: of the run; those that are not TensorBoard's are left alone.
+        settings: the control panel as nested plain values.
+        metrics: as in metrics.json; the figures of the splits are shown as `best/val/accuracy`, being those of the best
+            checkpoint, where the curves' last points are not.
+    """
+    figures = {f"best/{name}": value for name, value in metrics.items() if _is_figure(name, value)}
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_metrics(figures, step=int(metrics["epochs/run"]))
+            # Without the summary that names an experiment's columns: TensorBoard would take those of one run of a sweep
+            # for all. So it collects them from the rows.
+            _, start, end = hparams(dict(flat(settings)), figures)  # type: ignore[no-untyped-call]
+            writer = logger.experiment._get_file_writer()
+            writer.add_summary(start)
+            writer.add_summary(end)
+            logger.experiment.flush()
+
+
+def _is_figure(name: str, value: float) -> bool:
+    split, _, rest = name.partition("/")
+    return split in ("train", "val", "test") and "/" not in rest and math.isfinite(value)

@@ -1,0 +1,139 @@
+"""Finished and unfinished runs below a folder, side by side: what differs between them, and what came out."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from headstart.errors import ConfigError, DataError, suggestion
+
+Plain = bool | int | float | str
+# Settings of the machine and of what is written, and those that others reach down to: they tell no runs apart.
+LEFT_OUT = ("trainer", "callbacks", "logger", "ckpt_path", "data.batch_size", "optimizer.lr")
+SHOWN = ("val/accuracy", "val/loss", "test/accuracy", "epochs/run", "time/total_s")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder.
+
+    Attributes:
+        folder: where it is.
+        settings: its flat control panel.
+        metrics: its metrics.json; empty if it has not ended.
+    """
+
+    folder: Path
+    settings: Mapping[str, Plain]
+    metrics: Mapping[str, float | None]
+
+
+def find_runs(root: Path) -> list[Run]:
+    """The runs below a folder, in the order of their paths.
+
+    Raises:
+        DataError: there is no such folder, or no run in it.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder. Expected one with run folders below it, such as outputs.")
+    runs = []
+    for place, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if "config.yaml" in names:
+            folders.clear()  # a run holds no other
+            runs += _read(Path(place))
+    if not runs:
+        raise DataError(f"{root}: no run folder below it; each has a config.yaml.")
+    return runs
+
+
+def _read(folder: Path) -> list[Run]:
+    """The run in a folder; none if its config.yaml is another program's."""
+    try:
+        settings = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=True)
+    except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError):
+        return []
+    if not isinstance(settings, dict) or "monitor" not in settings:
+        return []
+    return [Run(folder, dict(flat(settings)), _metrics(folder / "metrics.json"))]
+
+
+def _metrics(path: Path) -> dict[str, float | None]:
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return metrics if isinstance(metrics, dict) else {}
+
+
+def flat(settings: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Plain]]:
+    """Nested settings as pairs such as ("head.hidden", 256), but for those that tell no runs apart."""
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        if name in LEFT_OUT:
+            continue
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{name}.")
+        else:
+            yield name, "null" if value is None else value if isinstance(value, Plain) else str(value)
+
+
+def differing(runs: Sequence[Run]) -> list[str]:
+    """The settings that are not the same in all runs, or that some runs have not."""
+    names = dict.fromkeys(name for run in runs for name in run.settings)
+    return [name for name in names if len({repr(run.settings.get(name)) for run in runs}) > 1]
+
+
+def sorted_by(runs: Sequence[Run], metric: str) -> list[Run]:
+    """The runs by a metric, the best first; those without it last, in their order.
+
+    Args:
+        runs: any.
+        metric: losses and times are better when smaller, all others when larger.
+
+    Raises:
+        ConfigError: no run has that metric.
+    """
+    known = sorted({name for run in runs for name in run.metrics})
+    if known and metric not in known:
+        listed = ", ".join(name for name in known if "/class_accuracy/" not in name)
+        raise ConfigError(f"--sort {metric}: no run has it.{suggestion(metric, known)} There are {listed}.")
+    sign = 1 if metric.endswith("loss") or metric.startswith("time/") else -1
+
+    def place(run: Run) -> tuple[bool, float]:
+        value = run.metrics.get(metric)
+        return (value is None, sign * value if value is not None else 0.0)
+
+    return sorted(runs, key=place)
+
+
+def table(runs: Sequence[Run], root: Path, metric: str) -> list[list[str]]:
+    """A row for each run under a header: its folder, what differs, the metric, then others that runs have.
+
+    Args:
+        runs: in the order of the rows.
+        root: folders are named from here.
+        metric: that stands first.
+    """
+    settings = differing(runs)
+    metrics = [name for name in dict.fromkeys((metric, *SHOWN)) if any(name in run.metrics for run in runs)]
+    rows = [["run", *settings, *(metrics or ["metrics"])]]
+    for run in runs:
+        values = [_text(run.settings.get(name)) for name in settings]
+        figures = [_text(run.metrics.get(name)) for name in metrics] if run.metrics else []
+        if not run.metrics:
+            figures = ["not ended", *[""] * (len(metrics) - 1)]
+        rows.append([run.folder.relative_to(root).as_posix(), *values, *figures])
+    return rows
+
+
+def _text(value: Plain | None) -> str:
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
