@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "several", metavar="SOURCE", nargs="+", help="an image, a folder, a quoted pattern, or a csv that names images"
     )
-    parser.add_argument("--top", type=at_least(1), help="classes for each image (5)")
+    parser.add_argument("--top", type=at_least(1), metavar="N", help="classes for each image (5)")
     parser.add_argument("--format", choices=FORMATS, help="for programs; without it, a table for people")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write here; .csv, .json or .jsonl chooses the format")
     parser.add_argument("--images", metavar="FOLDER", help="what the file names in a csv are relative to (its folder)")
