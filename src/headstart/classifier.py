@@ -173,7 +173,7 @@ class TransferClassifier(pl.LightningModule):
         values = self.take_figures(split)
         by_class = values.pop("class_accuracy")
         # Evaluation after training repeats val and train; on their charts it would be a second last point.
-        charted = bool(self.trainer.loggers) and (not per_class or split == "test")
+        charted = not per_class or split == "test"
         figures = {f"{split}/{name}": value for name, value in values.items()}
         self.log_dict(figures, logger=charted)
         if per_class:
