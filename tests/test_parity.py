@@ -37,6 +37,8 @@ NETWORKS = {
     "vit_b_32": ("model=torchvision", "model.name=vit_b_32"),
 }
 
+SMALL_NETWORKS = ("mobilenet_v2", "resnet18")  # exporting a VGG takes minutes
+
 
 @pytest.fixture(scope="module")
 def photographs(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -70,8 +72,10 @@ def same(given: Tensor, expected: Tensor) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["features=auto", "features=off"])
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(
+    ("network", "way"),
+    [*((network, "features=auto") for network in NETWORKS), *((network, "features=off") for network in SMALL_NETWORKS)],
+)
 def test_one_answer(network: str, way: str, photographs: Path, shared: Path, train: Train, tmp_path: Path) -> None:
     words = [word.format(shared=shared) for word in NETWORKS[network]]
     where = ("data=imagefolder", f"data.root={photographs}", "data.test_fraction=0", "data.num_workers=null")
