@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import headstart
-from headstart.artifact import FORMAT_VERSION, description_sha256, find_artifact, read_artifact, save_model
+from headstart.artifact import FORMAT_VERSION, described_sha256, find_artifact, read_artifact, save_model
 from headstart.backbones import build_backbone
 from headstart.checkpoints import load_checkpoint
 from headstart.errors import DataError, ModelError
@@ -103,10 +103,10 @@ def alter(model: Path) -> None:
 
 def slip_in_a_pickle(model: Path) -> None:
     """A file of the right name whose digest is right, too, and that would run code if it were unpickled."""
-    from headstart.artifact import _file_sha256
+    from headstart.features.digests import file_sha256
 
     (model / "model.safetensors").write_bytes(pickle.dumps(print))
-    describe(model, sha256={"model.safetensors": _file_sha256(model / "model.safetensors")})
+    describe(model, sha256={"model.safetensors": file_sha256(model / "model.safetensors").hex()})
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_a_run_that_has_not_ended_names_its_checkpoint(trained: Path, tmp_path: 
 
 def test_tuples_and_lists_are_the_same_description() -> None:
     described = {"class_names": ("a",), "preprocessing": {"mean": (0.1, 0.2, 0.3)}}
-    assert description_sha256(described) == description_sha256(json.loads(json.dumps(described)))
+    assert described_sha256(described) == described_sha256(json.loads(json.dumps(described)))
 
 
 def test_what_was_read_can_be_saved_again(trained: Path, tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from headstart.record import write_json, write_text
+from headstart.record import csv_text, write_json, write_text
 
 TOP = 5  # classes that predictions.csv names for each image
 
@@ -66,7 +64,7 @@ class Evaluation:
             rows.append(
                 (image, self.class_names[label], *named[0], loss, *(part for pair in named[1:] for part in pair))
             )
-        return _csv(rows)
+        return csv_text(rows)
 
     def classes_csv(self) -> str:
         """Of each class that has an image or was predicted: how many images, recall, precision and F1."""
@@ -81,10 +79,4 @@ class Evaluation:
                 rows.append(
                     (name, images, claims, correct, recall, precision, round(2 * correct / (images + claims), 6))
                 )
-        return _csv(rows)
-
-
-def _csv(rows: Sequence[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+        return csv_text(rows)

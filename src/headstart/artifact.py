@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +15,14 @@ from torch import Tensor
 
 import headstart
 from headstart.errors import ModelError
-from headstart.record import versions, write_atomically, write_json
+from headstart.features.digests import description_sha256, file_sha256
+from headstart.record import plain, versions, write_atomically, write_json
 
 FORMAT_VERSION = 2
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 # Without these nobody can build the network or feed it.
 NEEDED = {"model": dict, "head": dict, "class_names": list, "preprocessing": dict}
+PARTS = ("backbone.", "head.")  # in front of the names of the network's tensors
 COMPILED = "_orig_mod."  # torch.compile puts it into the names of what it wraps
 
 
@@ -57,45 +57,29 @@ def save_model(folder: Path, state: Mapping[str, Tensor], description: Mapping[s
         state: a classifier's tensors, compiled or not.
         description: plain values; those named in `NEEDED` among them.
     """
-    tensors = {
-        name: value.detach().cpu().contiguous()
-        for name, value in network_state(state).items()
-        if name.startswith(("backbone.", "head."))
-    }
+    tensors = {name: value.detach().cpu().contiguous() for name, value in network_state(state).items()}
     about = {
-        **_plain({name: value for name, value in description.items() if name != "sha256"}),
+        **plain({name: value for name, value in description.items() if name != "sha256"}),
         "format_version": FORMAT_VERSION,
         "headstart": headstart.__version__,
         "versions": versions(),
     }
     path = folder / WEIGHTS
-    metadata = {"format": "pt", "description_sha256": description_sha256(about)}
+    metadata = {"format": "pt", "description_sha256": described_sha256(about)}
     write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
     # Last: where it is, the weights are those that it describes.
-    write_json(folder / DESCRIPTION, {**about, "sha256": {WEIGHTS: _file_sha256(path)}})
+    write_json(folder / DESCRIPTION, {**about, "sha256": {WEIGHTS: file_sha256(path).hex()}})
 
 
 def network_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors without what torch.compile puts into their names."""
-    return {name.replace(COMPILED, ""): value for name, value in state.items()}
+    """The tensors of backbone and head, without what torch.compile puts into their names."""
+    clean = {name.replace(COMPILED, ""): value for name, value in state.items()}
+    return {name: value for name, value in clean.items() if name.startswith(PARTS)}
 
 
-def description_sha256(description: Mapping[str, Any]) -> str:
+def described_sha256(description: Mapping[str, Any]) -> str:
     """SHA-256, in hexadecimal, of a description without the digests in it."""
-    described = {name: value for name, value in description.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    """Values for JSON, which has neither NaN nor infinity."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return description_sha256({name: value for name, value in description.items() if name != "sha256"})
 
 
 # --- reading -------------------------------------------------------------------------------------------------
@@ -117,7 +101,7 @@ def read_artifact(path: str | Path) -> Artifact:
     weights = place / WEIGHTS
     if not weights.is_file():
         raise ModelError(f"{weights} is missing: {DESCRIPTION} beside it describes it. Copy the whole model folder.")
-    if _file_sha256(weights) != description["sha256"].get(WEIGHTS):
+    if file_sha256(weights).hex() != description["sha256"].get(WEIGHTS):
         raise ModelError(
             f"{weights} is not the file that {DESCRIPTION} describes: truncated or changed. Copy it again."
         )
@@ -127,7 +111,7 @@ def read_artifact(path: str | Path) -> Artifact:
             metadata = file.metadata() or {}
     except SafetensorError as error:
         raise ModelError(f"{weights} is no safetensors file ({error}). Copy the model folder again.") from None
-    if metadata.get("description_sha256") != description_sha256(description):
+    if metadata.get("description_sha256") != described_sha256(description):
         raise ModelError(f"{place / DESCRIPTION} was changed since it was written with {WEIGHTS}. Copy it again.")
     return Artifact(place, description, state)
 
@@ -188,7 +172,7 @@ def _from_checkpoint(path: Path) -> Artifact:
 
 def has_backbone(checkpoint: Mapping[str, Any]) -> bool:
     """Whether a checkpoint is of the whole network; see `checkpoints.without_backbone`."""
-    return any(name.startswith("backbone.") for name in checkpoint["state_dict"])
+    return any(name.startswith(PARTS[0]) for name in checkpoint["state_dict"])
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

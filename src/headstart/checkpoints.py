@@ -15,7 +15,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
-from headstart.artifact import has_backbone, read_artifact, read_checkpoint
+from headstart.artifact import Artifact, has_backbone, read_artifact, read_checkpoint
 from headstart.classifier import BACKBONE, TransferClassifier
 from headstart.errors import HeadstartError, ModelError
 from headstart.network import build_network
@@ -96,7 +96,11 @@ def load_checkpoint(path: str | Path) -> TransferClassifier:
     Raises:
         ModelError: no such file, or not one of headstart's.
     """
-    artifact = read_artifact(path)
+    return classifier_of(read_artifact(path))
+
+
+def classifier_of(artifact: Artifact) -> TransferClassifier:
+    """The classifier that was read, in evaluation mode; see `load_checkpoint`."""
     network = build_network(artifact)
     classifier = TransferClassifier(
         network.get_submodule("backbone").requires_grad_(),

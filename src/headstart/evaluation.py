@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from headstart.answers import Evaluation
 from headstart.artifact import Artifact, read_artifact
 from headstart.callbacks import ProgressBar
-from headstart.checkpoints import load_checkpoint, without_backbone
+from headstart.checkpoints import classifier_of, without_backbone
 from headstart.classifier import TransferClassifier
 from headstart.config import CachedFeatures, Features
 from headstart.config.composing import evaluation_config
@@ -27,7 +27,6 @@ from headstart.data.module import ImageDataModule, make_splits
 from headstart.data.sources import Samples
 from headstart.data.transforms import Preprocessing, evaluation_transform
 from headstart.errors import ConfigError, DataError
-from headstart.features.digests import module_sha256
 from headstart.features.frozen import frozen_features
 from headstart.features.loaders import FeatureDataModule
 from headstart.record import split_sha256, split_table
@@ -98,7 +97,7 @@ def evaluate(path: str | Path, *words: str | Path, split: str | None = None) -> 
     if folder and set(splits) == {"train"}:
         splits = {"test": splits["train"]}  # a folder without splits: nobody trains on it here
     quiet_lightning()
-    classifier = load_checkpoint(path)
+    classifier = classifier_of(artifact)
     chosen = split or next(name for name in FIRST if name in splits)
     if chosen not in splits:
         raise DataError(f"these data have no {chosen} split; there are {', '.join(splits)}.")
@@ -224,7 +223,7 @@ def features_of(
         classifier.backbone,
         data,
         num_features=head.in_features,
-        description={"model": classifier.hparams["model"], "backbone_sha256": module_sha256(classifier.backbone)},
+        description={name: classifier.hparams[name] for name in ("model", "backbone_sha256")},
         device=trainer.strategy.root_device,
         precision=trainer.precision_plugin,
         engine=settings.engine,

@@ -150,9 +150,8 @@ def _write(
 
     def write_and_compare(temporary: Path) -> None:
         try:
-            write(
-                module, torch.cat([given[:1], given[-1:]]), temporary, about
-            )  # two: of one, the number would be fixed
+            two = torch.cat([given[:1], given[-1:]])  # of one image alone, an exporter would fix the number
+            write(module, two, temporary, about)
             run = load(temporary)
             sizes = _sizes(len(given))
             pairs = zip(torch.split(given, sizes), torch.split(expected, sizes), strict=True)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from headstart.artifact import Artifact
 from headstart.data.images import as_image
 from headstart.data.transforms import Preprocessing, Transform, evaluation_transform, several_views
-from headstart.data.workers import default_workers, step_back
+from headstart.data.workers import step_back, workers_for
 from headstart.errors import ConfigError, DataError
 from headstart.network import build_network
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 TTA = Literal["flip", "five"]
 CPU_BATCH, GPU_BATCH = 8, 64  # MobileNetV2 on two cores: 51 images a second at 8, 36 at 32; see benchmarks/README.md
-FEW = 8  # files that are decoded sooner than a worker process starts
 
 
 @dataclass(frozen=True)
@@ -170,7 +169,7 @@ class Model:
         if num_workers is None:
             # Processes that are not forked start by running the caller's script again: that is for him to ask for.
             forked = torch.multiprocessing.get_start_method() == "fork"
-            num_workers = default_workers() if forked and files and len(images) > FEW else 0
+            num_workers = workers_for(len(images)) if forked and files else 0
         transform = several_views(self.preprocessing, tta) if tta else self.transform
         loader = DataLoader(
             _Prepared(images, transform),

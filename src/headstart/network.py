@@ -33,9 +33,8 @@ def build_network(artifact: Artifact) -> nn.Sequential:
     with Uninitialised():
         backbone, head = build_parts(artifact.description)
     network = nn.Sequential(OrderedDict(backbone=backbone, head=head))
-    state = {name: value for name, value in artifact.state.items() if name.startswith(("backbone.", "head."))}
     try:
-        network.load_state_dict(state)
+        network.load_state_dict(artifact.state)
     except RuntimeError as error:
         name = artifact.description["model"]["name"]
         raise ModelError(

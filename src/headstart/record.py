@@ -13,7 +13,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,19 +67,31 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Writes a JSON file atomically; NaN and infinity, which JSON has not, become null."""
-    finite = {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in values.items()}
-    write_text(path, json.dumps(finite, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(plain(values), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def plain(value: Any) -> Any:
+    """Plain values as JSON has them: NaN and infinity become None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as a csv."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def split_table(splits: Mapping[str, Samples], class_names: Sequence[str]) -> str:
     """Which image is in which split, as a csv of image, class and split."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("image", "class", "split"))
-    for split, samples in splits.items():
-        for name, label in zip(samples.names, samples.labels, strict=True):
-            writer.writerow((name, class_names[label], split))
-    return text.getvalue()
+    rows = [
+        (name, class_names[label], split)
+        for split, samples in splits.items()
+        for name, label in zip(samples.names, samples.labels, strict=True)
+    ]
+    return csv_text([("image", "class", "split"), *rows])
 
 
 def split_sha256(table: str) -> str:

@@ -13,11 +13,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from headstart.config.checking import REACH_DOWN
 from headstart.errors import ConfigError, DataError, suggestion
 
 Plain = bool | int | float | str
 # Settings of the machine and of what is written, and those that others reach down to: they tell no runs apart.
-LEFT_OUT = ("trainer", "callbacks", "logger", "ckpt_path", "data.batch_size", "optimizer.lr")
+LEFT_OUT = ("trainer", "callbacks", "logger", "ckpt_path", *(".".join(place) for place in REACH_DOWN.values()))
 SHOWN = ("val/accuracy", "val/loss", "test/accuracy", "epochs/run", "time/total_s")
 
 

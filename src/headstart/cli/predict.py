@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     Answers = Iterator[tuple[str, Prediction | DataError]]
 
 FORMATS = ("csv", "json", "jsonl")
-FEW = 8  # images for each process that decodes: fewer are decoded sooner than it starts
 NAME_WIDTH = 60  # of the column of names, in characters; longer ones push the rest of their line
 
 
@@ -101,13 +100,6 @@ def run(words: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _workers(asked: int | None, images: int) -> int:
-    """Processes that decode: starting them takes longer than a few images."""
-    from headstart.data.workers import default_workers
-
-    return asked if asked is not None else min(default_workers(), images // FEW)
-
-
 def _format(words: argparse.Namespace) -> str | None:
     if words.format or not words.out:
         return str(words.format) if words.format else None
@@ -119,6 +111,7 @@ def _format(words: argparse.Namespace) -> str | None:
 
 def _answers(model: Model, inputs: Inputs, words: argparse.Namespace, top: int, failed: list[DataError]) -> Answers:
     """Each image's name and answer; errors are reported and counted as they come."""
+    from headstart.data.workers import workers_for
     from headstart.progress import progress_bar
 
     images = inputs.images
@@ -127,7 +120,7 @@ def _answers(model: Model, inputs: Inputs, words: argparse.Namespace, top: int, 
         top=top,
         tta=words.tta,
         batch_size=words.batch_size,
-        num_workers=_workers(words.workers, len(images)),
+        num_workers=workers_for(len(images)) if words.workers is None else words.workers,
     )
     # Rows on a terminal are progress enough.
     shown = sys.stderr.isatty() and (words.out is not None or not sys.stdout.isatty())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+FEW = 8  # images for each process
 MAX_WORKERS = 8  # beyond about eight, decoding is rarely what a single accelerator waits for
 
 
@@ -11,6 +12,11 @@ def default_workers() -> int:
     """One worker a core that this process may use, and at most `MAX_WORKERS`."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, MAX_WORKERS)
+
+
+def workers_for(images: int) -> int:
+    """As many workers, but none for a few images: they are decoded sooner than a process starts."""
+    return min(default_workers(), images // FEW)
 
 
 def step_back(worker: int) -> None:  # noqa: ARG001 (a DataLoader gives it)
