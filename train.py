@@ -3,10 +3,12 @@
 import atexit
 import gc
 import sys
+import warnings
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from headstart import config, errors
@@ -22,9 +24,12 @@ def main(cfg: DictConfig) -> float | None:
     if gc.get_freeze_count() == 0:
         gc.freeze()  # a million objects of the libraries, which every collection would go through
         atexit.register(gc.unfreeze)
-    return train.run(settings, Path(HydraConfig.get().runtime.output_dir))
+    job = HydraConfig.get()
+    return train.run(settings, Path(job.runtime.output_dir), sweep=job.mode == RunMode.MULTIRUN)
 
 
 if __name__ == "__main__":
+    # Hydra 1.4 makes its callbacks in a way that it warns of; ours is named in conf/train.yaml.
+    warnings.filterwarnings("ignore", message=r"hydra.utils.instantiate\(\) resolved _target_='headstart.report.sweep")
     sys.excepthook = errors.excepthook
     main()

@@ -53,8 +53,8 @@ def composed(*overrides: str) -> config.Config:
         return config.check(compose("train", list(overrides)))
 
 
-# What keeps a run small: no network weights, tiny images, no worker processes, no bar.
-SMALL = ("model.weights=null", "trainer=cpu", "trainer.enable_progress_bar=false", "data.num_workers=0")
+# What keeps a run small: no network weights, tiny images, no worker processes, no bar, no pictures.
+SMALL = ("model.weights=null", "trainer=cpu", "trainer.enable_progress_bar=false", "data.num_workers=0", "report=false")
 # A torchvision network that learns from small images in no time, with BatchNorm and without a large head.
 TINY_RESNET = ("model=resnet18", "data.image_size=32", "data.resize=32")
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import headstart
-from headstart.answers import Evaluation
+from headstart.answers import Evaluation, read_evaluation
 from headstart.cli import main
 from headstart.errors import ConfigError, DataError
 from headstart.evaluation import evaluate
@@ -101,10 +102,35 @@ def test_without_a_place_to_write_it_goes_into_the_run_folder(trained: Path, fol
     main(["evaluate", str(run / "model"), str(folders)])
     main(["evaluate", str(run / "checkpoints" / "last.ckpt"), "--split", "test", str(folders)])
     names = sorted(path.parent.name for path in (run / "evaluation").rglob("metrics.json"))
-    assert len(names) == 3  # none over another
-    assert names[-1] == "test"
+    assert len(names) == 4  # none over another, but the run's own test split
+    assert names[2:] == ["test", "val"]
     assert all(name.startswith(f"{folders.name}-") for name in names[:2])
     assert names[0].endswith(("-test", "-test-last"))
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_run_leaves_what_evaluate_would_write(split: str, trained: Path, tmp_path: Path) -> None:
+    main(["evaluate", str(trained), "--split", split, "--out", str(tmp_path)])
+    for name in ("predictions.csv", "classes.csv", "metrics.json"):
+        assert (trained / "evaluation" / split / name).read_bytes() == (tmp_path / name).read_bytes()
+    kept, made = read_evaluation(trained / "evaluation" / split), read_evaluation(tmp_path)
+    assert torch.equal(kept.logits, made.logits)
+    assert torch.equal(kept.outputs.features, made.outputs.features)
+    assert kept.labels.tolist() == made.labels.tolist()
+    assert (kept.class_names, kept.images, kept.split) == (("cat", "dog"), made.images, split)
+
+
+def test_an_evaluation_that_is_damaged_is_named(trained: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(trained / "evaluation" / "test", tmp_path / "test"))
+    rows = (folder / "predictions.csv").read_text().splitlines()
+    (folder / "predictions.csv").write_text("\n".join(rows[:-1]))
+    with pytest.raises(
+        DataError, match="test: its files are not of the same images. Make them again by headstart eval"
+    ):
+        read_evaluation(folder)
+    (folder / "outputs.safetensors").write_bytes(b"12345678")
+    with pytest.raises(DataError, match="test: no evaluation that can be read .* Make it by headstart evaluate"):
+        read_evaluation(folder)
 
 
 def answers(found: Evaluation) -> dict[str, str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,34 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from headstart.record import csv_text, write_json, write_text
+from headstart.data.sources import Samples
+from headstart.errors import DataError
+from headstart.record import csv_text, write_atomically, write_json, write_text
 
+OUTPUTS, PREDICTIONS = "outputs.safetensors", "predictions.csv"
+CLASS_CURVES = "val_accuracy_by_epoch.csv"  # in a run's evaluation folder
+FEATURED = 500  # images whose features are kept: as many as a person looks at as points
 TOP = 5  # classes that predictions.csv names for each image
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a classifier gives for the images of a split.
+
+    Attributes:
+        logits: float32, shape (images, classes), in the order of the images.
+        features: what the head got, float16, of evenly spread images, shape (at most `FEATURED`, num_features).
+        featured: the indices of these images, int64.
+    """
+
+    logits: Tensor
+    features: Tensor
+    featured: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -31,7 +55,8 @@ class Evaluation:
         class_names: the model's.
         images: path or name of each image.
         labels: its true class, int64, shape (images,).
-        logits: float32, shape (images, classes).
+        outputs: the logits, and some features.
+        temperature: what logits are divided by for probabilities; see `report/statistics.py`.
     """
 
     name: str
@@ -42,23 +67,52 @@ class Evaluation:
     class_names: tuple[str, ...]
     images: list[str]
     labels: NDArray[np.int64]
-    logits: Tensor
+    outputs: Outputs
+    temperature: float = 1.0
+
+    @property
+    def logits(self) -> Tensor:
+        """Of shape (images, classes), float32."""
+        return self.outputs.logits
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Of shape (images, classes), float32, calibrated."""
+        return (self.logits / self.temperature).softmax(dim=1)
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """The predicted class of each image."""
+        return self.logits.argmax(dim=1).numpy()
+
+    @property
+    def losses(self) -> Tensor:
+        """Cross-entropy of each image; as everywhere, of the logits as they are."""
+        return F.cross_entropy(self.logits, torch.from_numpy(self.labels), reduction="none")
 
     def save(self, folder: Path) -> None:
-        """Writes metrics.json, predictions.csv (an image a row) and classes.csv (a class a row)."""
-        write_text(folder / "predictions.csv", self.predictions_csv())
+        """Writes metrics.json, predictions.csv (an image a row), classes.csv (a class a row), outputs.safetensors."""
+        write_text(folder / PREDICTIONS, self.predictions_csv())
         write_text(folder / "classes.csv", self.classes_csv())
+        tensors = {"logits": self.logits, "labels": torch.from_numpy(self.labels), "features": self.outputs.features}
+        tensors["featured"] = torch.from_numpy(self.outputs.featured)
+        about = {"format": "pt", "class_names": json.dumps(self.class_names), "temperature": repr(self.temperature)}
+        write_atomically(folder / OUTPUTS, lambda path: save_file(tensors, path, about))
         write_json(folder / "metrics.json", self.metrics)
 
     def predictions_csv(self) -> str:
         """Image, true class, predicted class and probability, loss, and the next classes."""
         top = min(TOP, len(self.class_names))
-        probabilities, classes = self.logits.softmax(dim=1).sort(dim=1, descending=True, stable=True)
-        losses = F.cross_entropy(self.logits, torch.from_numpy(self.labels), reduction="none").tolist()
+        probabilities, classes = self.probabilities.sort(dim=1, descending=True, stable=True)
         further = [f"{column}_{rank}" for rank in range(2, top + 1) for column in ("class", "probability")]
         rows = [("image", "true", "predicted", "probability", "loss", *further)]
         for image, label, loss, shares, ranked in zip(
-            self.images, self.labels, losses, probabilities[:, :top].tolist(), classes[:, :top].tolist(), strict=True
+            self.images,
+            self.labels,
+            self.losses.tolist(),
+            probabilities[:, :top].tolist(),
+            classes[:, :top].tolist(),
+            strict=True,
         ):
             named = [(self.class_names[index], share) for index, share in zip(ranked, shares, strict=True)]
             rows.append(
@@ -68,7 +122,7 @@ class Evaluation:
 
     def classes_csv(self) -> str:
         """Of each class that has an image or was predicted: how many images, recall, precision and F1."""
-        predicted = self.logits.argmax(dim=1).numpy()
+        predicted = self.predicted
         rows: list[Sequence[Any]] = [("class", "images", "predicted", "correct", "recall", "precision", "f1")]
         for index, name in enumerate(self.class_names):
             true, claimed = self.labels == index, predicted == index
@@ -80,3 +134,80 @@ class Evaluation:
                     (name, images, claims, correct, recall, precision, round(2 * correct / (images + claims), 6))
                 )
         return csv_text(rows)
+
+
+def image_names(samples: Samples) -> list[str]:
+    """What images are called in tables: their paths, or their names if they are no files."""
+    return list(samples.images) if isinstance(samples.images, Sequence) else list(samples.names)
+
+
+def evaluations(
+    outputs: Mapping[str, Outputs],
+    splits: Mapping[str, Samples],
+    metrics: Mapping[str, float],
+    *,
+    class_names: tuple[str, ...],
+    temperature: float,
+) -> list[Evaluation]:
+    """A run's own evaluations, as `headstart evaluate` would find them again.
+
+    Args:
+        outputs: of each split to keep.
+        splits: their images.
+        metrics: of all splits.
+        class_names: in label order.
+        temperature: see `Evaluation`.
+    """
+    return [
+        Evaluation(
+            name=split,
+            split=split,
+            run_folder=None,
+            metrics={name: value for name, value in metrics.items() if name.startswith(f"{split}/")}
+            | {"data/num_classes": len(class_names), f"data/{split}_size": len(splits[split])},
+            notes=[],
+            class_names=class_names,
+            images=image_names(splits[split]),
+            labels=splits[split].labels,
+            outputs=found,
+            temperature=temperature,
+        )
+        for split, found in outputs.items()
+    ]
+
+
+def read_evaluation(folder: Path, run_folder: Path | None = None) -> Evaluation:
+    """Reads what `Evaluation.save` has written.
+
+    Args:
+        folder: where it was written; its name is the evaluation's.
+        run_folder: of the model, if it is known.
+
+    Raises:
+        DataError: a file is missing, damaged, or not of the same images as the others.
+    """
+    try:
+        with safe_open(folder / OUTPUTS, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+            about = file.metadata()
+        with (folder / PREDICTIONS).open(encoding="utf-8", errors="surrogateescape", newline="") as table:
+            images = [row["image"] for row in csv.DictReader(table)]
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        outputs = Outputs(tensors["logits"], tensors["features"], tensors["featured"].numpy())
+        found = Evaluation(
+            name=folder.name,
+            split=next(name.partition("/")[0] for name in metrics if name.endswith("/accuracy")),
+            run_folder=run_folder,
+            metrics=metrics,
+            notes=[],
+            class_names=tuple(json.loads(about["class_names"])),
+            images=images,
+            labels=tensors["labels"].numpy(),
+            outputs=outputs,
+            temperature=float(about["temperature"]),
+        )
+    except (OSError, ValueError, KeyError, StopIteration, SafetensorError) as error:
+        raise DataError(f"{folder}: no evaluation that can be read ({error}). Make it by headstart evaluate.") from None
+    if not len(images) == len(found.labels) == len(found.logits):
+        raise DataError(f"{folder}: its files are not of the same images. Make them again by headstart evaluate.")
+    return found

@@ -73,6 +73,7 @@ class TransferClassifier(pl.LightningModule):
         # Batches to be counted, as logits, labels and loss.
         self._noted: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {split: [] for split in SPLITS}
         self.frozen = tuple(freeze_backbone(backbone, freeze))
+        self.class_accuracy: dict[str, Tensor] = {}  # of each split when it was last counted; shape (classes,)
         self.evaluated_split = "test"  # which split `test_step` reports under; see `evaluation.py`
         if description is not None:
             self.save_hyperparameters(description, logger=False)
@@ -171,7 +172,7 @@ class TransferClassifier(pl.LightningModule):
 
     def _log(self, split: str, per_class: bool = False) -> None:
         values = self.take_figures(split)
-        by_class = values.pop("class_accuracy")
+        by_class = self.class_accuracy[split] = values.pop("class_accuracy")
         # Evaluation after training repeats val and train; on their charts it would be a second last point.
         charted = not per_class or split == "test"
         figures = {f"{split}/{name}": value for name, value in values.items()}

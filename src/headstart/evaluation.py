@@ -1,4 +1,4 @@
-"""Figures of a classifier on labelled images: at the end of a run, and for a trained model on any data."""
+"""Figures of a trained model on any labelled images."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from headstart.answers import Evaluation
+from headstart.answers import Evaluation, image_names
 from headstart.artifact import Artifact, read_artifact
 from headstart.callbacks import ProgressBar
 from headstart.checkpoints import classifier_of, without_backbone
@@ -29,40 +27,11 @@ from headstart.data.transforms import Preprocessing, evaluation_transform
 from headstart.errors import ConfigError, DataError
 from headstart.features.frozen import frozen_features
 from headstart.features.loaders import FeatureDataModule
+from headstart.outputs import KeepOutputs, figures_of_splits
 from headstart.record import split_sha256, split_table
 from headstart.trainer import build_trainer, can_serve_features, quiet_lightning
 
 FIRST = ("test", "val", "train")  # which split is evaluated, of those that the data have
-
-
-def figures_of_splits(
-    trainer: pl.Trainer, classifier: TransferClassifier, data: ImageDataModule | FeatureDataModule
-) -> dict[str, float]:
-    """Figures of every split, training images too, without augmentation or dropout.
-
-    Returns:
-        `split/metric` -> value; accuracies are fractions. Classes without an image in a split are left out.
-    """
-    figures: dict[str, float] = {}
-    for split, samples in data.splits.items():
-        classifier.evaluated_split = split
-        trainer.test(classifier, data.evaluation_dataloader(split), verbose=False)
-        found = {name: round(float(value), 6) for name, value in trainer.callback_metrics.items()}
-        for index in set(range(len(classifier.class_names))) - set(samples.labels.tolist()):
-            found.pop(f"{split}/class_accuracy/{classifier.class_names[index]}")
-        figures |= found
-    return figures
-
-
-class KeepLogits(pl.Callback):
-    """Keeps the logits of an evaluation, in the order of the images."""
-
-    def __init__(self) -> None:
-        self.logits: list[Tensor] = []
-
-    def on_test_batch_end(self, _: pl.Trainer, __: pl.LightningModule, outputs: Any, *___: Any) -> None:
-        """Keeps a batch's."""
-        self.logits.append(outputs.float().cpu())
 
 
 def evaluate(path: str | Path, *words: str | Path, split: str | None = None) -> Evaluation:
@@ -115,7 +84,7 @@ def evaluate(path: str | Path, *words: str | Path, split: str | None = None) -> 
         evaluation_batch_size=config.data.evaluation_batch_size,
         num_workers=config.data.num_workers,
     )
-    keep = KeepLogits()
+    keep = KeepOutputs()
     bars = [ProgressBar(leave=False)] if config.trainer.enable_progress_bar else []
     # One process: each image counts once, and their order is known.
     whole = {"devices": 1, "num_nodes": 1, "strategy": "auto", "fast_dev_run": False, "limit_test_batches": 1.0}
@@ -123,19 +92,18 @@ def evaluate(path: str | Path, *words: str | Path, split: str | None = None) -> 
     trainer = build_trainer([keep, *bars], [], arguments)
     batches = features_of(classifier, data, trainer, config.features) or data
     with without_backbone(classifier, aside=batches is not data):
-        figures = figures_of_splits(trainer, classifier, batches)
-    images = list(samples.images) if isinstance(samples.images, Sequence) else list(samples.names)
-    metrics = {**figures, "data/num_classes": len(classifier.class_names), f"data/{chosen}_size": len(samples)}
+        figures, outputs = figures_of_splits(trainer, classifier, batches, keep, kept=(chosen,))
     return Evaluation(
         name=_name(artifact, chosen, folder, settings),
         split=chosen,
         run_folder=artifact.run_folder,
-        metrics=metrics,
+        metrics={**figures, "data/num_classes": len(classifier.class_names), f"data/{chosen}_size": len(samples)},
         notes=notes,
         class_names=classifier.class_names,
-        images=images,
+        images=image_names(samples),
         labels=samples.labels,
-        logits=torch.cat(keep.logits),
+        outputs=outputs[chosen],
+        temperature=artifact.description.get("temperature", 1.0),
     )
 
 

@@ -136,6 +136,7 @@ def metadata(model: Model, takes: str) -> dict[str, str]:
         "headstart": headstart.__version__,
         "class_names": model.class_names,
         "preprocessing": model.description["preprocessing"],
+        "temperature": model.temperature,  # the file gives logits; probabilities are softmax(logits / temperature)
         "input": takes,
     }
     return {name: json.dumps(value, ensure_ascii=False) for name, value in about.items()}

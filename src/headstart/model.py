@@ -53,6 +53,8 @@ class Model:
     Attributes:
         class_names: in the order of the logits.
         preprocessing: what happens to an image before the network.
+        temperature: what logits are divided by for probabilities, so that these are as high as they are right; fitted
+            on validation images at the end of a run, and 1 for a checkpoint.
         path: the model folder or checkpoint.
         run_folder: that it lies in, or None.
         description: all that model.json says, such as "metrics".
@@ -67,6 +69,7 @@ class Model:
         self.description = artifact.description
         self.path, self.run_folder = artifact.path, artifact.run_folder
         self.class_names: tuple[str, ...] = tuple(artifact.description["class_names"])
+        self.temperature = float(artifact.description.get("temperature", 1.0))
         self.preprocessing = Preprocessing.from_dict(artifact.description["preprocessing"])
         self.device = _device(device)
         network = build_network(artifact)
@@ -141,7 +144,9 @@ class Model:
                 yield DataError(f"{self.path}: its answer is not a number. Training diverged: try a lower lr.")
                 continue
             # Of several views, the mean of their probabilities.
-            probabilities, classes = logits.softmax(dim=1).mean(dim=0).sort(descending=True, stable=True)
+            probabilities, classes = (
+                (logits / self.temperature).softmax(dim=1).mean(dim=0).sort(descending=True, stable=True)
+            )
             named = [self.class_names[index] for index in classes[:top].tolist()]
             ranked = tuple(zip(named, probabilities[:top].tolist(), strict=True))
             yield Prediction(*ranked[0], ranked)

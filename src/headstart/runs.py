@@ -18,7 +18,14 @@ from headstart.errors import ConfigError, DataError, suggestion
 
 Plain = bool | int | float | str
 # Settings of the machine and of what is written, and those that others reach down to: they tell no runs apart.
-LEFT_OUT = ("trainer", "callbacks", "logger", "ckpt_path", *(".".join(place) for place in REACH_DOWN.values()))
+LEFT_OUT = (
+    "trainer",
+    "callbacks",
+    "logger",
+    "ckpt_path",
+    "report",
+    *(".".join(place) for place in REACH_DOWN.values()),
+)
 SHOWN = ("val/accuracy", "val/loss", "test/accuracy", "epochs/run", "time/total_s")
 
 
@@ -50,21 +57,22 @@ def find_runs(root: Path) -> list[Run]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if "config.yaml" in names:
             folders.clear()  # a run holds no other
-            runs += _read(Path(place))
+            run = read_run(Path(place))
+            runs += [run] if run else []
     if not runs:
         raise DataError(f"{root}: no run folder below it; each has a config.yaml.")
     return runs
 
 
-def _read(folder: Path) -> list[Run]:
-    """The run in a folder; none if its config.yaml is another program's."""
+def read_run(folder: Path) -> Run | None:
+    """The run in a folder; None if there is no config.yaml, or another program's."""
     try:
         settings = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=True)
     except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError):
-        return []
+        return None
     if not isinstance(settings, dict) or "monitor" not in settings:
-        return []
-    return [Run(folder, dict(flat(settings)), _metrics(folder / "metrics.json"))]
+        return None
+    return Run(folder, dict(flat(settings)), _metrics(folder / "metrics.json"))
 
 
 def _metrics(path: Path) -> dict[str, float | None]:
@@ -128,13 +136,14 @@ def table(runs: Sequence[Run], root: Path, metric: str) -> list[list[str]]:
     metrics = [name for name in dict.fromkeys((metric, *SHOWN)) if any(name in run.metrics for run in runs)]
     rows = [["run", *settings, *(metrics or ["metrics"])]]
     for run in runs:
-        values = [_text(run.settings.get(name)) for name in settings]
-        figures = [_text(run.metrics.get(name)) for name in metrics] if run.metrics else []
+        values = [setting(run.settings.get(name)) for name in settings]
+        figures = [setting(run.metrics.get(name)) for name in metrics] if run.metrics else []
         if not run.metrics:
             figures = ["not ended", *[""] * (len(metrics) - 1)]
         rows.append([run.folder.relative_to(root).as_posix(), *values, *figures])
     return rows
 
 
-def _text(value: Plain | None) -> str:
+def setting(value: Plain | None) -> str:
+    """A setting or a figure as text; empty where there is none."""
     return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

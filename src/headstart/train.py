@@ -6,7 +6,7 @@ import gc
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,10 @@ import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
+from headstart.answers import CLASS_CURVES, Evaluation, evaluations
 from headstart.artifact import read_checkpoint, save_model
 from headstart.backbones import build_backbone, check_input
-from headstart.callbacks import build_callbacks, build_loggers
+from headstart.callbacks import ClassCurves, build_callbacks, build_loggers
 from headstart.checkpoints import KeepBest, check_checkpoint, complete_checkpoints, without_backbone
 from headstart.classifier import TransferClassifier
 from headstart.config import CachedFeatures, Config, to_yaml
@@ -28,25 +29,28 @@ from headstart.data.module import ImageDataModule, make_splits
 from headstart.data.sources import Samples
 from headstart.data.transforms import evaluation_transform, training_transform
 from headstart.errors import ConfigError, suggestion
-from headstart.evaluation import figures_of_splits
 from headstart.features.digests import module_sha256
 from headstart.features.frozen import frozen_features
 from headstart.heads import build_head
 from headstart.optimization import build_optimizer, build_schedule
-from headstart.record import environment, split_sha256, split_table, write_json, write_text
-from headstart.report.tensorboard import write_hyperparameters
+from headstart.outputs import KeepOutputs, figures_of_splits
+from headstart.record import csv_text, environment, split_sha256, split_table, write_json, write_text
+from headstart.report import report_run
+from headstart.report.statistics import fitted_temperature
+from headstart.report.tensorboard import write_hyperparameters, write_layout
 from headstart.table import show_run
 from headstart.trainer import build_trainer, can_serve_features, quiet_lightning
 
 log = logging.getLogger(__name__)
 
 
-def run(config: Config, folder: Path) -> float:
+def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
     """Trains, tests and records a classifier.
 
     Args:
         config: the checked control panel.
         folder: the run folder; made if it is not there.
+        sweep: whether this is a job of a sweep, of which `report=auto` reports on the best alone.
 
     Returns:
         The monitored value of the best checkpoint, for sweepers.
@@ -66,9 +70,11 @@ def run(config: Config, folder: Path) -> float:
         seed=config.seed,
         resumed=config.ckpt_path,
         progress=config.trainer.enable_progress_bar,
+        speed=bool(loggers),
         **(asdict(config.callbacks) | ({} if loggers else {"learning_rate": False})),
     )
-    trainer = build_trainer(callbacks, loggers, asdict(config.trainer))
+    keep, class_curves = KeepOutputs(), ClassCurves()
+    trainer = build_trainer([keep, class_curves, *callbacks], loggers, asdict(config.trainer))
 
     source = open_source(config.data.source, **config.data.of_source())
     for note in source.notes:
@@ -135,6 +141,7 @@ def run(config: Config, folder: Path) -> float:
             show_progress=config.trainer.enable_progress_bar and trainer.is_global_zero,
         )
     record_start(folder, to_yaml(config), split)
+    write_layout(loggers)
     fit_start = time.perf_counter()
     batches = features.data if features else data
     try:
@@ -142,7 +149,7 @@ def run(config: Config, folder: Path) -> float:
             trainer.fit(classifier, batches, ckpt_path=config.ckpt_path, weights_only=True)
             fit_end = time.perf_counter()
             restore_best(trainer, classifier)
-            figures = figures_of_splits(trainer, classifier, batches)
+            figures, outputs = figures_of_splits(trainer, classifier, batches, keep, kept=("val", "test"))
     finally:
         complete_checkpoints(folder / "checkpoints", classifier)
     metrics = {
@@ -156,8 +163,13 @@ def run(config: Config, folder: Path) -> float:
         "time/fit_s": round(fit_end - fit_start, 3),
         "time/total_s": round(time.perf_counter() - start, 3),
     }
+    temperature = fitted_temperature(outputs["val"].logits, splits["val"].labels) if "val" in outputs else 1.0
+    answers = evaluations(outputs, splits, figures, class_names=source.class_names, temperature=temperature)
     write_hyperparameters(loggers, asdict(config), metrics)
-    record_end(folder, classifier, metrics, about={"licence": backbone.licence})
+    record_answers(folder, answers, class_curves.epochs)
+    record_end(folder, classifier, metrics, about={"licence": backbone.licence, "temperature": temperature})
+    if config.report is True or (config.report == "auto" and not sweep):
+        report_run(folder, data)
     return metrics[config.monitor]
 
 
@@ -227,6 +239,16 @@ def record_start(folder: Path, config: str, split: str) -> None:
     write_text(folder / "config.yaml", config)
     write_json(folder / "environment.json", environment())
     write_text(folder / "split.csv", split)
+
+
+@rank_zero_only
+def record_answers(folder: Path, answers: Sequence[Evaluation], class_curves: Sequence[Sequence[float]]) -> None:
+    """Writes what `headstart evaluate` would write, and how each class was learned: evaluation/SPLIT/."""
+    for answer in answers:
+        answer.save(folder / "evaluation" / answer.name)
+    if answers:
+        rows = [("epoch", *answers[0].class_names), *((epoch, *row) for epoch, row in enumerate(class_curves, start=1))]
+        write_text(folder / "evaluation" / CLASS_CURVES, csv_text(rows))
 
 
 @rank_zero_only

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from headstart import errors
-from headstart.cli import cache, evaluate, export, predict, runs
+from headstart.cli import cache, evaluate, export, look, predict, report, runs
 from headstart.errors import HeadstartError
 
 
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.excepthook = errors.excepthook
     parser = argparse.ArgumentParser(prog="headstart", description="What to do with what python train.py has left.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (predict, evaluate, export, runs, cache):
+    for command in (look, predict, evaluate, export, report, runs, cache):
         command.add(commands)
     words, rest = parser.parse_known_args(arguments)
     if any(word.startswith("-") for word in rest) or (rest and not hasattr(words, "several")):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import field
+from dataclasses import MISSING, field
 from typing import Any
 
 
-def within(test: Callable[[Any], bool], words: str) -> Any:
+def within(test: Callable[[Any], bool], words: str, default: Any = MISSING) -> Any:
     """A field whose value, if it is not null, must pass `test`; `words` finish the sentence "expected ..."."""
-    return field(metadata={"test": test, "words": words})
+    return field(default=default, metadata={"test": test, "words": words})
 
 
 def at_least(minimum: int) -> Any:

@@ -216,6 +216,8 @@ class Config:
         "a metric of train or val, such as val/accuracy or val/loss",
     )
     ckpt_path: str | None
+    # The default is for config.yaml of runs from before it was there.
+    report: bool | str = within(lambda value: value in (True, False, "auto"), "auto, true or false", default="auto")
     data: Data
     model: Model
     head: Head

@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # the `headstart` command finds images without waiting for to
 # Not all that Pillow knows: some formats run other programs (EPS) or are hardly ever tried.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP", "JPEG2000")
 
+ORIENTATION, LYING = 0x0112, 5  # of EXIF: its tag, and from which value on width and height are exchanged
+
 # Resizing keeps the ratio: of a line of a million pixels it would make an image of 200 GB.
 MAX_RATIO = 500
 
@@ -117,6 +119,22 @@ def decode_image(data: bytes, path: str | Path) -> Image.Image:
             return _to_rgb(file)
     except Exception as error:
         # Of damaged files Pillow's parsers raise whatever they stumble over: SyntaxError, struct.error, ValueError, ...
+        raise _unreadable(path, error) from None
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Width and height of an image file as it stands upright, from its head alone.
+
+    Raises:
+        DataError: it is missing or no image.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as file:
+            with suppress(struct.error):
+                if file.getexif().get(ORIENTATION, 1) >= LYING:
+                    return file.height, file.width
+            return file.size
+    except Exception as error:
         raise _unreadable(path, error) from None
 
 

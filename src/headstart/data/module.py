@@ -65,6 +65,16 @@ def make_splits(
     return {name: splits[name] for name in ("train", "val", "test") if name in splits}
 
 
+def open_image(samples: Samples, index: int) -> Image.Image:
+    """One of the images, upright RGB.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    image = samples.images[index]
+    return read_image(image) if isinstance(image, str) else Image.fromarray(np.ascontiguousarray(image))
+
+
 class ImageDataset(Dataset[Any]):
     """Images of one split through one transform.
 
@@ -79,18 +89,13 @@ class ImageDataset(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def image(self, index: int) -> Image.Image:
-        """The RGB image before the transform."""
-        image = self.samples.images[index]
-        return read_image(image) if isinstance(image, str) else Image.fromarray(np.ascontiguousarray(image))
-
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, int]:
         if isinstance(key, int):
-            return self.transform(self.image(key)), int(self.samples.labels[key])
+            return self.transform(open_image(self.samples, key)), int(self.samples.labels[key])
         index, seed = key
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self.transform(self.image(index)), int(self.samples.labels[index])
+            return self.transform(open_image(self.samples, index)), int(self.samples.labels[index])
 
 
 class EpochSampler(Sampler[tuple[int, int]]):

@@ -94,6 +94,18 @@ def normalisation(preprocessing: Preprocessing) -> Callable[[Tensor], Tensor]:
     return steps
 
 
+def pixels_of(image: Tensor, preprocessing: Preprocessing) -> Image.Image:
+    """What the network sees as a picture: the normalisation is undone.
+
+    Args:
+        image: float32, of shape (3, height, width).
+        preprocessing: with whose mean and deviation it was normalised.
+    """
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+    picture: Image.Image = v2.functional.to_pil_image((image.float() * std + mean).clamp(0, 1))
+    return picture
+
+
 def several_views(preprocessing: Preprocessing, name: str) -> Transform:
     """The evaluation transform with several fixed views of an image, to average the answers of.
 

@@ -1,16 +1,59 @@
-"""What TensorBoard shows besides the curves: a run's settings and final figures, to compare runs by."""
+"""What TensorBoard shows besides the scalars: charts of several splits, settings to compare runs by, pictures."""
 
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from torch.utils.tensorboard.summary import hparams
+from sklearn.decomposition import PCA
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import custom_scalars, hparams
+from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize
 
+from headstart.answers import Evaluation
+from headstart.data.module import open_image
+from headstart.data.sources import Samples
+from headstart.report.contents import Contents
+from headstart.report.style import pixels
 from headstart.runs import flat
+
+SUFFIX = ".report"  # of the file of events that a report writes, and writes over
+CURVED = 200  # classes up to which each has its precision-recall curve
+DIMENSIONS = 50  # of features in the projector: what PCA leaves out is noise to its methods, and 2048 take a minute
+THUMBNAIL = 48  # pixels
+# TensorBoard sorts by name, hence the numbers; the curves are scalars there already.
+ORDER = (
+    *("seen", "augmented", "confusion", "most_confused", "reliability", "class_accuracy", "accuracy_by_size"),
+    *("examples", "worst"),
+)
+# The Custom Scalars tab: what belongs together on one chart.
+LAYOUT = {
+    "splits": {
+        name.replace("_", " "): ["Multiline", [rf"^(train|val|test)/{name}$"]]
+        for name in ("loss", "accuracy", "macro_accuracy", "top5_accuracy")
+    },
+    "learning rate": {"learning rate": ["Multiline", ["^lr-"]]},
+    "speed": {
+        "seconds an epoch": ["Multiline", ["^time/epoch_s$"]],
+        "images a second": ["Multiline", ["^time/images_per_s$"]],
+        "share of time waiting for data": ["Multiline", ["^time/waiting$"]],
+    },
+}
+
+
+@rank_zero_only
+def write_layout(loggers: Sequence[Logger]) -> None:
+    """Puts the curves of train, val and test onto the same charts, in the Custom Scalars tab."""
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment._get_file_writer().add_summary(custom_scalars(LAYOUT))  # type: ignore[no-untyped-call]
 
 
 @rank_zero_only
@@ -39,3 +82,77 @@ def write_hyperparameters(loggers: Sequence[Logger], settings: Mapping[str, Any]
 def _is_figure(name: str, value: float) -> bool:
     split, _, rest = name.partition("/")
     return split in ("train", "val", "test") and "/" not in rest and math.isfinite(value)
+
+
+# --- after the run -------------------------------------------------------------------------------------------
+
+
+def write_pictures(folder: Path, contents: Contents, samples: Samples | None) -> None:
+    """Adds a report's charts and pictures, texts, precision-recall curves and the projector to a run's events.
+
+    Args:
+        folder: the run's `tensorboard/`; what an earlier report has written there is replaced.
+        contents: what to show.
+        samples: the images of the split that is shown, for thumbnails; None shows points.
+    """
+    for former in folder.glob(f"events.*{SUFFIX}"):
+        former.unlink()
+    run, judged = contents.run, contents.run.judged
+    step = int(run.run.metrics["epochs/run"] or 0)
+    shutil.rmtree(folder / f"{step:05}", ignore_errors=True)  # the projector's files
+    with SummaryWriter(str(folder), filename_suffix=SUFFIX) as writer:
+        drawn_by_name = {**contents.charts, **contents.grids()}
+        for number, name in enumerate(ORDER, start=1):
+            if drawn := drawn_by_name.get(name):
+                writer.add_image(f"images/{number}_{name}", pixels(drawn), step, dataformats="HWC")
+        writer.add_text("config", f"```yaml\n{run.config}\n```", step)
+        writer.add_text("classes", _classes(contents), step)
+        for label, name in enumerate(run.class_names[:CURVED]):
+            true = judged.labels == label
+            if true.any():
+                shares = judged.probabilities[:, label].numpy()
+                writer.add_pr_curve(f"{judged.split}/{name}", true, shares, step)
+        _project(writer, judged, samples, step)
+
+
+def _classes(contents: Contents) -> str:
+    """The classes as a table in Markdown."""
+    run = contents.run
+    correct, images = run.counts(run.judged)
+    rows = zip(run.class_names, run.trained, images, correct, strict=True)
+    lines = [
+        f"| {name.replace('|', '/')} | {trained} | {there} | {right / there:.3f} |"
+        if there
+        else f"| {name} | {trained} | 0 | |"
+        for name, trained, there, right in rows
+    ]
+    return "\n".join([f"| class | train | {run.judged.split} | accuracy |", "| --- | --- | --- | --- |", *lines])
+
+
+def _project(writer: SummaryWriter, evaluation: Evaluation, samples: Samples | None, step: int) -> None:
+    """The projector: features as points, by class, with the images on them."""
+    chosen = evaluation.outputs.featured
+    features = evaluation.outputs.features.float().numpy()
+    if len(features) > DIMENSIONS < features.shape[1]:
+        features = PCA(DIMENSIONS, random_state=0).fit_transform(features)
+    names = evaluation.class_names
+    rows = [
+        [names[evaluation.labels[index]], names[evaluation.predicted[index]], Path(evaluation.images[index]).name]
+        for index in chosen
+    ]
+    cells = [[" ".join(cell.split()) for cell in row] for row in rows]  # a tab or a line's end would be another cell
+    thumbnails = torch.stack([_thumbnail(samples, int(index)) for index in chosen]) if samples else None
+    writer.add_embedding(
+        np.ascontiguousarray(features),
+        metadata=cells,
+        metadata_header=["class", "predicted", "image"],
+        label_img=thumbnails,
+        global_step=step,
+        tag="features",
+    )
+
+
+def _thumbnail(samples: Samples, index: int) -> torch.Tensor:
+    image = center_crop(resize(open_image(samples, index), THUMBNAIL), THUMBNAIL)
+    thumbnail: torch.Tensor = pil_to_tensor(image).float() / 255
+    return thumbnail

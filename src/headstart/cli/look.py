@@ -1,0 +1,30 @@
+"""`headstart look`: the data before training, as a web page and pictures."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    """Adds the command to the parser."""
+    parser = commands.add_parser("look", help="the data before training", description=__doc__)
+    parser.add_argument(
+        "several", metavar="WORD", nargs="*", help="as for train.py: data=imagefolder data.root=FOLDER augment=standard"
+    )
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where it goes (outputs/look/DATE/TIME)")
+    parser.set_defaults(run=run)
+
+
+def run(words: argparse.Namespace) -> int:
+    """Runs the command."""
+    from headstart.config.composing import evaluation_config
+
+    config = evaluation_config(None, words.several)  # first: a typo must not wait for torch
+    from headstart.report.look import look
+
+    out = words.out or Path("outputs/look") / datetime.now().strftime("%Y-%m-%d/%H-%M-%S")
+    print(f"look: {look(config, out, words.several)}")
+    return 0

@@ -1,0 +1,58 @@
+"""`headstart report`: the web page of a run, or one that compares several."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from headstart.errors import ConfigError
+
+
+def add(commands: Any) -> None:
+    """Adds the command to the parser."""
+    parser = commands.add_parser("report", help="a run as a web page, or several compared", description=__doc__)
+    parser.add_argument(
+        "several",
+        metavar="RUN",
+        nargs="+",
+        help="run folders, or folders of runs; with one run, also words such as data.root=FOLDER if images were moved",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="where a comparison goes (outputs/comparisons/DATE/TIME)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(words: argparse.Namespace) -> int:
+    """Runs the command."""
+    from headstart.report.again import report_again  # late: it imports Lightning and matplotlib
+    from headstart.report.comparison import write_comparison
+    from headstart.report.reading import read_finished
+
+    settings = [word for word in words.several if "=" in word and not Path(word).exists()]
+    folders = finished_below([Path(word) for word in words.several if word not in settings])
+    if len(folders) == 1:
+        if words.out:
+            raise ConfigError("--out is for comparisons: the report of one run is in its own folder.")
+        print(f"report: {report_again(folders[0], settings)}")
+        return 0
+    if settings or not folders:
+        raise ConfigError(f"{' '.join(settings)}: expected run folders, or one run folder and such words.")
+    out = words.out or Path("outputs/comparisons") / datetime.now().strftime("%Y-%m-%d/%H-%M-%S")
+    print(f"comparison: {write_comparison([read_finished(folder) for folder in folders], out)}")
+    return 0
+
+
+def finished_below(folders: list[Path]) -> list[Path]:
+    """Run folders as they are; in the place of any other folder, the finished runs below it."""
+    from headstart.runs import find_runs
+
+    found: list[Path] = []
+    for folder in folders:
+        runs = (
+            [Path(folder)] if (folder / "config.yaml").exists() else [r.folder for r in find_runs(folder) if r.metrics]
+        )
+        found += [run for run in runs if run not in found]
+    return found

@@ -1,0 +1,116 @@
+"""What a classifier gives for the images of a split, kept while it is evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from headstart.answers import FEATURED, Outputs
+from headstart.classifier import TransferClassifier
+from headstart.data.module import ImageDataModule
+from headstart.features.loaders import FeatureDataModule
+
+
+class KeepOutputs(pl.Callback):
+    """Keeps what a classifier gives in an evaluation.
+
+    Attributes:
+        images: how many the next evaluation is of; 0 keeps nothing of it.
+        outputs: of the last evaluation, if all its images were seen.
+    """
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.outputs: Outputs | None = None
+        self._logits: list[Tensor] = []
+        self._features: list[Tensor] = []
+        self._featured: list[int] = []
+        self._seen = 0
+        self._stride = 1
+        self._hook: RemovableHandle | None = None
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begins to listen to the head."""
+        self.outputs = None
+        self._logits, self._features, self._featured, self._seen = [], [], [], 0
+        self._stride = max(1, -(-self.images // (FEATURED * trainer.world_size)))
+        assert isinstance(pl_module, TransferClassifier)
+        if self.images:
+            self._hook = pl_module.head.register_forward_pre_hook(self._note_features)
+
+    def _note_features(self, _: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        features = inputs[0]
+        wanted = range(-self._seen % self._stride, len(features), self._stride)
+        self._features.append(features[list(wanted)].detach().half().cpu())
+        self._featured += [self._seen + index for index in wanted]
+        self._seen += len(features)
+
+    def on_test_batch_end(self, _: pl.Trainer, __: pl.LightningModule, outputs: Any, *___: Any) -> None:
+        """Keeps a batch's logits."""
+        if self.images:
+            self._logits.append(outputs.float().cpu())
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Puts the parts together, those of all processes."""
+        if not self._hook:
+            return
+        self._hook.remove()
+        self._hook = None
+        logits = gathered(torch.cat(self._logits), trainer.world_size)
+        if len(logits) == self.images:
+            # Of several processes, the first one's share is spread as evenly as all.
+            featured = np.array(self._featured, dtype=np.int64) * trainer.world_size
+            self.outputs = Outputs(logits, torch.cat(self._features), featured)
+
+
+def gathered(share: Tensor, world: int) -> Tensor:
+    """The rows of all processes in the order of the images, of which each process has every `world`-th."""
+    if world == 1:
+        return share
+    shares: list[Any] = [None] * world
+    torch.distributed.all_gather_object(shares, share)
+    whole = share.new_empty(sum(map(len, shares)), *share.shape[1:])
+    for rank, part in enumerate(shares):
+        whole[rank::world] = part
+    return whole
+
+
+def figures_of_splits(
+    trainer: pl.Trainer,
+    classifier: TransferClassifier,
+    data: ImageDataModule | FeatureDataModule,
+    keep: KeepOutputs,
+    kept: Collection[str],
+) -> tuple[dict[str, float], dict[str, Outputs]]:
+    """Figures of every split, training images too, without augmentation or dropout.
+
+    Args:
+        trainer: with `keep` among its callbacks.
+        classifier: what is evaluated.
+        data: on what.
+        keep: keeps the outputs.
+        kept: of which splits.
+
+    Returns:
+        `split/metric` -> value, where accuracies are fractions and classes without an image in a split are left out;
+        and the outputs of each split of which all images were seen.
+    """
+    figures: dict[str, float] = {}
+    outputs: dict[str, Outputs] = {}
+    for split, samples in data.splits.items():
+        classifier.evaluated_split = split
+        keep.images = len(samples) if split in kept else 0
+        trainer.test(classifier, data.evaluation_dataloader(split), verbose=False)
+        found = {name: round(float(value), 6) for name, value in trainer.callback_metrics.items()}
+        for index in set(range(len(classifier.class_names))) - set(samples.labels.tolist()):
+            found.pop(f"{split}/class_accuracy/{classifier.class_names[index]}")
+        figures |= found
+        if keep.outputs:
+            outputs[split] = keep.outputs
+    return figures, outputs

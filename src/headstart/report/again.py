@@ -1,0 +1,64 @@
+"""The report of a run that ended some time ago: its images are looked for where they were, or where they are now."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from headstart.artifact import read_artifact
+from headstart.config import Config
+from headstart.config.composing import evaluation_config
+from headstart.data import open_source
+from headstart.data.module import ImageDataModule, make_splits
+from headstart.data.transforms import Preprocessing, evaluation_transform, training_transform
+from headstart.errors import DataError, HeadstartError
+from headstart.record import split_table
+from headstart.report import write_report
+
+log = logging.getLogger(__name__)
+
+
+def report_again(folder: Path, words: Sequence[str] = ()) -> Path:
+    """Writes the report of a run; without its images where they are not to be had.
+
+    Args:
+        folder: the run folder.
+        words: as on train.py's command line, such as `data.root=FOLDER` for images that were moved.
+
+    Returns:
+        The web page.
+
+    Raises:
+        DataError: the folder holds no finished run.
+    """
+    try:
+        data = images_of(folder, evaluation_config(folder, words))
+    except HeadstartError as error:
+        if words:
+            raise
+        log.warning("%s: the report has no images: %s Say data.root=FOLDER if they were moved.", folder, error)
+        data = None
+    return write_report(folder, data)
+
+
+def images_of(folder: Path, config: Config) -> ImageDataModule:
+    """The images of a run, split and transformed as they were.
+
+    Raises:
+        DataError: they are not there, or not those that split.csv lists.
+    """
+    source = open_source(config.data.source, **config.data.of_source())
+    splits = make_splits(source, **config.data.of_splits())
+    recorded = (folder / "split.csv").read_bytes().decode("utf-8", "surrogateescape")
+    if split_table(splits, source.class_names) != recorded:
+        raise DataError("these are not the images, labels and splits that split.csv in the run folder lists.")
+    preprocessing = Preprocessing.from_dict(read_artifact(folder).description["preprocessing"])
+    return ImageDataModule(
+        splits,
+        training=training_transform(preprocessing, **asdict(config.augment)),
+        evaluation=evaluation_transform(preprocessing),
+        batch_size=config.data.batch_size,
+        num_workers=0,
+    )

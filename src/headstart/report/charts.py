@@ -1,0 +1,240 @@
+"""Charts of a trained classifier: curves, confusion, classes, calibration. Each function gives a matplotlib figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, PercentFormatter
+from numpy.typing import NDArray
+from torch import Tensor
+
+from headstart.report.statistics import BINS, calibration_error, wilson
+from headstart.report.style import BLUE, INK, ORANGE, SPLIT_COLOURS, figure, new_figure, short
+
+Curves = Mapping[str, Sequence[tuple[float, float]]]  # of each metric, (epoch, value) in order
+NUMBERED = 12  # classes up to which a confusion matrix has its counts written into it
+NAMED = 40  # classes up to which an axis names each of them
+WIDTH = 5.2  # inches: on a phone, letters are still to be read
+PAIRS = 15  # the most confused pairs that are shown
+HARDEST = 30  # classes that are shown where there are too many
+
+
+@figure
+def curve(found: Curves, kind: str, *, best: float | None = None, stopped: bool = False) -> Figure:
+    """A metric of all splits, or the learning rate, over epochs.
+
+    Args:
+        found: the scalars of the run.
+        kind: such as "loss", for `train/loss`, `val/loss` and `test/loss`; or "learning rate", of each group.
+        best: the epoch of the best checkpoint, which is marked.
+        stopped: whether early stopping ended the run, which is marked, too.
+    """
+    drawn = new_figure(WIDTH, 2.9)
+    axes = drawn.subplots()
+    lines: dict[str, tuple[Sequence[tuple[float, float]], str | None]]
+    if kind == "learning rate":
+        lines = {name.removeprefix("lr-"): (points, None) for name, points in found.items() if name.startswith("lr-")}
+        values = [value for points, _ in lines.values() for _, value in points]
+        if values and 0 < 2 * min(values) < max(values):
+            axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        lines = {split: (found.get(f"{split}/{kind}", ()), colour) for split, colour in SPLIT_COLOURS.items()}
+    last = max((points[-1][0] for name, (points, _) in lines.items() if points and name != "test"), default=1)
+    for name, (points, colour) in lines.items():
+        # The test split is evaluated with the best checkpoint.
+        _line(axes, [(best or last, points[-1][1])] if points and name == "test" else points, colour, name)
+    _mark(axes, best, "best checkpoint", "--")
+    _mark(axes, last if stopped else None, "stopped early", ":")
+    axes.set(xlabel="epoch", ylabel=kind, title=f"{kind} by epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if "accuracy" in kind:
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.legend(fontsize=8)
+    return drawn
+
+
+def _line(axes: Axes, points: Sequence[tuple[float, float]], colour: str | None, label: str) -> None:
+    if points:
+        epochs, values = zip(*points, strict=True)
+        axes.plot(epochs, values, color=colour, label=label, marker="o" if len(points) < 15 else None, markersize=3.5)
+
+
+def _mark(axes: Axes, epoch: float | None, label: str, style: str) -> None:
+    if epoch is not None:
+        axes.axvline(epoch, color=INK, linewidth=1, linestyle=style, alpha=0.6, label=label)
+
+
+@figure
+def confusion(matrix: NDArray[np.int64], class_names: Sequence[str]) -> Figure:
+    """A confusion matrix: of few classes with the counts, of many as colours alone.
+
+    Args:
+        matrix: images by true class (rows) and predicted class (columns), shape (classes, classes).
+        class_names: in label order.
+    """
+    side = min(max(3.0, 0.42 * len(class_names) + 1.6), 7.0)
+    drawn = new_figure(side + 0.8, side)
+    _matrix(drawn.subplots(), matrix, class_names)
+    return drawn
+
+
+@figure
+def most_confused(matrix: NDArray[np.int64], class_names: Sequence[str]) -> Figure:
+    """The pairs of classes that are confused most often, as bars; see `confusion`."""
+    pairs = confused_pairs(matrix, class_names)[::-1]
+    drawn = new_figure(WIDTH, 1.0 + 0.24 * max(len(pairs), 1))
+    axes = drawn.subplots()
+    labels = [f"{short(true, 18)} → {short(predicted, 18)}" for true, predicted, _ in pairs]
+    bars = axes.barh(range(len(pairs)), [count for _, _, count in pairs], color=ORANGE, height=0.7)
+    axes.set_yticks(range(len(pairs)), labels, fontsize=8)
+    axes.bar_label(bars, padding=3, fontsize=8)
+    axes.set(title="most confused: true → predicted" if pairs else "nothing is confused", xlabel="images")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.margins(x=0.1)
+    axes.grid(axis="y", visible=False)
+    return drawn
+
+
+def confused_pairs(matrix: NDArray[np.int64], class_names: Sequence[str]) -> list[tuple[str, str, int]]:
+    """The most confused pairs as (true class, predicted class, images), the most frequent first."""
+    wrong = matrix * (1 - np.eye(len(matrix), dtype=np.int64))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:PAIRS]
+    places = [divmod(int(place), len(matrix)) for place in order]
+    return [(class_names[row], class_names[col], int(wrong[row, col])) for row, col in places if wrong[row, col]]
+
+
+def _matrix(axes: Axes, matrix: NDArray[np.int64], class_names: Sequence[str]) -> None:
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    shown = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    axes.grid(visible=False)
+    axes.set(xlabel="predicted class", ylabel="true class", title="confusion, each row of 100 %")
+    bar = axes.figure.colorbar(shown, ax=axes, fraction=0.046, pad=0.03, format=PercentFormatter(1))
+    bar.outline.set_visible(False)
+    if len(class_names) <= NAMED:
+        names = [short(name, 16) for name in class_names]
+        flat = len(names) <= 4 and max(map(len, names)) <= 12
+        axes.set_xticks(range(len(names)), names, rotation=0 if flat else 90, fontsize=8)
+        axes.set_yticks(range(len(names)), names, fontsize=8)
+    if len(class_names) <= NUMBERED:
+        for (row, col), count in np.ndenumerate(matrix):
+            colour = "#ffffff" if shares[row, col] > 0.55 else "#000000"
+            axes.text(col, row, f"{count:,}", ha="center", va="center", fontsize=8, color=colour)
+
+
+@figure
+def class_accuracy(correct: NDArray[np.int64], images: NDArray[np.int64], class_names: Sequence[str]) -> Figure:
+    """The share of each class's images that is right, with 95 % intervals, the hardest first.
+
+    Args:
+        correct: how many images of each class are right, shape (classes,).
+        images: how many there are; classes without any are left out.
+        class_names: in label order.
+    """
+    there = np.flatnonzero(images)
+    order = there[np.argsort(correct[there] / images[there], kind="stable")]
+    shown = order if len(order) <= NAMED else order[:HARDEST]
+    drawn = new_figure(WIDTH, max(1.6, 0.8 + 0.23 * len(shown)))
+    axes = drawn.subplots()
+    shares = correct[shown] / images[shown]
+    bounds = np.array([wilson(int(correct[index]), int(images[index])) for index in shown])
+    errors = np.abs(bounds.T - shares)
+    rows = np.arange(len(shown))[::-1]
+    axes.barh(rows, shares, color=BLUE, alpha=0.75, height=0.72)
+    axes.errorbar(shares, rows, xerr=errors, fmt="none", ecolor=INK, elinewidth=1, capsize=2, alpha=0.7)
+    labels = [f"{short(class_names[index])}  ({images[index]:,})" for index in shown]
+    axes.set_yticks(rows, labels, fontsize=8)
+    title = f"the {len(shown)} hardest of {len(order)} classes" if len(shown) < len(order) else "accuracy by class"
+    axes.set(xlim=(0, 1.02), ylim=(-0.6, len(shown) - 0.4), xlabel="right, with 95 % interval (images)", title=title)
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.grid(axis="y", visible=False)
+    return drawn
+
+
+@figure
+def accuracy_by_size(
+    trained: NDArray[np.int64], correct: NDArray[np.int64], images: NDArray[np.int64], class_names: Sequence[str]
+) -> Figure:
+    """Accuracy of each class against the number of its training images; the hardest are named.
+
+    Args:
+        trained: training images of each class, shape (classes,).
+        correct: evaluated images of each class that are right.
+        images: evaluated images of each class; classes without any are left out.
+        class_names: in label order.
+    """
+    there = np.flatnonzero(images)
+    sizes, shares = trained[there], correct[there] / images[there]
+    drawn = new_figure(WIDTH, 3.6)
+    axes = drawn.subplots()
+    axes.scatter(sizes, shares, s=36, color=BLUE, alpha=0.65, edgecolors="none")
+    log = sizes.max() > 10 * max(sizes.min(), 1)
+    if log:
+        axes.set_xscale("log")
+    places = np.log(np.maximum(sizes, 1)) if log else sizes.astype(float)
+    places = (places - places.min()) / max(np.ptp(places), 1e-9)
+    named: list[int] = []
+    near = 0.06 * (1 - min(0.9, shares.min()))
+    for place in np.argsort(shares, kind="stable")[:NAMED]:
+        # Names that would be written over each other are left out.
+        clear = all(abs(shares[place] - shares[k]) > near or abs(places[place] - places[k]) > 0.45 for k in named)
+        if clear and len(named) < 8:
+            named.append(int(place))
+    for place in named:
+        right = places[place] > 0.5
+        name, offset = short(class_names[there[place]], 18), (-7 if right else 7, -3)
+        at = (float(sizes[place]), float(shares[place]))
+        axes.annotate(name, at, offset, textcoords="offset points", ha="right" if right else "left", fontsize=8)
+    axes.set(xlabel="training images of the class", ylabel="right", title="accuracy by size of the class")
+    low = max(-0.03, min(0.9, shares.min() - 0.08))
+    axes.set_ylim(low, 1 + 0.04 * (1 - low))
+    axes.yaxis.set_major_locator(
+        FixedLocator([tick for tick in MaxNLocator(6).tick_values(low, 1) if low <= tick < 1.001])
+    )
+    axes.xaxis.set_major_locator(axes.xaxis.get_major_locator() if log else MaxNLocator(5, integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(x=0.12)
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    return drawn
+
+
+@figure
+def reliability(logits: Tensor, labels: NDArray[np.int64], temperature: float) -> Figure:
+    """Accuracy against confidence, and how often each confidence occurs, before and after temperature scaling.
+
+    Args:
+        logits: shape (N, classes).
+        labels: int64, shape (N,).
+        temperature: what logits are divided by.
+    """
+    drawn = new_figure(WIDTH, 3.9)
+    upper, lower = drawn.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    upper.plot((0, 1), (0, 1), color=INK, linewidth=1, linestyle=":", label="as it should be")
+    edges = np.linspace(0, 1, BINS + 1)
+    kinds = [("as trained", 1.0, ORANGE)]
+    if temperature != 1:
+        kinds.append((f"temperature {temperature:.2f}", temperature, BLUE))
+    for name, divisor, colour in kinds:
+        confidence, predicted = (logits / divisor).softmax(dim=1).max(dim=1)
+        right = predicted.numpy() == labels
+        places = np.clip(np.digitize(confidence.numpy(), edges, right=True) - 1, 0, BINS - 1)
+        counts = np.bincount(places, minlength=BINS)
+        there = counts > 0
+        centres = np.bincount(places, confidence.numpy(), BINS)[there] / counts[there]
+        shares = np.bincount(places, right, BINS)[there] / counts[there]
+        error = calibration_error(logits / divisor, labels)
+        upper.plot(centres, shares, color=colour, linewidth=1.2, label=f"{name}: ECE {error:.3f}")
+        # A point is as large as the number of its images: a few of them tell next to nothing.
+        upper.scatter(centres, shares, s=8 + 160 * counts[there] / len(labels), color=colour, alpha=0.7, clip_on=False)
+        lower.stairs(counts / len(labels), edges, color=colour, fill=True, alpha=0.35)
+    upper.set(ylabel="right", xlim=(0, 1), ylim=(0, 1.03))
+    lower.set(xlabel="confidence: probability of the predicted class", ylabel="images")
+    for axis in (upper.yaxis, lower.yaxis, lower.xaxis):
+        axis.set_major_formatter(PercentFormatter(1))
+    drawn.legend(loc="outside upper left", fontsize=8)
+    return drawn

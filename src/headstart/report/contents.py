@@ -1,0 +1,123 @@
+"""What a report shows: every chart and picture of a run, made once for the web page and for TensorBoard."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
+
+from matplotlib.figure import Figure
+
+from headstart.answers import Evaluation
+from headstart.artifact import Artifact, read_artifact
+from headstart.data.module import ImageDataModule
+from headstart.data.sources import Samples
+from headstart.data.transforms import Preprocessing
+from headstart.errors import DataError, HeadstartError, brief
+from headstart.report import charts, pictures
+from headstart.report.pictures import Tile
+from headstart.report.reading import FinishedRun
+
+log = logging.getLogger(__name__)
+Made = TypeVar("Made")
+WORST = 50  # images that the page lists
+EXPLAINED = 12  # of these are explained: it takes a forward and a backward pass each
+
+
+@dataclass
+class Contents:
+    """What a report shows.
+
+    Attributes:
+        run: what it is of.
+        charts: by name, in order; those that could be drawn.
+        tiles: images with what is said of them, by name; those that could be read.
+        problems: what could not be drawn, and why.
+    """
+
+    run: FinishedRun
+    charts: dict[str, Figure] = field(default_factory=dict)
+    tiles: dict[str, list[Tile]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def attempt(self, name: str, make: Callable[[], Made]) -> Made | None:
+        """What `make` gives; or None, a warning and a line for the page, as a picture must not cost the rest."""
+        try:
+            return make()
+        except Exception as error:  # of whatever library
+            reason = str(error) if isinstance(error, HeadstartError) else brief(error)
+            self.problems.append(f"{name}: {reason}")
+            log.warning("%s: %s cannot be shown: %s", self.run.folder, name, reason)
+            return None
+
+    def grids(self) -> dict[str, Figure]:
+        """The tiles as figures."""
+        drawn: dict[str, Figure] = {}
+        for name, tiles in self.tiles.items():
+            match name:
+                case "examples":
+                    drawn[name] = pictures.with_bars(tiles)
+                case "augmented":
+                    drawn[name] = pictures.grid(tiles, columns=pictures.VIEWS + 1)
+                case _:
+                    drawn[name] = pictures.grid(tiles[: max(EXPLAINED, pictures.SHOWN)])
+        return drawn
+
+
+def collect(run: FinishedRun, data: ImageDataModule | None) -> Contents:
+    """Draws everything that a report shows.
+
+    Args:
+        run: read from its folder.
+        data: its images; None leaves the pictures of images out.
+    """
+    contents = Contents(run)
+    for name, draw in _charts(run).items():
+        if chart := contents.attempt(name, draw):
+            contents.charts[name] = chart
+    if data and contents.attempt("images", lambda: check_images(run.judged, data.splits[run.judged.split])):
+        for name, find in _tiles(run, data, read_artifact(run.folder)).items():
+            if tiles := contents.attempt(name, find):
+                contents.tiles[name] = tiles
+    return contents
+
+
+def _charts(run: FinishedRun) -> dict[str, Callable[[], Figure]]:
+    judged, names = run.judged, run.class_names
+    correct, images = run.counts(judged)
+    found: dict[str, Callable[[], Figure]] = {}
+    if run.curves:
+        curve = partial(charts.curve, run.curves, best=run.best_epoch, stopped=run.stopped_early)
+        found = {kind: partial(curve, kind=kind) for kind in ("loss", "accuracy", "learning rate")}
+    found["confusion"] = lambda: charts.confusion(run.matrix(judged), names)
+    if len(names) > charts.NUMBERED:
+        found["most_confused"] = lambda: charts.most_confused(run.matrix(judged), names)
+    found["reliability"] = lambda: charts.reliability(judged.logits, judged.labels, judged.temperature)
+    found["class_accuracy"] = lambda: charts.class_accuracy(correct, images, names)
+    found["accuracy_by_size"] = lambda: charts.accuracy_by_size(run.trained, correct, images, names)
+    return found
+
+
+def _tiles(run: FinishedRun, data: ImageDataModule, artifact: Artifact) -> dict[str, Callable[[], list[Tile]]]:
+    preprocessing = Preprocessing.from_dict(artifact.description["preprocessing"])
+    judged, train = run.judged, data.splits["train"]
+    samples = data.splits[judged.split]
+    return {
+        "seen": lambda: pictures.seen(train, data.training, preprocessing, run.class_names),
+        "augmented": lambda: pictures.augmented(train, data.training, data.evaluation, preprocessing),
+        "examples": lambda: pictures.examples(judged, samples),
+        "worst": lambda: pictures.worst(judged, samples, WORST),
+    }
+
+
+def check_images(evaluation: Evaluation, samples: Samples) -> bool:
+    """Makes sure that these are the images that were evaluated.
+
+    Raises:
+        DataError: they are not.
+    """
+    if samples.labels.tolist() != evaluation.labels.tolist():
+        raise DataError(f"those of the {evaluation.split} split are not those that were evaluated")
+    return True

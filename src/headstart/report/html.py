@@ -1,0 +1,154 @@
+"""The web page of a report: one file, with everything in it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+import headstart
+from headstart.answers import Evaluation
+from headstart.record import csv_text, write_text
+from headstart.report.contents import WORST, Contents
+from headstart.report.pictures import VIEWS, worst_indices
+from headstart.report.reading import FinishedRun
+from headstart.report.statistics import calibration_error, mean_interval, wilson
+from headstart.report.style import svg
+
+SLOW = 10  # classes in each of the two lists
+LEARNED = 0.9  # a class is learned when it first has this share of its best accuracy
+METRICS = ("accuracy", "macro_accuracy", "top5_accuracy", "loss")
+FRACTIONS = ("accuracy", "top5_accuracy")  # of all images
+
+
+def write_page(contents: Contents, folder: Path) -> Path:
+    """Writes index.html and worst.csv.
+
+    Args:
+        contents: what to show.
+        folder: where; what was there before is written over.
+
+    Returns:
+        The page.
+    """
+    run, settings = contents.run, contents.run.run.settings
+    write_text(folder / "worst.csv", worst_csv(run.judged))
+    page = render(
+        "run.html.j2",
+        run=run,
+        data=data_name(settings),
+        title=run.folder.resolve().name,
+        headline=headline(run),
+        metrics=metric_rows(run),
+        settings={name: str(value).lower() if isinstance(value, bool) else value for name, value in settings.items()},
+        charts={name: Markup(svg(chart)) for name, chart in contents.charts.items()},
+        tiles=contents.tiles,
+        hardest=hardest(run),
+        slowest=slowest(run),
+        calibration=calibration_rows(run),
+        wrong=len(worst_indices(run.judged)),
+        repeat=f"python train.py --config-path={shlex.quote(str(run.folder.resolve()))} --config-name=config",
+        views=VIEWS,
+        problems=contents.problems,
+    )
+    write_text(folder / "index.html", page)
+    return folder / "index.html"
+
+
+def render(name: str, **values: Any) -> str:
+    """A page from its template; what comes from data is escaped."""
+    loader = jinja2.PackageLoader("headstart.report")
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["percent"] = lambda value: f"{value:.1%}"
+    return environment.get_template(name).render(version=headstart.__version__, **values)
+
+
+def worst_csv(evaluation: Evaluation, count: int = WORST) -> str:
+    """The worst mistakes: image, true and predicted class, its probability, the true class's, loss."""
+    names, shares, losses = evaluation.class_names, evaluation.probabilities, evaluation.losses
+    rows: list[Sequence[Any]] = [("image", "true", "predicted", "probability", "true_probability", "loss")]
+    for index in worst_indices(evaluation)[:count]:
+        label, predicted = int(evaluation.labels[index]), int(evaluation.predicted[index])
+        both = (round(float(shares[index, place]), 6) for place in (predicted, label))
+        rows.append((evaluation.images[index], names[label], names[predicted], *both, round(float(losses[index]), 6)))
+    return csv_text(rows)
+
+
+def data_name(settings: Mapping[str, Any]) -> str:
+    """What data are called: those of a user by their folder."""
+    source = str(settings["data.source"])
+    return Path(settings["data.root"]).resolve().name if source in ("csv", "imagefolder") else source
+
+
+def headline(run: FinishedRun) -> dict[str, Any]:
+    """The one figure that counts: accuracy on the split that is shown, with its interval."""
+    accuracy, split = run.run.metrics[f"{run.judged.split}/accuracy"] or 0.0, run.judged.split
+    images = len(run.judged.labels)
+    low, high = wilson(round(accuracy * images), images)
+    return {"split": split, "accuracy": accuracy, "low": low, "high": high, "images": images}
+
+
+def metric_rows(run: FinishedRun) -> list[tuple[tuple[str, int] | None, str, str, str]]:
+    """Split (in its first row, with how many rows it has), metric, value, and 95 % interval where there is one."""
+    rows: list[tuple[tuple[str, int] | None, str, str, str]] = []
+    for split in ("train", "val", "test"):
+        images = int(run.run.metrics.get(f"data/{split}_size") or 0)
+        values = {name: run.run.metrics.get(f"{split}/{name}") for name in METRICS}
+        there = {name: value for name, value in values.items() if value is not None}
+        for name, value in there.items():
+            interval = ""
+            if name in FRACTIONS:
+                low, high = wilson(round(value * images), images)
+                interval = f"{low:.1%} – {high:.1%}"
+            elif name == "loss" and split in run.evaluations:
+                low, high = mean_interval(run.evaluations[split].losses.numpy())
+                interval = f"{low:.3f} – {high:.3f}"
+            shown = f"{value:.3f}" if name == "loss" else f"{value:.1%}"
+            first = (f"{split} ({images:,})", len(there)) if name == next(iter(there)) else None
+            rows.append((first, name.replace("_", " "), shown, interval))
+    return rows
+
+
+def calibration_rows(run: FinishedRun) -> list[tuple[str, str, str]]:
+    """Split, and expected calibration error before and after temperature scaling."""
+    return [
+        (
+            f"{split}, which the temperature was fitted on" if split == "val" else split,
+            f"{calibration_error(found.logits, found.labels):.3f}",
+            f"{calibration_error(found.logits / found.temperature, found.labels):.3f}",
+        )
+        for split, found in run.evaluations.items()
+    ]
+
+
+def hardest(run: FinishedRun) -> list[tuple[str, float, int, int, str]]:
+    """The classes with most mistakes: name, accuracy, images, training images, what they are taken for."""
+    correct, images = run.counts(run.judged)
+    matrix = run.matrix(run.judged)
+    there = np.flatnonzero(images > correct)
+    order = there[np.argsort(correct[there] / images[there], kind="stable")][:SLOW]
+    found = []
+    for index in order:
+        others = np.where(np.arange(len(matrix)) == index, 0, matrix[index])
+        taken = run.class_names[int(others.argmax())]
+        share = float(correct[index] / images[index])
+        found.append((run.class_names[index], share, int(images[index]), int(run.trained[index]), taken))
+    return found
+
+
+def slowest(run: FinishedRun) -> list[tuple[str, int, float]]:
+    """The classes that took longest: name, the epoch when `LEARNED` of the best accuracy was there, that accuracy."""
+    curves = run.class_curves
+    if len(curves) < 2:
+        return []
+    best = curves.max(axis=0)
+    epochs = (curves >= LEARNED * best).argmax(axis=0) + 1
+    order = [index for index in np.argsort(-epochs, kind="stable") if best[index] > 0 and epochs[index] > 1]
+    return [(run.class_names[index], int(epochs[index]), float(best[index])) for index in order[:SLOW]]

@@ -1,0 +1,190 @@
+"""The data before training: how many images of each class, how large, what they look like, what was skipped."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from headstart.backbones import build_backbone
+from headstart.config import Config
+from headstart.data import open_source
+from headstart.data.images import image_size
+from headstart.data.module import make_splits, open_image
+from headstart.data.sources import Samples
+from headstart.data.transforms import Preprocessing, evaluation_transform, training_transform
+from headstart.errors import DataError
+from headstart.progress import progress_bar
+from headstart.record import csv_text, write_atomically, write_text
+from headstart.report import pictures
+from headstart.report.charts import NAMED, WIDTH
+from headstart.report.html import data_name, render
+from headstart.report.pictures import Tile
+from headstart.report.style import BLUE, SPLIT_COLOURS, figure, new_figure, png, short, svg
+
+MEASURED = 5000  # files whose size is read: enough for a distribution, and a few seconds on a slow disk
+ENDS = 20  # of many classes, the largest and the smallest ones that are shown
+SAMPLED = (10, 6)  # classes, and images of each, in the sample
+
+
+def look(config: Config, folder: Path, words: Sequence[str] = ()) -> Path:
+    """Writes index.html, counts.csv and each figure as a PNG.
+
+    Args:
+        config: the checked control panel: data, model (for its preprocessing) and augment.
+        folder: where they go.
+        words: of the command line, to be shown.
+
+    Returns:
+        The page.
+
+    Raises:
+        DataError: the data are not as they should be; the message is that of training.
+    """
+    source = open_source(config.data.source, **config.data.of_source())
+    splits = make_splits(source, **config.data.of_splits())
+    preprocessing = preprocessing_of(config)
+    train = splits["train"]
+    sizes, unreadable = measured(splits)
+    tiles = {
+        "samples": samples_by_class(train, source.class_names),
+        "augmented": pictures.augmented(
+            train,
+            training_transform(preprocessing, **asdict(config.augment)),
+            evaluation_transform(preprocessing),
+            preprocessing,
+            images=4,
+        ),
+    }
+    charts = {"counts": counts(splits, source.class_names), "sizes": size_distribution(sizes, preprocessing.crop)}
+    grids = {
+        "samples": pictures.grid(tiles["samples"], SAMPLED[1]),
+        "augmented": pictures.grid(tiles["augmented"], pictures.VIEWS + 1),
+    }
+    for name, drawn in {**charts, **grids}.items():
+        write_atomically(folder / f"{name}.png", lambda path, drawn=drawn: path.write_bytes(png(drawn)))  # type: ignore[misc]
+    write_text(folder / "counts.csv", counts_csv(splits, source.class_names))
+    page = render(
+        "look.html.j2",
+        config=config,
+        data=data_name({f"data.{name}": value for name, value in asdict(config.data).items()}),
+        splits=splits,
+        class_names=source.class_names,
+        charts={name: Markup(svg(chart)) for name, chart in charts.items()},
+        tiles=tiles,
+        columns={"samples": SAMPLED[1], "augmented": pictures.VIEWS + 1},
+        sizes=sizes,
+        preprocessing=preprocessing,
+        notes=[*source.notes, *unreadable],
+        command=shlex.join(["headstart", "look", *words]),
+    )
+    write_text(folder / "index.html", page)
+    return folder / "index.html"
+
+
+def preprocessing_of(config: Config) -> Preprocessing:
+    """What the model expects, without fetching its weights."""
+    model = asdict(config.model)
+    if model["weights"] == "default" and model["library"] != "headstart":
+        model["weights"] = None
+    return build_backbone(**model).preprocessing.changed(**config.data.of_preprocessing())
+
+
+def measured(splits: Mapping[str, Samples]) -> tuple[NDArray[np.int64], list[str]]:
+    """Width and height of the images, of at most `MEASURED` evenly spread ones, and what could not be read.
+
+    Returns:
+        int64 of shape (images, 2), and a sentence for each problem.
+    """
+    everything = [(samples, index) for samples in splits.values() for index in range(len(samples))]
+    chosen = everything[:: -(-len(everything) // MEASURED)]
+    sizes, problems = [], []
+    with progress_bar("Measuring", len(chosen), shown=len(chosen) > 1000) as advance:
+        for samples, index in chosen:
+            image = samples.images[index]
+            try:
+                sizes.append(image_size(image) if isinstance(image, str) else (image.shape[1], image.shape[0]))
+            except DataError as error:
+                problems.append(str(error))
+            advance(1)
+    return np.array(sizes, dtype=np.int64).reshape(-1, 2), problems
+
+
+def samples_by_class(samples: Samples, class_names: Sequence[str]) -> list[Tile]:
+    """Some images of each class, a class after the other; of many classes, evenly spread ones."""
+    there = np.unique(samples.labels)
+    classes = there[np.linspace(0, len(there) - 1, min(len(there), SAMPLED[0])).round().astype(int)]
+    tiles = []
+    for label in classes:
+        places = np.flatnonzero(samples.labels == label)
+        for index in places[pictures.by_class(samples.labels[places], SAMPLED[1])]:
+            try:
+                tiles.append(Tile(open_image(samples, int(index)), (class_names[label],)))
+            except DataError:
+                continue  # it is among the notes, or will be at the image
+    return tiles
+
+
+def counts_csv(splits: Mapping[str, Samples], class_names: Sequence[str]) -> str:
+    """Images of each class in each split, as a csv."""
+    columns = [np.bincount(samples.labels, minlength=len(class_names)).tolist() for samples in splits.values()]
+    return csv_text([("class", *splits), *zip(class_names, *columns, strict=True)])
+
+
+# --- charts --------------------------------------------------------------------------------------------------
+
+
+@figure
+def counts(splits: Mapping[str, Samples], class_names: Sequence[str]) -> Figure:
+    """Images of each class by split, the largest class on top; of many classes, the largest and the smallest."""
+    table = np.array([np.bincount(samples.labels, minlength=len(class_names)) for samples in splits.values()])
+    order = np.argsort(-table.sum(axis=0), kind="stable")
+    many = len(order) > NAMED
+    shown = np.concatenate([order[:ENDS], order[-ENDS:]]) if many else order
+    drawn = new_figure(WIDTH, 1.2 + 0.22 * len(shown))
+    axes = drawn.subplots()
+    rows, left = np.arange(len(shown))[::-1], np.zeros(len(shown))
+    for split, images in zip(splits, table[:, shown], strict=True):
+        axes.barh(rows, images, left=left, color=SPLIT_COLOURS[split], height=0.75, label=split)
+        left += images
+    for row, total in zip(rows, left, strict=True):
+        axes.annotate(f"{total:,.0f}", (total, row), (3, 0), textcoords="offset points", va="center", fontsize=7)
+    axes.set_yticks(rows, [short(class_names[index]) for index in shown], fontsize=8)
+    title = f"the {ENDS} largest and the {ENDS} smallest of {len(order)} classes" if many else "images by class"
+    axes.set(xlabel="images", title=title, ylim=(-0.6, len(shown) - 0.4))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.margins(x=0.1)
+    axes.grid(axis="y", visible=False)
+    drawn.legend(loc="outside upper right", ncols=3, fontsize=8)
+    return drawn
+
+
+@figure
+def size_distribution(sizes: NDArray[np.int64], crop: int) -> Figure:
+    """Width and height of the images, and the side of what the network sees.
+
+    Args:
+        sizes: (width, height) in pixels, shape (images, 2).
+        crop: in pixels.
+    """
+    drawn = new_figure(WIDTH, 4.2)
+    axes = drawn.subplots()
+    places, repeats = np.unique(sizes, axis=0, return_counts=True)
+    areas = 14 + 220 * repeats / max(len(sizes), 1)
+    axes.scatter(places[:, 0], places[:, 1], s=areas, color=BLUE, alpha=0.5, edgecolors="none", clip_on=False)
+    limit = 1.08 * max(crop, int(sizes.max(initial=1)))
+    axes.plot(
+        (0, crop, crop), (crop, crop, 0), color=SPLIT_COLOURS["val"], linewidth=1.2, label=f"network: {crop} × {crop}"
+    )
+    axes.set(xlim=(0, limit), ylim=(0, limit), xlabel="width in pixels", ylabel="height in pixels", title="image sizes")
+    axes.set_aspect("equal")
+    axes.legend(loc="upper left", fontsize=8)
+    return drawn

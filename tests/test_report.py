@@ -1,0 +1,358 @@
+"""Reports of real runs, read back from the page, from the tables beside it and from TensorBoard's events."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+
+import headstart
+from headstart.cli import main
+from headstart.errors import ConfigError, DataError
+from headstart.report.comparison import compare_runs
+from headstart.report.reading import read_curves, read_finished
+from headstart.report.statistics import wilson
+
+from .conftest import SMALL, composed
+
+CLASSES = ("ant", "a <b>very long $name$ of a class, indeed", "zebra")
+
+
+@pytest.fixture(scope="module")
+def hard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Handwritten digits under noise: classes that a small network cannot wholly tell apart."""
+    root, rng, digits = tmp_path_factory.mktemp("hard"), np.random.default_rng(0), load_digits()
+    for label, name in enumerate(CLASSES):
+        images = iter(digits.images[digits.target == (3, 8, 9)[label]])
+        for split, count in (("train", 12 + 8 * label), ("val", 20), ("test", 15)):
+            for index in range(count):
+                pixels = next(images) * 14 + rng.normal(0, 70, (8, 8))
+                path = root / split / name / f"{index}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).resize((40, 36)).save(path)
+    return root
+
+
+def words(root: Path, *more: str) -> list[str]:
+    data = ("data=imagefolder", f"data.root={root}", "model.weights=default", "augment=flip")
+    return [*SMALL, "report=true", *data, "lr=1e-2", "epochs=4", *more]
+
+
+@pytest.fixture
+def pages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def reported(hard: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a run with its report."""
+    from headstart.train import run
+
+    folder = tmp_path_factory.mktemp("reported") / "run"
+    run(composed(*words(hard)), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def other(hard: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with other settings on the same data, without a report, its curves in a csv."""
+    from headstart.train import run
+
+    folder = tmp_path_factory.mktemp("other") / "run"
+    run(composed(*words(hard, "report=false", "head=mlp", "logger=csv", "epochs=2")), folder)
+    return folder
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def metrics(folder: Path) -> dict[str, float]:
+    found: dict[str, float] = json.loads((folder / "metrics.json").read_text())
+    return found
+
+
+# --- the page ------------------------------------------------------------------------------------------------
+
+
+def test_the_page_stands_alone(reported: Path) -> None:
+    page = (reported / "report" / "index.html").read_text()
+    assert len(page) < 5_000_000
+    # All that it loads is in it, and XML's names of namespaces are no addresses.
+    loaded = re.findall(r"""(?:src|href)="([^"]*)""", page)
+    assert len(loaded) > 50
+    assert all(place.startswith(("data:", "#")) for place in loaded)
+    assert "url(http" not in page
+    assert "<script" not in page
+
+
+def test_the_page_says_how_good_and_how_certain(reported: Path) -> None:
+    page = (reported / "report" / "index.html").read_text()
+    accuracy = metrics(reported)["test/accuracy"]
+    low, high = wilson(round(accuracy * 45), 45)
+    assert 0.4 < accuracy < 1
+    assert f"{accuracy:.1%}" in page
+    assert f"95 % interval {low:.1%} to {high:.1%}" in page
+    assert f"--config-path={reported} --config-name=config" in page
+    for title in ("Hardest", "Worst mistakes", "Calibration", "Without and with augmentation (flip)"):
+        assert title in page
+
+
+def test_names_from_the_data_are_text(reported: Path) -> None:
+    """A class or a file must not be able to run something in the reader's browser."""
+    page = (reported / "report" / "index.html").read_text()
+    assert "<b>very" not in page
+    assert "a &lt;b&gt;very long $name$" in page
+
+
+def test_the_worst_are_the_mistakes_with_the_largest_loss(reported: Path) -> None:
+    worst = rows(reported / "report" / "worst.csv")
+    predictions = rows(reported / "evaluation" / "test" / "predictions.csv")
+    wrong = [row for row in predictions if row["true"] != row["predicted"]]
+    wrong.sort(key=lambda row: -float(row["loss"]))
+    assert 0 < len(wrong) <= 50
+    assert [row["image"] for row in worst] == [row["image"] for row in wrong]
+    assert all(Path(row["image"]).is_file() and Path(row["image"]).parent.name == row["true"] for row in worst)
+    page = (reported / "report" / "index.html").read_text()
+    places = [page.index(f"{Path(row['image']).name}</span>") for row in worst[:1]]
+    assert places
+    assert page.count('class="wrong"') >= len(worst)
+
+
+def test_made_again_it_is_the_same(reported: Path, tmp_path: Path, capsys: Any) -> None:
+    copy = Path(shutil.copytree(reported, tmp_path / "copy"))
+    (copy / "report" / "index.html").unlink()
+    main(["report", str(copy)])
+    assert f"report: {copy / 'report' / 'index.html'}" in capsys.readouterr().out
+    first, again = ((run / "report" / "index.html").read_text() for run in (reported, copy))
+    assert again.replace(str(copy), str(reported)).replace(">copy<", ">run<").replace("copy ·", "run ·") == first
+    # TensorBoard's pictures are replaced, not doubled.
+    assert len(list((copy / "tensorboard").glob("*.report"))) == 1
+
+
+def test_images_that_were_moved(reported: Path, hard: Path, tmp_path: Path, caplog: Any) -> None:
+    copy = Path(shutil.copytree(reported, tmp_path / "copy"))
+    moved = Path(shutil.copytree(hard, tmp_path / "moved"))
+    config = (copy / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(config.replace(str(hard), str(tmp_path / "gone")))
+    main(["report", str(copy)])
+    assert "the report has no images: " in caplog.text
+    assert "Say data.root=FOLDER if they were moved" in caplog.text
+    page = (copy / "report" / "index.html").read_text()
+    assert "As the network sees them" not in page
+    assert "Calibration" in page
+    main(["report", str(copy), f"data.root={moved}"])
+    assert "As the network sees them" in (copy / "report" / "index.html").read_text()
+    (moved / "val" / "ant" / "0.png").unlink()
+    with pytest.raises(DataError, match="these are not the images, labels and splits that split.csv in the run folder"):
+        main(["report", str(copy), f"data.root={moved}"])
+
+
+def test_what_cannot_be_drawn_is_a_warning(hard: Path, tmp_path: Path, caplog: Any, monkeypatch: Any) -> None:
+    """The run is there, with all that can be drawn; the reason stands in the log and on the page."""
+    from headstart.report import charts
+    from headstart.train import run
+
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError("no ink")
+
+    monkeypatch.setattr(charts, "reliability", broken)
+    run(composed(*words(hard, "epochs=1")), tmp_path / "run")
+    assert metrics(tmp_path / "run")["epochs/run"] == 1
+    assert "reliability cannot be shown: ValueError: no ink" in caplog.text
+    page = (tmp_path / "run" / "report" / "index.html").read_text()
+    assert "reliability: ValueError: no ink" in page
+    assert "taken for what" in page
+    monkeypatch.setattr("headstart.report.html.render", broken)
+    run(composed(*words(hard, "epochs=1")), tmp_path / "second")
+    assert f"there is no report: ValueError: no ink. Try headstart report {tmp_path / 'second'}" in caplog.text
+    assert metrics(tmp_path / "second")["epochs/run"] == 1
+
+
+def test_what_is_no_finished_run_is_said(reported: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        main(["report", str(tmp_path / "none")])
+    copy = Path(shutil.copytree(reported, tmp_path / "copy"))
+    shutil.rmtree(copy / "evaluation")
+    with pytest.raises(
+        DataError, match="has no evaluation of val or test. Make one by headstart evaluate .* --split val"
+    ):
+        main(["report", str(copy)])
+    (copy / "metrics.json").unlink()
+    with pytest.raises(DataError, match="copy: this run has not ended, it has no metrics.json"):
+        main(["report", str(copy)])
+
+
+# --- calibration ---------------------------------------------------------------------------------------------
+
+
+def test_the_temperature_travels_with_the_model(reported: Path, hard: Path) -> None:
+    model = headstart.load(reported, "cpu")
+    temperature = model.description["temperature"]
+    assert temperature == model.temperature != 1
+    path = next((hard / "test" / "ant").iterdir())
+    answer = model.predict(path)
+    logits = next(iter(model.logits_each([path])))
+    assert answer.probability == pytest.approx(float((logits / temperature).softmax(dim=1).max()), abs=1e-6)
+    kept = {Path(row["image"]): row for row in rows(reported / "evaluation" / "test" / "predictions.csv")}
+    assert float(kept[path]["probability"]) == pytest.approx(answer.probability, abs=1e-5)
+    assert kept[path]["predicted"] == answer.class_name
+    assert headstart.load(reported / "checkpoints" / "best.ckpt", "cpu").temperature == 1
+
+
+# --- TensorBoard ---------------------------------------------------------------------------------------------
+
+
+def test_tensorboard_has_every_picture(reported: Path) -> None:
+    events = EventAccumulator(str(reported / "tensorboard"), size_guidance={"images": 0})
+    events.Reload()
+    tags = events.Tags()
+    assert [tag.partition("_")[2] for tag in sorted(tags["images"])] == [
+        *("seen", "augmented", "confusion", "reliability", "class_accuracy", "accuracy_by_size", "examples", "worst")
+    ]
+    for tag in tags["images"]:
+        image = events.Images(tag)[-1]
+        assert image.width > 300, tag
+    assert {"config/text_summary", "classes/text_summary"} <= set(tags["tensors"])
+    assert sum(tag.startswith("test/") for tag in tags["tensors"]) == len(CLASSES)  # precision and recall
+    text = events.Tensors("classes/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "| ant | 12 | 15 |" in text
+
+
+def test_the_projector_has_features_classes_and_thumbnails(reported: Path) -> None:
+    folder = reported / "tensorboard"
+    config = (folder / "projector_config.pbtxt").read_text()
+    tensors, metadata, sprite = (
+        re.findall(rf'{what}_path: "([^"]*)"', config)[0] for what in ("tensor", "metadata", "image")
+    )
+    assert len((folder / tensors).read_text().splitlines()) == 45
+    lines = (folder / metadata).read_text().splitlines()
+    assert lines[0] == "class\tpredicted\timage"
+    assert len(lines) == 46
+    assert all(line.split("\t")[0] in CLASSES for line in lines[1:])
+    assert min(Image.open(folder / sprite).size) >= 7 * 48
+
+
+def test_the_scalars(reported: Path) -> None:
+    events = EventAccumulator(str(reported / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    for split in ("train", "val"):
+        assert len(events.Scalars(f"{split}/loss")) == 4
+    assert len(events.Scalars("test/loss")) == 1
+    assert len(events.Scalars("lr-Adam")) == 4
+    waiting, speed = events.Scalars("time/waiting"), events.Scalars("time/images_per_s")
+    assert all(0 < event.value < 1 for event in waiting)
+    seconds = events.Scalars("time/epoch_s")
+    assert all(event.value > 60 / images.value for event, images in zip(seconds, speed, strict=True))
+    # Train, val and test are on one chart.
+    layout = layout_pb2.Layout()
+    layout.ParseFromString(events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
+    charts = {chart.title: chart.multiline.tag[0] for category in layout.category for chart in category.chart}
+    assert all(re.match(charts["loss"], f"{split}/loss") for split in ("train", "val", "test"))
+    assert not re.match(charts["accuracy"], "best/val/accuracy")
+
+
+def test_curves_are_of_epochs_whatever_logged_them(reported: Path, other: Path) -> None:
+    for folder, epochs in ((reported, 4), (other, 2)):
+        found = read_curves(folder)
+        for name in ("train/loss", "val/accuracy", "lr-Adam"):
+            assert [epoch for epoch, _ in found[name]] == list(range(1, epochs + 1)), (folder, name)
+        best = max(value for _, value in found["val/accuracy"])
+        assert best == pytest.approx(metrics(folder)["val/accuracy"], abs=1e-6)
+        run = read_finished(folder)
+        assert dict(found["val/accuracy"])[run.best_epoch] == best
+        assert run.class_curves.shape == (epochs, 3)
+
+
+def test_how_classes_were_learned_goes_on_in_a_resumed_run(hard: Path, tmp_path: Path) -> None:
+    from headstart.train import run
+
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    run(composed(*words(hard, "report=false", "epochs=3")), whole)
+    run(composed(*words(hard, "report=false", "epochs=2")), part)
+    last = part / "checkpoints" / "last.ckpt"
+    run(composed(*words(hard, "report=false", "epochs=3", f"ckpt_path={last}")), part)
+    assert read_finished(part).class_curves.tolist() == read_finished(whole).class_curves.tolist()
+
+
+# --- comparisons ---------------------------------------------------------------------------------------------
+
+
+def test_runs_are_compared_on_the_same_images(reported: Path, other: Path, tmp_path: Path, capsys: Any) -> None:
+    split, compared = compare_runs([read_finished(reported), read_finished(other)])
+    assert split == "test"
+    assert compared[0].accuracy >= compared[1].accuracy
+    for one in compared:
+        assert one.accuracy == pytest.approx(metrics(one.run.folder)["test/accuracy"], abs=1e-6)
+    test = compared[1].against_best
+    assert test is not None
+    assert compared[0].against_best is None
+    assert (test.only_first - test.only_second) / 45 == pytest.approx(compared[0].accuracy - compared[1].accuracy)
+    main(["report", str(reported), str(other), "--out", str(tmp_path / "out")])
+    assert f"comparison: {tmp_path / 'out' / 'index.html'}" in capsys.readouterr().out
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert f"p = {test.p_value:.2g}" in page
+    assert "head.name=mlp" in page
+    assert "2 runs, on the same 45 test images" in page
+
+
+def test_a_folder_of_runs_is_all_of_them(reported: Path, other: Path, pages: Path, capsys: Any) -> None:
+    for run in (reported, other):
+        shutil.copytree(run, pages / "sweep" / run.parent.name)
+    (pages / "sweep" / "broken").mkdir()
+    (pages / "sweep" / "broken" / "config.yaml").write_text((reported / "config.yaml").read_text())  # not ended
+    main(["report", "sweep"])
+    place = capsys.readouterr().out.partition("comparison: ")[2].strip()
+    assert "2 runs" in (pages / place).read_text()
+    assert place.startswith("outputs/comparisons/")
+
+
+def test_what_cannot_be_compared_is_said(reported: Path, tmp_path: Path, train: Callable[..., dict[str, Any]]) -> None:
+    train("model.weights=default", "epochs=1")  # digits
+    with pytest.raises(DataError, match="no image of their test split in common, by name and class: compare runs on"):
+        main(["report", str(reported), str(tmp_path / "run")])
+    with pytest.raises(ConfigError, match="data.root=x: expected run folders, or one run folder and such words"):
+        main(["report", str(reported), str(tmp_path / "run"), "data.root=x"])
+    with pytest.raises(ConfigError, match="--out is for comparisons"):
+        main(["report", str(reported), "--out", str(tmp_path / "out")])
+
+
+# --- when it is made -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "sweep", "made"), [((), False, True), ((), True, False), (("report=true",), True, True)]
+)
+def test_a_job_of_a_sweep_has_no_report(words: tuple[str, ...], sweep: bool, made: bool, tmp_path: Path) -> None:
+    from headstart.train import run
+
+    auto = [word for word in SMALL if not word.startswith("report")]
+    run(composed(*auto, "model.weights=default", "epochs=1", *words), tmp_path / "run", sweep=sweep)
+    assert (tmp_path / "run" / "report" / "index.html").exists() == made
+    assert (tmp_path / "run" / "evaluation" / "test" / "outputs.safetensors").exists()
+
+
+def test_a_run_that_saw_only_some_batches_has_no_report(hard: Path, tmp_path: Path, caplog: Any) -> None:
+    from headstart.train import run
+
+    caplog.set_level(logging.WARNING)
+    run(
+        composed(*words(hard, "epochs=1", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1")),
+        tmp_path / "run",
+    )
+    assert "there is no report: " in caplog.text
+    assert metrics(tmp_path / "run")["epochs/run"] == 1
