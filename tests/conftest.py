@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hypothesis import settings
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from headstart import config
 
@@ -96,6 +99,65 @@ def trained(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ("data=imagefolder", f"data.root={folders}", "data.test_fraction=0.3", "lr=1e-2", "epochs=8")
     run(composed(*SMALL, *TINY_RESNET, *words), folder)
     return folder
+
+
+CLASSES = ("ant", "a <b>very long $name$ of a class, indeed", "zebra")
+
+
+@pytest.fixture(scope="session")
+def hard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Handwritten digits under noise: classes that a small network cannot wholly tell apart."""
+    root, rng, digits = tmp_path_factory.mktemp("hard"), np.random.default_rng(0), load_digits()
+    for label, name in enumerate(CLASSES):
+        images = iter(digits.images[digits.target == (3, 8, 9)[label]])
+        for split, count in (("train", 12 + 8 * label), ("val", 20), ("test", 15)):
+            for index in range(count):
+                pixels = next(images) * 14 + rng.normal(0, 70, (8, 8))
+                path = root / split / name / f"{index}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).resize((40, 36)).save(path)
+    return root
+
+
+def report_words(root: Path, *more: str) -> list[str]:
+    data = ("data=imagefolder", f"data.root={root}", "model.weights=default", "augment=flip")
+    return [*SMALL, "report=true", *data, "lr=1e-2", "epochs=4", *more]
+
+
+@pytest.fixture(scope="session")
+def reported(hard: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a run with its report."""
+    from headstart.train import run
+
+    folder = tmp_path_factory.mktemp("reported") / "run"
+    run(composed(*report_words(hard)), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def other(hard: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with other settings on the same data, without a report, its curves in a csv."""
+    from headstart.train import run
+
+    folder = tmp_path_factory.mktemp("other") / "run"
+    run(composed(*report_words(hard, "report=false", "head=mlp", "logger=csv", "epochs=2")), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six runs of two heads at three rates, and one that has not ended."""
+    from headstart.train import run
+
+    root = tmp_path_factory.mktemp("sweep")
+    for number, (head, lr) in enumerate(product(("linear", "mlp"), (1e-3, 3e-3, 1e-2))):
+        words = ("model.weights=default", "epochs=2", f"head={head}", f"lr={lr}")
+        run(composed(*SMALL, *words), root / str(number))
+    shutil.copytree(root / "5", root / "unfinished")
+    (root / "unfinished" / "metrics.json").unlink()
+    (root / "notes").mkdir()
+    (root / "notes" / "config.yaml").write_text("other: program")
+    return root
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
-from sklearn.datasets import load_digits
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
@@ -25,55 +23,13 @@ from headstart.report.comparison import compare_runs
 from headstart.report.reading import read_curves, read_finished
 from headstart.report.statistics import wilson
 
-from .conftest import SMALL, composed
-
-CLASSES = ("ant", "a <b>very long $name$ of a class, indeed", "zebra")
-
-
-@pytest.fixture(scope="module")
-def hard(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Handwritten digits under noise: classes that a small network cannot wholly tell apart."""
-    root, rng, digits = tmp_path_factory.mktemp("hard"), np.random.default_rng(0), load_digits()
-    for label, name in enumerate(CLASSES):
-        images = iter(digits.images[digits.target == (3, 8, 9)[label]])
-        for split, count in (("train", 12 + 8 * label), ("val", 20), ("test", 15)):
-            for index in range(count):
-                pixels = next(images) * 14 + rng.normal(0, 70, (8, 8))
-                path = root / split / name / f"{index}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).resize((40, 36)).save(path)
-    return root
-
-
-def words(root: Path, *more: str) -> list[str]:
-    data = ("data=imagefolder", f"data.root={root}", "model.weights=default", "augment=flip")
-    return [*SMALL, "report=true", *data, "lr=1e-2", "epochs=4", *more]
+from .conftest import CLASSES, SMALL, composed, report_words
 
 
 @pytest.fixture
 def pages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture(scope="module")
-def reported(hard: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of a run with its report."""
-    from headstart.train import run
-
-    folder = tmp_path_factory.mktemp("reported") / "run"
-    run(composed(*words(hard)), folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def other(hard: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with other settings on the same data, without a report, its curves in a csv."""
-    from headstart.train import run
-
-    folder = tmp_path_factory.mktemp("other") / "run"
-    run(composed(*words(hard, "report=false", "head=mlp", "logger=csv", "epochs=2")), folder)
-    return folder
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -171,14 +127,14 @@ def test_what_cannot_be_drawn_is_a_warning(hard: Path, tmp_path: Path, caplog: A
         raise ValueError("no ink")
 
     monkeypatch.setattr(charts, "reliability", broken)
-    run(composed(*words(hard, "epochs=1")), tmp_path / "run")
+    run(composed(*report_words(hard, "epochs=1")), tmp_path / "run")
     assert metrics(tmp_path / "run")["epochs/run"] == 1
     assert "reliability cannot be shown: ValueError: no ink" in caplog.text
     page = (tmp_path / "run" / "report" / "index.html").read_text()
     assert "reliability: ValueError: no ink" in page
     assert "taken for what" in page
     monkeypatch.setattr("headstart.report.html.render", broken)
-    run(composed(*words(hard, "epochs=1")), tmp_path / "second")
+    run(composed(*report_words(hard, "epochs=1")), tmp_path / "second")
     assert f"there is no report: ValueError: no ink. Try headstart report {tmp_path / 'second'}" in caplog.text
     assert metrics(tmp_path / "second")["epochs/run"] == 1
 
@@ -282,10 +238,10 @@ def test_how_classes_were_learned_goes_on_in_a_resumed_run(hard: Path, tmp_path:
     from headstart.train import run
 
     whole, part = tmp_path / "whole", tmp_path / "part"
-    run(composed(*words(hard, "report=false", "epochs=3")), whole)
-    run(composed(*words(hard, "report=false", "epochs=2")), part)
+    run(composed(*report_words(hard, "report=false", "epochs=3")), whole)
+    run(composed(*report_words(hard, "report=false", "epochs=2")), part)
     last = part / "checkpoints" / "last.ckpt"
-    run(composed(*words(hard, "report=false", "epochs=3", f"ckpt_path={last}")), part)
+    run(composed(*report_words(hard, "report=false", "epochs=3", f"ckpt_path={last}")), part)
     assert read_finished(part).class_curves.tolist() == read_finished(whole).class_curves.tolist()
 
 
@@ -351,7 +307,7 @@ def test_a_run_that_saw_only_some_batches_has_no_report(hard: Path, tmp_path: Pa
 
     caplog.set_level(logging.WARNING)
     run(
-        composed(*words(hard, "epochs=1", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1")),
+        composed(*report_words(hard, "epochs=1", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1")),
         tmp_path / "run",
     )
     assert "there is no report: " in caplog.text

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -16,23 +15,6 @@ from tensorboard.program import TensorBoard
 from headstart.cli import main
 from headstart.errors import ConfigError, DataError
 from headstart.runs import find_runs, flat
-
-from .conftest import SMALL, composed
-
-
-@pytest.fixture(scope="module")
-def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four runs of two heads at two rates, and one that has not ended."""
-    from headstart.train import run
-
-    root = tmp_path_factory.mktemp("sweep")
-    for number, words in enumerate((f"head={head}", f"lr={lr}") for head in ("linear", "mlp") for lr in (1e-3, 1e-2)):
-        run(composed(*SMALL, "model.weights=default", "epochs=2", *words), root / str(number))
-    shutil.copytree(root / "3", root / "unfinished")
-    (root / "unfinished" / "metrics.json").unlink()
-    (root / "notes").mkdir()
-    (root / "notes" / "config.yaml").write_text("other: program")
-    return root
 
 
 def listed(capsys: pytest.CaptureFixture[str], *words: object) -> list[dict[str, str]]:
@@ -55,7 +37,7 @@ def test_the_best_run_stands_first_with_what_differs(sweep: Path, capsys: Any) -
         metrics = json.loads((sweep / row["run"] / "metrics.json").read_text())
         assert float(row["val/accuracy"]) == metrics["val/accuracy"]
     assert {(row["lr"], row["head.name"]) for row in rows} == {
-        (lr, head) for lr in ("0.001", "0.01") for head in ("linear", "mlp")
+        (lr, head) for lr in ("0.001", "0.003", "0.01") for head in ("linear", "mlp")
     }
 
 
@@ -109,9 +91,9 @@ def test_tensorboard_has_a_row_for_every_run_of_a_sweep(sweep: Path) -> None:
         url, "session_groups", colParams=columns, allowedStatuses=["STATUS_SUCCESS"], startIndex=0, sliceSize=100
     )["sessionGroups"]
     found = {group["name"].split("/")[0]: group for group in groups}
-    for name in "0123":
+    for name in "012345":
         metrics = json.loads((sweep / name / "metrics.json").read_text())
         values = {value["name"]["tag"]: value["value"] for value in found[name]["metricValues"]}
         assert values["best/val/accuracy"] == pytest.approx(metrics["val/accuracy"])
-        assert found[name]["hparams"]["lr"] == pytest.approx(1e-3 if name in "02" else 1e-2)
-        assert found[name]["hparams"].get("head.hidden") == (256 if name in "23" else None)
+        assert found[name]["hparams"]["lr"] == pytest.approx((1e-3, 3e-3, 1e-2)[int(name) % 3])
+        assert found[name]["hparams"].get("head.hidden") == (256 if name in "345" else None)

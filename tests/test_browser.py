@@ -1,0 +1,172 @@
+"""Reports and TensorBoard in a real browser, as a person opens them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.program import TensorBoard
+
+from headstart.cli import main
+
+pytestmark = pytest.mark.slow
+WIDTHS = {"phone": 390, "desktop": 1280}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium; CI must have it."""
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        if os.environ.get("CI"):
+            pytest.fail("chromium is missing, and CI must test in a browser")
+        pytest.skip("no chromium here: apt install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def pages(reported: Path, sweep: Path, hard: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run's report, a comparison, and a look at data."""
+    root = tmp_path_factory.mktemp("pages")
+    main(["report", str(sweep), "--out", str(root / "comparison")])
+    words = ("data=imagefolder", f"data.root={hard}", "model=glyphnet", "augment=flip")
+    main(["look", *words, "--out", str(root / "look")])
+    folders = {"report": reported / "report", "comparison": root / "comparison", "look": root / "look"}
+    return {name: folder / "index.html" for name, folder in folders.items()}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", ["report", "comparison", "look"])
+def test_pages_fit_and_nothing_is_missing(
+    name: str, width: str, scheme: Any, pages: dict[str, Path], browser: Any
+) -> None:
+    page = browser.new_page(viewport={"width": WIDTHS[width], "height": 800}, color_scheme=scheme)
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on(
+        "request", lambda request: None if request.url.startswith(("file:", "data:")) else problems.append(request.url)
+    )
+    page.goto(pages[name].as_uri())
+    assert problems == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= WIDTHS[width]
+    assert page.evaluate("[...document.images].filter(image => !image.complete || !image.naturalWidth).length") == 0
+    assert page.locator("svg").count() >= 2
+    # Text and its background are far apart, in the charts, too.
+    ink, paper = page.evaluate(
+        "[getComputedStyle(document.querySelector('svg')).color, getComputedStyle(document.body).backgroundColor]"
+    )
+    levels = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (ink, paper)]
+    assert abs(levels[0] - levels[1]) > 450
+    assert (levels[0] > levels[1]) == (scheme == "dark")
+    page.close()
+
+
+def test_the_report_shows_its_parts(pages: dict[str, Path], browser: Any) -> None:
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.goto(pages["report"].as_uri())
+    for title in ("Metrics", "Curves", "What is taken for what", "Classes", "Calibration", "Images", "Worst mistakes"):
+        assert page.get_by_role("heading", name=title, exact=True).is_visible()
+    for chart in ("loss", "accuracy", "confusion", "reliability", "class_accuracy", "accuracy_by_size"):
+        box = page.locator(f"figure#{chart} svg").bounding_box()
+        assert box["width"] > 200, chart
+        assert box["height"] > 80, chart
+    page.close()
+
+
+# --- TensorBoard ---------------------------------------------------------------------------------------------
+
+
+def started(folder: Path) -> str:
+    """The address of a TensorBoard."""
+    board = TensorBoard()
+    board.configure(argv=[None, "--logdir", str(folder), "--port", "0", "--load_fast", "false"])
+    return str(board.launch())
+
+
+@pytest.fixture(scope="module")
+def board(reported: Path) -> str:
+    return started(reported.parent)
+
+
+def opened(browser: Any, address: str, tab: str) -> Any:
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.set_default_timeout(60_000)
+    page.goto(f"{address}#{tab}")
+    return page
+
+
+def test_curves_of_splits_are_on_the_same_charts(board: str, browser: Any) -> None:
+    page = opened(browser, board, "custom_scalars")
+    for title in ("loss", "accuracy", "macro accuracy"):
+        page.get_by_text(title, exact=True).first.wait_for()
+    page.get_by_text("Matches (3)").first.wait_for()  # train, val and test
+    page.get_by_text("learning rate", exact=True).first.wait_for()
+    page.get_by_text("share of time waiting for data", exact=True).first.wait_for(state="attached")
+    page.close()
+
+
+def test_scalars(board: str, browser: Any) -> None:
+    page = opened(browser, board, "timeseries")
+    page.get_by_role("combobox", name="Filter tags (regex)").fill("val/accuracy|time/")
+    for name in ("val/accuracy", "time/epoch_s", "time/images_per_s", "time/waiting"):
+        page.get_by_title(name, exact=True).first.wait_for(state="attached")
+    page.close()
+
+
+def test_images(board: str, browser: Any) -> None:
+    page = opened(browser, board, "images")
+    names = ("1_seen", "2_augmented", "3_confusion", "5_reliability", "6_class_accuracy", "7_accuracy_by_size")
+    for name in (*names, "8_examples", "9_worst"):
+        page.get_by_text(f"images/{name}").first.wait_for(state="attached")
+    shown = page.locator("tf-image-loader img")
+    shown.first.wait_for()
+    page.wait_for_function("document.title.length > 0")
+    for index in range(shown.count()):
+        shown.nth(index).scroll_into_view_if_needed()
+        shown.nth(index).evaluate("image => image.decode()")  # fails if there is no picture
+    assert shown.count() == 8
+    page.close()
+
+
+def test_text(board: str, browser: Any) -> None:
+    page = opened(browser, board, "text")
+    page.get_by_text("zebra").first.wait_for()
+    page.get_by_text("monitor: val/accuracy").first.wait_for()
+    page.close()
+
+
+def test_precision_and_recall(board: str, browser: Any) -> None:
+    page = opened(browser, board, "pr_curves")
+    page.get_by_text("test/zebra").first.wait_for()
+    page.close()
+
+
+def test_projector(board: str, browser: Any) -> None:
+    page = opened(browser, board, "projector")
+    frame = page.frame_locator("iframe").frame_locator("iframe")
+    frame.locator(".numDataPoints").get_by_text("45", exact=True).wait_for()
+    frame.get_by_text("Label by").first.wait_for(state="attached")
+    page.close()
+
+
+def test_hparams_of_a_sweep_are_filled(sweep: Path, browser: Any) -> None:
+    page = opened(browser, started(sweep), "hparams")
+    for number in range(6):
+        page.get_by_text(f"{number}/tensorboard", exact=True).first.wait_for()
+    assert page.get_by_text("0.0030000").count() >= 2  # of lr
+    page.get_by_text("best/val/accuracy").first.wait_for(state="attached")
+    page.get_by_text("PARALLEL COORDINATES VIEW", exact=False).first.click()
+    page.locator("tf-hparams-parallel-coords-plot svg path").first.wait_for(state="attached")
+    page.close()
