@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from headstart.answers import read_evaluation
 from headstart.backbones import build_backbone
 from headstart.checkpoints import load_checkpoint
 from headstart.data import open_source
@@ -409,12 +410,18 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_one_failed_job_does_not_stop_a_sweep(tmp_path: Path) -> None:
-    small = [*SMALL[1:], "epochs=1", "data.train_per_class=3", f"hydra.sweep.dir={tmp_path}"]
+    small = [*SMALL[1:], "report=auto", "epochs=1", "data.train_per_class=3", f"hydra.sweep.dir={tmp_path}"]
     result = command("-m", "model.weights=gone.pth,null", "lr=1e-3,1e-4", *small)
     assert result.returncode == 1
     assert "headstart: gone.pth: no such file of weights" in result.stderr
     finished = sorted(file.parent.name for file in tmp_path.glob("*/metrics.json"))
     assert finished == ["2", "3"]
+    # Of those that finished, the best one has a report.
+    accuracy = {job: json.loads((tmp_path / job / "metrics.json").read_text())["val/accuracy"] for job in finished}
+    assert [page.parts[-3] for page in tmp_path.glob("*/report/index.html")] == [
+        max(finished, key=accuracy.__getitem__)
+    ]
+    assert "_execution_whitelist_" not in result.stderr  # Hydra's warning of its own call
 
 
 @pytest.mark.slow
@@ -442,7 +449,8 @@ def test_a_failed_job_is_one_message(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     """DDP: figures over all processes count each image once."""
-    result = command("trainer=ddp", "trainer.accelerator=cpu", "epochs=1", f"hydra.run.dir={tmp_path}", *SMALL[2:])
+    words = ("trainer=ddp", "trainer.accelerator=cpu", "epochs=1", *SMALL[2:], "report=true")
+    result = command(*words, f"hydra.run.dir={tmp_path}")
     assert result.returncode == 0, result.stderr
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     classifier = load_checkpoint(tmp_path / "checkpoints" / "best.ckpt")
@@ -455,3 +463,10 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
     (alone,) = trainer.test(classifier, data, verbose=False)
     assert metrics["test/accuracy"] == pytest.approx(alone["test/accuracy"], abs=1e-6)
+    # What each process answered is put together in the order of the images.
+    kept = read_evaluation(tmp_path / "evaluation" / "test")
+    assert (kept.predicted == kept.labels).mean() == pytest.approx(alone["test/accuracy"], abs=1e-6)
+    features = kept.outputs.features.float()
+    assert torch.allclose(classifier.head(features), kept.logits[kept.outputs.featured], atol=0.05)  # of float16
+    assert (tmp_path / "report" / "index.html").exists()
+    assert "there is no report" not in result.stderr + result.stdout

@@ -45,6 +45,11 @@ def brief(error: Exception) -> str:
     return message if len(message) <= 160 else f"{message[:157]}..."
 
 
+def told(error: Exception) -> str:
+    """An error in words for a user: ours says what to do, and others are cut short."""
+    return str(error) if isinstance(error, HeadstartError) else brief(error)
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
     """Asks whether the nearest of the known names was meant; empty if none is near."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

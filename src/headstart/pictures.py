@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import unicodedata
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,10 @@ from headstart.explain import BATCH, Explainer, Heatmap, overlay
 from headstart.record import write_atomically
 
 if TYPE_CHECKING:
+    from headstart.inputs import Input
     from headstart.model import Model, Prediction
+
+    Answer = tuple[str, Prediction | DataError]
 
 LEAST_SIDE = 224  # of a panel, in pixels; smaller images are enlarged
 TITLE_HEIGHT, FONT_SIZE, MARGIN = 28, 15, 6
@@ -29,7 +33,7 @@ NAME_BYTES = 60  # of a folder's or a file's name; file systems take 255 in all,
 
 
 class Pictures:
-    """Writes a picture for each image that is answered, a few at a time.
+    """Writes a picture for each answer.
 
     Args:
         model: whose answers they are.
@@ -42,24 +46,36 @@ class Pictures:
 
     def __init__(self, model: Model, folder: Path) -> None:
         if folder.exists() and not folder.is_dir():
-            raise ConfigError(f"{folder} is a file: name a folder to write pictures into.")
+            raise ConfigError(f"--explain {folder} is a file: name a folder for the pictures.")
         folder.mkdir(parents=True, exist_ok=True)
         self._explainer, self._folder = Explainer(model), folder
         self._waiting: list[tuple[str, Prediction, Image.Image]] = []
 
-    def add(self, path: str, answer: Prediction) -> None:
-        """Takes an image and its answer; its picture is written with those of the next few."""
-        try:
-            crop = self._explainer.crop(path)
-        except DataError as error:  # it was answered, and is gone: a pipe can be read once only
-            print(f"headstart: no picture: {error}", file=sys.stderr)
-            return
-        self._waiting.append((path, answer, crop))
-        if len(self._waiting) == BATCH:
-            self.finish()
+    def follow(self, images: Iterable[Input], answers: Iterable[Answer]) -> Iterator[Answer]:
+        """Hands answers on, and writes their pictures a few at a time.
 
-    def finish(self) -> None:
-        """Writes those that wait."""
+        Args:
+            images: what the answers are to.
+            answers: names and answers, as `headstart predict` writes them.
+        """
+        for image, (name, answer) in zip(images, answers, strict=True):
+            yield name, answer
+            if not isinstance(answer, DataError):
+                self._add(image.path, answer)
+            if len(self._waiting) == BATCH:
+                self._write()
+        self._write()
+
+    def _add(self, path: str, answer: Prediction) -> None:
+        try:
+            if not Path(path).is_file():  # such as a pipe, which can be read once only
+                raise DataError(f"{path}: no file that can be read again.")
+            self._waiting.append((path, answer, self._explainer.crop(path)))
+        except DataError as error:  # it has its answer, and the others have theirs to come
+            print(f"headstart: no picture: {error}", file=sys.stderr)
+
+    def _write(self) -> None:
+        """Writes the pictures that wait."""
         waiting, self._waiting = self._waiting, []
         crops, classes = [crop for *_, crop in waiting], [answer.class_name for _, answer, _ in waiting]
         for (path, answer, _), heatmap in zip(waiting, self._explainer.explain(crops, classes), strict=True):

@@ -113,11 +113,11 @@ def _as_map(values: object, prefix: int | None) -> Tensor | None:
             return values
         case (_, height, width, _) if height == width:
             return values.movedim(-1, 1)
-        case (_, tokens, _):
+        case (batch, tokens, channels):
             further = tokens - math.isqrt(tokens) ** 2 if prefix is None else prefix
             side = math.isqrt(max(tokens - further, 0))
             if side**2 == tokens - further and (prefix is not None or further <= MOST_PREFIX):
-                return values[:, further:].reshape(len(values), side, side, -1).movedim(-1, 1)
+                return values[:, further:].reshape(batch, side, side, channels).movedim(-1, 1)
     return None
 
 

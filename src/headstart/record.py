@@ -65,6 +65,11 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="surrogateescape"))
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file atomically."""
+    write_atomically(path, lambda temporary: temporary.write_bytes(data))
+
+
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Writes a JSON file atomically; NaN and infinity, which JSON has not, become null."""
     write_text(path, json.dumps(plain(values), indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -168,7 +168,9 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
     write_hyperparameters(loggers, asdict(config), metrics)
     record_answers(folder, answers, class_curves.epochs)
     record_end(folder, classifier, metrics, about={"licence": backbone.licence, "temperature": temperature})
-    if config.report is True or (config.report == "auto" and not sweep):
+    if not answers:
+        log.info("there is no report: only some of the images were evaluated")
+    elif config.report is True or (config.report == "auto" and not sweep):
         report_run(folder, data)
     return metrics[config.monitor]
 

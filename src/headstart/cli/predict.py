@@ -37,6 +37,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--column", metavar="NAME", help="the column of a csv that holds the file names")
     parser.add_argument("--tta", choices=("flip", "five"), help="average over a mirror image, or over five crops")
     parser.add_argument("--strict", action="store_true", help="stop at the first image that cannot be read")
+    parser.add_argument(
+        "--explain", type=Path, metavar="FOLDER", help="write a picture for each image: where it speaks for its class"
+    )
     parser.add_argument("--batch-size", type=at_least(1), metavar="N", help="images at a time (8, on a GPU 64)")
     parser.add_argument("--workers", type=at_least(0), metavar="N", help="processes that decode (one a core)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (a GPU where there is one)")
@@ -91,6 +94,10 @@ def run(words: argparse.Namespace) -> int:
             width = max((len(image.name) for image in inputs.images), default=0)
             write = partial(write_table, width=width, class_names=model.class_names)
     answers = _answers(model, inputs, words, top, failed)
+    if words.explain:
+        from headstart.pictures import Pictures  # late: what it needs takes seconds to import
+
+        answers = Pictures(model, words.explain).follow(inputs.images, answers)
     if words.out:
         write_atomically(words.out, lambda path: _write_file(path, write, answers))
     else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-from headstart.errors import HeadstartError, brief
+from headstart.errors import told
 
 if TYPE_CHECKING:
     from headstart.data.module import ImageDataModule
@@ -27,8 +27,7 @@ def report_run(folder: Path, data: ImageDataModule) -> None:
     try:
         place = write_report(folder, data)
     except Exception as error:  # the run is recorded, and nothing here may look as if it were not
-        reason = error if isinstance(error, HeadstartError) else brief(error)
-        log.warning("there is no report: %s. Try headstart report %s", reason, folder)
+        log.warning("there is no report: %s. Try headstart report %s", told(error).rstrip("."), folder)
     else:
         print(f"report: {place}")
 

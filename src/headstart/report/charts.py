@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -28,14 +29,14 @@ def curve(found: Curves, kind: str, *, best: float | None = None, stopped: bool 
 
     Args:
         found: the scalars of the run.
-        kind: such as "loss", for `train/loss`, `val/loss` and `test/loss`; or "learning rate", of each group.
+        kind: such as "loss", for `train/loss`, `val/loss` and `test/loss`; or "learning_rate", of each group.
         best: the epoch of the best checkpoint, which is marked.
         stopped: whether early stopping ended the run, which is marked, too.
     """
     drawn = new_figure(WIDTH, 2.9)
     axes = drawn.subplots()
     lines: dict[str, tuple[Sequence[tuple[float, float]], str | None]]
-    if kind == "learning rate":
+    if kind == "learning_rate":
         lines = {name.removeprefix("lr-"): (points, None) for name, points in found.items() if name.startswith("lr-")}
         values = [value for points, _ in lines.values() for _, value in points]
         if values and 0 < 2 * min(values) < max(values):
@@ -50,7 +51,8 @@ def curve(found: Curves, kind: str, *, best: float | None = None, stopped: bool 
         _line(axes, [(best or last, points[-1][1])] if points and name == "test" else points, colour, name)
     _mark(axes, best, "best checkpoint", "--")
     _mark(axes, last if stopped else None, "stopped early", ":")
-    axes.set(xlabel="epoch", ylabel=kind, title=f"{kind} by epoch")
+    name = kind.replace("_", " ")
+    axes.set(xlabel="epoch", ylabel=name, title=f"{name} by epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if "accuracy" in kind:
         axes.yaxis.set_major_formatter(PercentFormatter(1))
@@ -77,8 +79,9 @@ def confusion(matrix: NDArray[np.int64], class_names: Sequence[str]) -> Figure:
         matrix: images by true class (rows) and predicted class (columns), shape (classes, classes).
         class_names: in label order.
     """
-    side = min(max(3.0, 0.42 * len(class_names) + 1.6), 7.0)
-    drawn = new_figure(side + 0.8, side)
+    named = [short(name, 16) for name in class_names] if len(class_names) <= NAMED else [""]
+    side, labels = min(max(1.9, 0.42 * len(class_names)), 5.6), 0.07 * max(map(len, named))
+    drawn = new_figure(side + labels + 1.7, side + labels + 0.8)
     _matrix(drawn.subplots(), matrix, class_names)
     return drawn
 
@@ -117,8 +120,9 @@ def _matrix(axes: Axes, matrix: NDArray[np.int64], class_names: Sequence[str]) -
     bar.outline.set_visible(False)
     if len(class_names) <= NAMED:
         names = [short(name, 16) for name in class_names]
-        flat = len(names) <= 4 and max(map(len, names)) <= 12
-        axes.set_xticks(range(len(names)), names, rotation=0 if flat else 90, fontsize=8)
+        few = len(names) <= NUMBERED
+        turned: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if few else {"rotation": 90}
+        axes.set_xticks(range(len(names)), names, fontsize=8, **turned)
         axes.set_yticks(range(len(names)), names, fontsize=8)
     if len(class_names) <= NUMBERED:
         for (row, col), count in np.ndenumerate(matrix):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import TypeVar
 
 from matplotlib.figure import Figure
@@ -15,10 +15,13 @@ from headstart.artifact import Artifact, read_artifact
 from headstart.data.module import ImageDataModule
 from headstart.data.sources import Samples
 from headstart.data.transforms import Preprocessing
-from headstart.errors import DataError, HeadstartError, brief
+from headstart.errors import DataError, told
+from headstart.explain import explain, overlay
+from headstart.model import Model
 from headstart.report import charts, pictures
 from headstart.report.pictures import Tile
 from headstart.report.reading import FinishedRun
+from headstart.report.style import png
 
 log = logging.getLogger(__name__)
 Made = TypeVar("Made")
@@ -47,13 +50,17 @@ class Contents:
         try:
             return make()
         except Exception as error:  # of whatever library
-            reason = str(error) if isinstance(error, HeadstartError) else brief(error)
+            reason = told(error)
             self.problems.append(f"{name}: {reason}")
             log.warning("%s: %s cannot be shown: %s", self.run.folder, name, reason)
             return None
 
-    def grids(self) -> dict[str, Figure]:
-        """The tiles as figures."""
+    @cached_property
+    def pngs(self) -> dict[str, bytes]:
+        """All charts, and the tiles as figures, as PNG files by name."""
+        return {name: png(drawn) for name, drawn in {**self.charts, **self._grids()}.items()}
+
+    def _grids(self) -> dict[str, Figure]:
         drawn: dict[str, Figure] = {}
         for name, tiles in self.tiles.items():
             match name:
@@ -90,7 +97,7 @@ def _charts(run: FinishedRun) -> dict[str, Callable[[], Figure]]:
     found: dict[str, Callable[[], Figure]] = {}
     if run.curves:
         curve = partial(charts.curve, run.curves, best=run.best_epoch, stopped=run.stopped_early)
-        found = {kind: partial(curve, kind=kind) for kind in ("loss", "accuracy", "learning rate")}
+        found = {kind: partial(curve, kind=kind) for kind in ("loss", "accuracy", "learning_rate")}
     found["confusion"] = lambda: charts.confusion(run.matrix(judged), names)
     if len(names) > charts.NUMBERED:
         found["most_confused"] = lambda: charts.most_confused(run.matrix(judged), names)
@@ -108,8 +115,23 @@ def _tiles(run: FinishedRun, data: ImageDataModule, artifact: Artifact) -> dict[
         "seen": lambda: pictures.seen(train, data.training, preprocessing, run.class_names),
         "augmented": lambda: pictures.augmented(train, data.training, data.evaluation, preprocessing),
         "examples": lambda: pictures.examples(judged, samples),
-        "worst": lambda: pictures.worst(judged, samples, WORST),
+        "worst": lambda: explained(pictures.worst(judged, samples, WORST), artifact),
     }
+
+
+def explained(tiles: list[Tile], artifact: Artifact) -> list[Tile]:
+    """The first of the tiles with what speaks for their answers, seen as the network sees them."""
+    if not tiles:
+        return tiles
+    try:
+        first = tiles[:EXPLAINED]
+        found = explain(Model(artifact), [tile.image for tile in first], [tile.bars[0][0] for tile in first])
+    except Exception as error:  # such as a network without a map: the images are shown without
+        log.warning("%s: the worst mistakes are not explained: %s", artifact.path, told(error))
+        return tiles
+    pairs = zip(first, found, strict=True)
+    shown = [replace(tile, image=heatmap.crop, overlay=overlay(heatmap.crop, heatmap.heat)) for tile, heatmap in pairs]
+    return shown + tiles[EXPLAINED:]
 
 
 def check_images(evaluation: Evaluation, samples: Samples) -> bool:

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 import headstart
 from headstart.answers import Evaluation
-from headstart.record import csv_text, write_text
+from headstart.record import csv_text, write_bytes, write_text
 from headstart.report.contents import WORST, Contents
 from headstart.report.pictures import VIEWS, worst_indices
 from headstart.report.reading import FinishedRun
@@ -27,7 +27,7 @@ FRACTIONS = ("accuracy", "top5_accuracy")  # of all images
 
 
 def write_page(contents: Contents, folder: Path) -> Path:
-    """Writes index.html and worst.csv.
+    """Writes index.html, worst.csv and figures/NAME.png.
 
     Args:
         contents: what to show.
@@ -38,6 +38,8 @@ def write_page(contents: Contents, folder: Path) -> Path:
     """
     run, settings = contents.run, contents.run.run.settings
     write_text(folder / "worst.csv", worst_csv(run.judged))
+    for name, file in contents.pngs.items():
+        write_bytes(folder / "figures" / f"{name}.png", file)
     page = render(
         "run.html.j2",
         run=run,

@@ -22,7 +22,7 @@ from headstart.data.sources import Samples
 from headstart.data.transforms import Preprocessing, evaluation_transform, training_transform
 from headstart.errors import DataError
 from headstart.progress import progress_bar
-from headstart.record import csv_text, write_atomically, write_text
+from headstart.record import csv_text, write_bytes, write_text
 from headstart.report import pictures
 from headstart.report.charts import NAMED, WIDTH
 from headstart.report.html import data_name, render
@@ -69,7 +69,7 @@ def look(config: Config, folder: Path, words: Sequence[str] = ()) -> Path:
         "augmented": pictures.grid(tiles["augmented"], pictures.VIEWS + 1),
     }
     for name, drawn in {**charts, **grids}.items():
-        write_atomically(folder / f"{name}.png", lambda path, drawn=drawn: path.write_bytes(png(drawn)))  # type: ignore[misc]
+        write_bytes(folder / f"{name}.png", png(drawn))
     write_text(folder / "counts.csv", counts_csv(splits, source.class_names))
     page = render(
         "look.html.j2",

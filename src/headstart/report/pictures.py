@@ -175,7 +175,7 @@ def grid(tiles: Sequence[Tile], columns: int = 8) -> Figure:
         if tile.overlay:
             _image(axes, tile.overlay, left + SIDE, top)
         for number, line in enumerate(tile.lines):
-            colour = INK if tile.right is None or number == 0 else (GREEN if tile.right else ORANGE)
+            colour = _colour(tile, number)
             text = short(line, LETTERS * (1 + wide))
             axes.text(left, top + SIDE + LINE * (number + 0.9), text, fontsize=8, color=colour)
     return drawn
@@ -192,13 +192,20 @@ def with_bars(tiles: Sequence[Tile], columns: int = 2) -> Figure:
         left, top = GAP + column * (width + GAP), GAP + row * (height + GAP)
         _image(axes, tile.image, left, top)
         for number, line in enumerate(tile.lines):
-            colour = INK if number == 0 else (GREEN if tile.right else ORANGE)
+            colour = _colour(tile, number)
             axes.text(left, top + SIDE + LINE * (number + 0.9), short(line, 52), fontsize=8, color=colour)
         for number, (name, share) in enumerate(tile.bars):
             start, level = left + SIDE + GAP, top + number * SIDE / TOP
             axes.text(start, level + 12, f"{short(name, 26)}  {share:.1%}", fontsize=8)
             axes.barh(level + 20, max(share * bar, 1), left=start, height=7, color=BLUE)
     return drawn
+
+
+def _colour(tile: Tile, line: int) -> str:
+    """Of a line below an image: what was answered is green or orange."""
+    if tile.right is None or line == 0:
+        return INK
+    return GREEN if tile.right else ORANGE
 
 
 def _canvas(width: float, height: float) -> tuple[Figure, Axes]:

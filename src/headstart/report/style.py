@@ -14,6 +14,7 @@ import numpy as np
 from cycler import cycler
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
 
 Parameters = ParamSpec("Parameters")
 
@@ -95,11 +96,9 @@ def png(drawn: Figure) -> bytes:
     return file.getvalue()
 
 
-def pixels(drawn: Figure) -> NDArray[np.uint8]:
-    """A figure on white as uint8 of shape (height, width, 3)."""
-    from PIL import Image
-
-    return np.asarray(Image.open(io.BytesIO(png(drawn))).convert("RGB"))
+def pixels(file: bytes) -> NDArray[np.uint8]:
+    """A PNG file as uint8 of shape (height, width, 3)."""
+    return np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
 
 
 def short(name: str, length: int = 24) -> str:

@@ -101,10 +101,9 @@ def write_pictures(folder: Path, contents: Contents, samples: Samples | None) ->
     step = int(run.run.metrics["epochs/run"] or 0)
     shutil.rmtree(folder / f"{step:05}", ignore_errors=True)  # the projector's files
     with SummaryWriter(str(folder), filename_suffix=SUFFIX) as writer:
-        drawn_by_name = {**contents.charts, **contents.grids()}
         for number, name in enumerate(ORDER, start=1):
-            if drawn := drawn_by_name.get(name):
-                writer.add_image(f"images/{number}_{name}", pixels(drawn), step, dataformats="HWC")
+            if file := contents.pngs.get(name):
+                writer.add_image(f"images/{number}_{name}", pixels(file), step, dataformats="HWC")
         writer.add_text("config", f"```yaml\n{run.config}\n```", step)
         writer.add_text("classes", _classes(contents), step)
         for label, name in enumerate(run.class_names[:CURVED]):
@@ -134,7 +133,7 @@ def _project(writer: SummaryWriter, evaluation: Evaluation, samples: Samples | N
     chosen = evaluation.outputs.featured
     features = evaluation.outputs.features.float().numpy()
     if len(features) > DIMENSIONS < features.shape[1]:
-        features = PCA(DIMENSIONS, random_state=0).fit_transform(features)
+        features = PCA(DIMENSIONS, svd_solver="randomized", random_state=0).fit_transform(features)
     names = evaluation.class_names
     rows = [
         [names[evaluation.labels[index]], names[evaluation.predicted[index]], Path(evaluation.images[index]).name]

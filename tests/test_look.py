@@ -1,0 +1,105 @@
+"""`headstart look`: what the data are, before anything is trained."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from headstart.cli import main
+from headstart.data.images import image_size
+from headstart.errors import ConfigError, DataError
+from headstart.report.look import measured
+
+from .conftest import CLASSES
+
+
+@pytest.fixture(scope="module")
+def looked(hard: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("look")
+    data = ("data=imagefolder", f"data.root={hard}", "model=glyphnet", "augment=flip")
+    main(["look", *data, "--out", str(out)])
+    return out
+
+
+def test_counts_are_those_of_the_folders(looked: Path, hard: Path) -> None:
+    with (looked / "counts.csv").open(newline="") as file:
+        rows = {row.pop("class"): row for row in csv.DictReader(file)}
+    assert list(rows) == sorted(CLASSES)
+    for name, row in rows.items():
+        expected = {split: str(len(list((hard / split / name).iterdir()))) for split in ("train", "val", "test")}
+        assert row == expected
+
+
+def test_there_is_a_picture_of_each_kind(looked: Path) -> None:
+    for name in ("counts", "sizes", "samples", "augmented"):
+        with Image.open(looked / f"{name}.png") as image:
+            pixels = np.asarray(image.convert("RGB"))
+        assert min(pixels.shape[:2]) > 100, name
+        assert pixels.std() > 5, name
+    page = (looked / "index.html").read_text()
+    assert "Nothing was skipped" in page
+    assert "a &lt;b&gt;very long $name$" in page
+    assert "Without and with augmentation (flip)" in page
+    assert all(place.startswith("data:") for place in re.findall(r'src="([^"]*)', page))
+
+
+def test_what_was_skipped_and_what_is_broken_is_listed(hard: Path, tmp_path: Path, capsys: Any) -> None:
+    root = Path(shutil.copytree(hard, tmp_path / "data"))
+    (root / "train" / "ant" / "notes.txt").write_text("no image")
+    (root / "train" / "ant" / "0.png").write_bytes(b"broken")
+    main(["look", "data=imagefolder", f"data.root={root}", "model=glyphnet", "--out", str(tmp_path / "out")])
+    assert f"look: {tmp_path / 'out' / 'index.html'}" in capsys.readouterr().out
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "notes.txt" in page or "1 file" in page
+    assert "0.png: not an image that can be read" in page
+
+
+def test_weights_are_not_fetched(hard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The preprocessing of a network is known without them."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    main(["look", "data=imagefolder", f"data.root={hard}", "model=mobilenet_v3_small", "--out", str(tmp_path / "out")])
+    assert "224 × 224 goes to mobilenet_v3_small" in (tmp_path / "out" / "index.html").read_text()
+    assert not (tmp_path / "torch").exists()
+
+
+def test_by_default_it_goes_to_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["look", "data.train_per_class=5"])  # the digits
+    place = capsys.readouterr().out.partition("look: ")[2].strip()
+    assert re.fullmatch(r"outputs/look/\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d/index.html", place)
+    assert "digits: 10 classes" in (tmp_path / place).read_text()
+
+
+def test_mistakes_have_the_messages_of_training(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown key 'agument'. Did you mean 'augment'"):
+        main(["look", "agument=flip"])
+    with pytest.raises(DataError, match="no such folder"):
+        main(["look", "data=imagefolder", f"data.root={tmp_path / 'none'}"])
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_the_size_of_a_file_is_that_of_the_upright_image(orientation: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", exif=exif)
+    assert image_size(tmp_path / "a.jpg") == ((20, 30) if orientation >= 5 else (30, 20))
+
+
+def test_of_many_files_a_sample_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from headstart.data.sources import Samples
+    from headstart.report import look
+
+    monkeypatch.setattr(look, "MEASURED", 10)
+    for index in range(40):
+        Image.new("RGB", (10 + index, 8)).save(tmp_path / f"{index}.png")
+    files = [str(tmp_path / f"{index}.png") for index in range(40)]
+    sizes, problems = measured({"train": Samples(files, np.zeros(40, dtype=np.int64), files)})
+    assert sizes[:, 0].tolist() == list(range(10, 50, 4))
+    assert problems == []
