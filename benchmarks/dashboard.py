@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -74,8 +73,8 @@ def main() -> None:
             for turn in range(arguments.turns):
                 for way, more in WAYS.items():
                     found[way].append(measure([*always, *words, *more], Path(name, kind, f"{way} {turn}")))
-            epochs = {way: statistics.median(epoch for epoch, _ in taken) for way, taken in found.items()}
-            wholes = {way: statistics.median(whole for _, whole in taken) for way, taken in found.items()}
+            epochs = {way: min(epoch for epoch, _ in taken) for way, taken in found.items()}
+            wholes = {way: min(whole for _, whole in taken) for way, taken in found.items()}
             for way in WAYS:
                 ratio = epochs[way] / epochs["nothing"]
                 print(f"{kind}, {way}: {epochs[way]:.4f} s an epoch, {ratio:.3f} of nothing; run {wholes[way]:.2f} s")

@@ -7,6 +7,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -232,27 +233,73 @@ class Brightness(nn.Module):
                 extra = int(self.form == "class token")
                 tokens = self.end(torch.cat([torch.ones(len(images), extra, 2), tokens], dim=1))
                 values = tokens[:, extra:].transpose(1, 2).unflatten(2, (8, 8))
-            case "changed in place":
-                values = nn.functional.silu(self.end(values), inplace=True)
+            case "changed" | "changed in place":
+                values = nn.functional.silu(self.end(values), inplace=self.form == "changed in place")
             case "a layer twice":
                 values = self.activation(values)
         return values.mean(dim=(2, 3))
 
 
-@pytest.mark.parametrize("form", ["channels last", "tokens", "class token", "changed in place", "a layer twice"])
-def test_every_form_of_a_map_is_seen_the_right_way_round(form: str) -> None:
+def small_model(build: Callable[[], nn.Module]) -> Model:
+    """A model with a backbone of light and darkness: for "here" where it is light, for "there" where it is dark."""
     model = random_model("headstart", "glyphnet", 32)
     with torch.no_grad():
         head = nn.Linear(2, 3)
         head.weight.copy_(torch.tensor([[1.0, -1.0], [-1.0, 1.0], [0.0, 0.0]]))
-        model.network = nn.Sequential(OrderedDict(backbone=Brightness(form), head=head)).eval().requires_grad_(False)
+        model.network = nn.Sequential(OrderedDict(backbone=build(), head=head)).eval().requires_grad_(False)
+    return model
+
+
+def light_and_dark() -> Image.Image:
     pixels = np.full((32, 32, 3), 64, np.uint8)
     pixels[4:8, 20:32], pixels[24:28, 4:8] = 255, 0
-    light, dark = explain(model, [Image.fromarray(pixels)] * 2, ("here", "there"))
-    expected = np.zeros((8, 8))
-    expected[1, 5:] = 1
-    np.testing.assert_allclose(light.heat[2::4, 2::4] > 0.9, expected)
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("form", ["channels last", "tokens", "class token", "changed in place", "a layer twice"])
+def test_every_form_of_a_map_is_seen_the_right_way_round(form: str) -> None:
+    light, dark = explain(small_model(partial(Brightness, form)), [light_and_dark()] * 2, ("here", "there"))
+    expected = np.zeros((8, 8), bool)
+    expected[1, 5:] = True
+    np.testing.assert_array_equal(light.heat[2::4, 2::4] > 0.9, expected)
     assert np.unravel_index(dark.heat[2::4, 2::4].argmax(), (8, 8)) == (6, 1)
+
+
+def test_a_map_that_is_changed_later_is_taken_as_it_was() -> None:
+    found = [
+        explain(small_model(partial(Brightness, form)), [noise()], "here")[0].heat
+        for form in ("changed", "changed in place")
+    ]
+    np.testing.assert_array_equal(*found)
+
+
+def test_a_layer_that_runs_twice_is_no_place() -> None:
+    place = Explainer(small_model(partial(Brightness, "a layer twice"))).place
+    assert isinstance(place.module, nn.Conv2d)
+
+
+class UpperLeftPixels(nn.Module):
+    """A map of 4 × 4 cells, each of which sees the pixel in its upper left corner and no other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grid = nn.Conv2d(3, 2, kernel_size=1, stride=8)
+        self.grid.weight.copy_(torch.tensor([[1.0], [-1.0]]).expand(2, 3)[..., None, None])
+        self.grid.bias.zero_()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.grid(images).mean(dim=(2, 3))
+
+
+def test_heat_is_where_the_network_looks_not_where_its_map_is_drawn() -> None:
+    model = small_model(UpperLeftPixels)
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    pixels[8, 16] = 255
+    explainer = Explainer(model)
+    np.testing.assert_allclose(explainer.place.offset, (-3.5, -3.5), atol=1e-3)
+    (heatmap,) = explainer.explain([Image.fromarray(pixels)], "here")
+    hot = np.argwhere(heatmap.heat > 0.8)
+    np.testing.assert_allclose(hot.mean(axis=0), (8, 16), atol=1)
 
 
 # --- what is asked for ---------------------------------------------------------------------------------------

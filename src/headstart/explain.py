@@ -150,8 +150,7 @@ class Explainer:
                 cam.activations_and_grads.release()  # takes its hooks off the network
         if not logits.isfinite().all():
             raise DataError(f"{self.model.path}: its answer is not a number. Training diverged: try a lower lr.")
-        peaks = heat.max(axis=(1, 2), keepdims=True)  # 1, or less where the library's protection against 0 is felt
-        return np.divide(heat, peaks, out=heat, where=peaks > 0), classes or logits.argmax(dim=1).tolist()
+        return _scaled(_moved(heat, self.place.offset)), classes or logits.argmax(dim=1).tolist()
 
 
 def _library() -> tuple[Any, Any]:
@@ -178,6 +177,22 @@ def _beginning_at(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def _moved(heat: NDArray[np.float32], offset: tuple[float, float]) -> NDArray[np.float32]:
+    """Heat of shape (images, height, width), moved down and to the right; its edges are repeated."""
+    rows, columns = (
+        np.clip(np.arange(length) - round(pixels), 0, length - 1)
+        for length, pixels in zip(heat.shape[1:], offset, strict=True)
+    )
+    return heat[:, rows[:, None], columns]
+
+
+def _scaled(heat: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Heat whose peak in each image is 1; where there is none, it stays 0."""
+    peaks = heat.max(axis=(1, 2), keepdims=True)
+    scaled: NDArray[np.float32] = np.divide(heat, peaks, out=np.zeros_like(heat), where=peaks > 0)
+    return scaled
 
 
 def overlay(image: Image.Image, heat: NDArray[np.float32]) -> Image.Image:

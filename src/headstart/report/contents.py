@@ -69,7 +69,7 @@ class Contents:
                 case "augmented":
                     drawn[name] = pictures.grid(tiles, columns=pictures.VIEWS + 1)
                 case _:
-                    drawn[name] = pictures.grid(tiles[: max(EXPLAINED, pictures.SHOWN)])
+                    drawn[name] = pictures.grid(tiles[: EXPLAINED if tiles[0].overlay else pictures.SHOWN])
         return drawn
 
 

@@ -150,9 +150,9 @@ def answered(evaluation: Evaluation, samples: Samples, indices: Sequence[int]) -
         said = f"{ranked[0][0]} {ranked[0][1]:.0%}"
         file = samples.images[index]
         path = file if isinstance(file, str) else ""
-        lines = (
-            (Path(samples.names[index]).name, said) if right else (Path(samples.names[index]).name, true, f"→ {said}")
-        )
+        mistake = f"{true} → {said}"
+        answer = (said,) if right else (mistake,) if len(mistake) <= LETTERS else (true, f"→ {said}")
+        lines = (Path(samples.names[index]).name, *answer)
         tiles.append(Tile(image, lines, right, tuple(ranked), path=path))
     return tiles
 
