@@ -26,9 +26,9 @@ from headstart.backbones import build_backbone
 from headstart.cli import main
 from headstart.errors import ConfigError, DataError, ModelError
 from headstart.explain import Explainer, Heatmap, explain, overlay
+from headstart.explain.files import file_name, picture
 from headstart.heads import build_head
 from headstart.model import Model
-from headstart.pictures import file_name, picture
 
 from .conftest import class_folders, photo, write_csv
 from .makers import make_odd_images

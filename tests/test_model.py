@@ -19,6 +19,7 @@ from headstart.errors import ConfigError, DataError
 from headstart.model import Model
 
 from .makers import make_bad_files, make_odd_images
+from .test_train import Train
 
 
 @pytest.fixture(scope="module")
@@ -159,3 +160,9 @@ assert not heavy, heavy
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.split() == ["cat", "cat"]
+
+
+def test_a_network_that_asks_how_old_its_weights_are_loads(train: Train, folders: Path, tmp_path: Path) -> None:
+    """MNASNet keeps a version beside its weights, which safetensors does not."""
+    train("data=imagefolder", f"data.root={folders}", "model=torchvision", "model.name=mnasnet0_5", "epochs=1")
+    assert headstart.load(tmp_path / "run", "cpu").predict(folders / "cat" / "0.jpg").class_name in ("cat", "dog")

@@ -33,8 +33,10 @@ def build_network(artifact: Artifact) -> nn.Sequential:
     with Uninitialised():
         backbone, head = build_parts(artifact.description)
     network = nn.Sequential(OrderedDict(backbone=backbone, head=head))
+    state: Any = OrderedDict(artifact.state)
+    state._metadata = getattr(network.state_dict(), "_metadata", {})  # MNASNet asks for the version in it
     try:
-        network.load_state_dict(artifact.state)
+        network.load_state_dict(state)
     except RuntimeError as error:
         name = artifact.description["model"]["name"]
         raise ModelError(

@@ -95,7 +95,7 @@ def run(words: argparse.Namespace) -> int:
             write = partial(write_table, width=width, class_names=model.class_names)
     answers = _answers(model, inputs, words, top, failed)
     if words.explain:
-        from headstart.pictures import Pictures  # late: what it needs takes seconds to import
+        from headstart.explain.files import Pictures  # late: what it needs takes seconds to import
 
         answers = Pictures(model, words.explain).follow(inputs.images, answers)
     if words.out:

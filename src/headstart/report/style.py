@@ -82,8 +82,7 @@ def new_figure(width: float, height: float) -> Figure:
 def svg(drawn: Figure) -> str:
     """A figure for a web page: an `<svg>` element without a background, with text in the page's colour."""
     file = io.StringIO()
-    with styled():
-        drawn.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    _save(drawn, file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = file.getvalue()
     return re.sub(INK, "currentColor", text[text.index("<svg") :], flags=re.IGNORECASE)
 
@@ -91,9 +90,14 @@ def svg(drawn: Figure) -> str:
 def png(drawn: Figure) -> bytes:
     """A figure as a PNG file on white."""
     file = io.BytesIO()
-    with styled():
-        drawn.savefig(file, format="png", facecolor="white")
+    _save(drawn, file, format="png", facecolor="white")
     return file.getvalue()
+
+
+def _save(drawn: Figure, file: io.StringIO | io.BytesIO, **settings: Any) -> None:
+    with styled():
+        drawn.savefig(file, **settings)
+        drawn.set_layout_engine("none")  # everything has its place now: finding it again takes as long as drawing
 
 
 def pixels(file: bytes) -> NDArray[np.uint8]:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from headstart.errors import ConfigError, DataError
-from headstart.explain import BATCH, Explainer, Heatmap, overlay
+from headstart.explain.heatmaps import BATCH, Explainer, Heatmap, overlay
 from headstart.record import write_atomically
 
 if TYPE_CHECKING:
