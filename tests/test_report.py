@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import os
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,9 +107,14 @@ def test_images_that_were_moved(reported: Path, hard: Path, tmp_path: Path, capl
     moved = Path(shutil.copytree(hard, tmp_path / "moved"))
     config = (copy / "config.yaml").read_text()
     (copy / "config.yaml").write_text(config.replace(str(hard), str(tmp_path / "gone")))
+    with pytest.raises(
+        DataError, match="the images of the report are not to be had: .* Say data.root=FOLDER if they were"
+    ):
+        main(["report", str(copy)])
+    assert "As the network sees them" in (copy / "report" / "index.html").read_text()  # the former one is still there
+    shutil.rmtree(copy / "report")
     main(["report", str(copy)])
-    assert "the report has no images: " in caplog.text
-    assert "Say data.root=FOLDER if they were moved" in caplog.text
+    assert "the images of the report are not to be had: " in caplog.text
     page = (copy / "report" / "index.html").read_text()
     assert "As the network sees them" not in page
     assert "Calibration" in page
@@ -151,6 +158,67 @@ def test_what_is_no_finished_run_is_said(reported: Path, tmp_path: Path) -> None
     (copy / "metrics.json").unlink()
     with pytest.raises(DataError, match="copy: this run has not ended, it has no metrics.json"):
         main(["report", str(copy)])
+
+
+def test_from_another_folder_the_images_are_found_again(
+    hard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from headstart.train import run
+
+    monkeypatch.chdir(hard.parent)
+    run(composed(*report_words(Path(hard.name), "epochs=1")), tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    main(["report", "run"])
+    assert "As the network sees them" in (tmp_path / "run" / "report" / "index.html").read_text()
+
+
+def test_answers_that_cannot_be_written_do_not_cost_the_run(hard: Path, tmp_path: Path, caplog: Any) -> None:
+    from headstart.train import run
+
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "evaluation").write_text("in the way")
+    run(composed(*report_words(hard, "epochs=1")), tmp_path / "run")
+    assert "the answers to each image cannot be kept in " in caplog.text
+    assert metrics(tmp_path / "run")["epochs/run"] == 1
+    assert headstart.load(tmp_path / "run", "cpu").class_names == tuple(sorted(CLASSES))
+
+
+@pytest.mark.filterwarnings("ignore:Encountered `nan` values:UserWarning")
+def test_a_run_that_diverged_has_its_report(hard: Path, reported: Path, tmp_path: Path, caplog: Any) -> None:
+    from headstart.train import run
+
+    words = report_words(hard, "epochs=2", "freeze=false", "monitor=val/loss", "optimizer=sgd")
+    run(composed(*(word for word in words if not word.startswith("lr=")), "lr=1e30"), tmp_path / "run")
+    assert "the run diverged" in caplog.text
+    assert "there is no report" not in caplog.text
+    assert "Confusion" not in caplog.text
+    assert (tmp_path / "run" / "report" / "figures" / "confusion.png").exists()
+    main(["report", str(reported), str(tmp_path / "run"), "--out", str(tmp_path / "out")])
+    assert "val loss not finite" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_the_best_epoch_of_a_resumed_run_is_that_of_its_checkpoint(hard: Path, tmp_path: Path) -> None:
+    from headstart.train import run
+
+    run(composed(*report_words(hard, "report=false", "epochs=3")), tmp_path / "first")
+    last = tmp_path / "first" / "checkpoints" / "last.ckpt"
+    run(composed(*report_words(hard, "report=false", "epochs=5", f"ckpt_path={last}")), tmp_path / "second")
+    run(composed(*report_words(hard, "report=false", "epochs=5")), tmp_path / "whole")
+    assert metrics(tmp_path / "second")["epochs/best"] == metrics(tmp_path / "whole")["epochs/best"]
+    assert read_finished(tmp_path / "second").best_epoch == metrics(tmp_path / "whole")["epochs/best"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux")
+def test_a_class_whose_name_is_no_utf_8(hard: Path, tmp_path: Path, caplog: Any) -> None:
+    from headstart.train import run
+
+    root = Path(shutil.copytree(hard, tmp_path / "data"))
+    for split in ("train", "val", "test"):
+        (root / split / "zebra").rename(root / split / os.fsdecode(b"caf\xe9"))
+    run(composed(*report_words(root, "epochs=1")), tmp_path / "run")
+    assert "there is no report" not in caplog.text
+    assert "cannot be shown" not in caplog.text
+    assert (tmp_path / "run" / "report" / "index.html").exists()
 
 
 # --- calibration ---------------------------------------------------------------------------------------------
@@ -230,6 +298,7 @@ def test_curves_are_of_epochs_whatever_logged_them(reported: Path, other: Path) 
         best = max(value for _, value in found["val/accuracy"])
         assert best == pytest.approx(metrics(folder)["val/accuracy"], abs=1e-6)
         run = read_finished(folder)
+        assert run.best_epoch is not None
         assert dict(found["val/accuracy"])[run.best_epoch] == best
         assert run.class_curves.shape == (epochs, 3)
 
@@ -283,6 +352,10 @@ def test_what_cannot_be_compared_is_said(reported: Path, tmp_path: Path, train: 
         main(["report", str(reported), str(tmp_path / "run")])
     with pytest.raises(ConfigError, match="data.root=x: expected run folders, or one run folder and such words"):
         main(["report", str(reported), str(tmp_path / "run"), "data.root=x"])
+    (tmp_path / "empty" / "run").mkdir(parents=True)
+    shutil.copy(reported / "config.yaml", tmp_path / "empty" / "run")
+    with pytest.raises(DataError, match="empty: no run below it has ended"):
+        main(["report", str(tmp_path / "empty")])
     with pytest.raises(ConfigError, match="--out is for comparisons"):
         main(["report", str(reported), "--out", str(tmp_path / "out")])
 

@@ -71,6 +71,11 @@ def test_without_a_mistake_no_temperature_is_fitted() -> None:
     assert fitted_temperature(torch.full((3, 2), torch.nan), np.array([0, 1, 0])) == 1.0
 
 
+def test_a_temperature_beyond_reason_is_not_taken() -> None:
+    """One confident mistake among three images would make every answer as probable as the others."""
+    assert fitted_temperature(torch.tensor([[5.0, 0.0], [5.0, 0.0], [0.0, 5.0]]), np.array([1, 1, 1])) == 1.0
+
+
 def test_calibration_error_by_hand() -> None:
     """Ten images at a confidence of 0.8, of which six are right, and ten at 0.6, of which all are."""
     logits = torch.log(torch.tensor([[0.8, 0.2]] * 10 + [[0.6, 0.4]] * 10))

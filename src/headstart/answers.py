@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -75,17 +76,17 @@ class Evaluation:
         """Of shape (images, classes), float32."""
         return self.outputs.logits
 
-    @property
+    @cached_property
     def probabilities(self) -> Tensor:
         """Of shape (images, classes), float32, calibrated."""
         return (self.logits / self.temperature).softmax(dim=1)
 
-    @property
+    @cached_property
     def predicted(self) -> NDArray[np.int64]:
         """The predicted class of each image."""
         return self.logits.argmax(dim=1).numpy()
 
-    @property
+    @cached_property
     def losses(self) -> Tensor:
         """Cross-entropy of each image; as everywhere, of the logits as they are."""
         return F.cross_entropy(self.logits, torch.from_numpy(self.labels), reduction="none")
@@ -192,7 +193,7 @@ def read_evaluation(folder: Path, run_folder: Path | None = None) -> Evaluation:
             about = file.metadata()
         with (folder / PREDICTIONS).open(encoding="utf-8", errors="surrogateescape", newline="") as table:
             images = [row["image"] for row in csv.DictReader(table)]
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8", errors="surrogateescape"))
         outputs = Outputs(tensors["logits"], tensors["features"], tensors["featured"].numpy())
         found = Evaluation(
             name=folder.name,

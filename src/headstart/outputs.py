@@ -16,6 +16,8 @@ from headstart.classifier import TransferClassifier
 from headstart.data.module import ImageDataModule
 from headstart.features.loaders import FeatureDataModule
 
+HALF = torch.finfo(torch.float16).max
+
 
 class KeepOutputs(pl.Callback):
     """Keeps what a classifier gives in an evaluation.
@@ -47,7 +49,7 @@ class KeepOutputs(pl.Callback):
     def _note_features(self, _: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
         features = inputs[0]
         wanted = range(-self._seen % self._stride, len(features), self._stride)
-        self._features.append(features[list(wanted)].detach().half().cpu())
+        self._features.append(features[list(wanted)].detach().clamp(-HALF, HALF).half().cpu())
         self._featured += [self._seen + index for index in wanted]
         self._seen += len(features)
 

@@ -105,11 +105,12 @@ def split_sha256(table: str) -> str:
 
 
 def environment() -> dict[str, Any]:
-    """What a run depends on besides its configuration: the command, versions, the machine and git's state."""
+    """What a run depends on besides its configuration: its command and folder, versions, the machine, git's state."""
     import torch
 
     return {
         "command": [Path(sys.executable).name, *sys.argv],
+        "folder": str(Path.cwd()),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),

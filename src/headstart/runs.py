@@ -77,7 +77,7 @@ def read_run(folder: Path) -> Run | None:
 
 def _metrics(path: Path) -> dict[str, float | None]:
     try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
+        metrics = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
     except (OSError, ValueError):
         return {}
     return metrics if isinstance(metrics, dict) else {}

@@ -15,6 +15,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from safetensors import SafetensorError
 from torch import Tensor
 
 from headstart.answers import CLASS_CURVES, Evaluation, evaluations
@@ -28,7 +29,7 @@ from headstart.data import open_source
 from headstart.data.module import ImageDataModule, make_splits
 from headstart.data.sources import Samples
 from headstart.data.transforms import evaluation_transform, training_transform
-from headstart.errors import ConfigError, suggestion
+from headstart.errors import ConfigError, brief, suggestion
 from headstart.features.digests import module_sha256
 from headstart.features.frozen import frozen_features
 from headstart.heads import build_head
@@ -148,7 +149,7 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
         with without_backbone(classifier, aside=features is not None):
             trainer.fit(classifier, batches, ckpt_path=config.ckpt_path, weights_only=True)
             fit_end = time.perf_counter()
-            restore_best(trainer, classifier)
+            best = restore_best(trainer, classifier)
             figures, outputs = figures_of_splits(trainer, classifier, batches, keep, kept=("val", "test"))
     finally:
         complete_checkpoints(folder / "checkpoints", classifier)
@@ -158,6 +159,7 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
         "data/num_classes": len(source.class_names),
         **{f"data/{split}_size": len(samples) for split, samples in splits.items()},
         "epochs/run": trainer.current_epoch,
+        **({"epochs/best": best} if best else {}),
         **({"features/computed": features.computed, "features/cached": features.cached} if features else {}),
         **({"time/features_s": round(fit_start - features_start, 3)} if features else {}),
         "time/fit_s": round(fit_end - fit_start, 3),
@@ -165,9 +167,11 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
     }
     temperature = fitted_temperature(outputs["val"].logits, splits["val"].labels) if "val" in outputs else 1.0
     answers = evaluations(outputs, splits, figures, class_names=source.class_names, temperature=temperature)
-    write_hyperparameters(loggers, asdict(config), metrics)
+    about = {"licence": backbone.licence, "temperature": temperature, "metrics": metrics}
+    record_model(folder, classifier, about)
     record_answers(folder, answers, class_curves.epochs)
-    record_end(folder, classifier, metrics, about={"licence": backbone.licence, "temperature": temperature})
+    write_hyperparameters(loggers, asdict(config), metrics)
+    record_end(folder, metrics)
     if not answers:
         log.info("there is no report: only some of the images were evaluated")
     elif config.report is True or (config.report == "auto" and not sweep):
@@ -217,13 +221,15 @@ def check_monitor(monitor: str, classifier: TransferClassifier) -> None:
         )
 
 
-def restore_best(trainer: pl.Trainer, classifier: TransferClassifier) -> None:
-    """Loads the best checkpoint, if the run keeps one."""
+def restore_best(trainer: pl.Trainer, classifier: TransferClassifier) -> int | None:
+    """Loads the best checkpoint, if the run keeps one; gives its epoch, counted from 1."""
     for keeper in trainer.checkpoint_callbacks:
         if isinstance(keeper, KeepBest) and keeper.best_model_path:
             checkpoint = read_checkpoint(keeper.best_model_path)
             classifier.on_load_checkpoint(checkpoint)
             classifier.load_state_dict(checkpoint["state_dict"])
+            return int(checkpoint["epoch"]) + 1
+    return None
 
 
 def parameter_counts(classifier: TransferClassifier) -> dict[str, int]:
@@ -246,21 +252,28 @@ def record_start(folder: Path, config: str, split: str) -> None:
 @rank_zero_only
 def record_answers(folder: Path, answers: Sequence[Evaluation], class_curves: Sequence[Sequence[float]]) -> None:
     """Writes what `headstart evaluate` would write, and how each class was learned: evaluation/SPLIT/."""
-    for answer in answers:
-        answer.save(folder / "evaluation" / answer.name)
-    if answers:
-        rows = [("epoch", *answers[0].class_names), *((epoch, *row) for epoch, row in enumerate(class_curves, start=1))]
-        write_text(folder / "evaluation" / CLASS_CURVES, csv_text(rows))
+    place = folder / "evaluation"
+    try:
+        for answer in answers:
+            answer.save(place / answer.name)
+        if answers:
+            rows = [(epoch, *row) for epoch, row in enumerate(class_curves, start=1)]
+            write_text(place / CLASS_CURVES, csv_text([("epoch", *answers[0].class_names), *rows]))
+    except (OSError, SafetensorError) as error:  # such as a full disk: the run itself has all that it needs
+        log.warning("the answers to each image cannot be kept in %s: %s", place, brief(error))
 
 
 @rank_zero_only
-def record_end(
-    folder: Path, classifier: TransferClassifier, metrics: Mapping[str, float], about: Mapping[str, Any]
-) -> None:
-    """Writes the model folder and metrics.json, and prints the table."""
+def record_model(folder: Path, classifier: TransferClassifier, about: Mapping[str, Any]) -> None:
+    """Writes the model folder."""
+    save_model(folder / "model", classifier.state_dict(), {**classifier.hparams, **about})
+
+
+@rank_zero_only
+def record_end(folder: Path, metrics: Mapping[str, float]) -> None:
+    """Writes metrics.json, and prints the table."""
     diverged = [name for name, value in metrics.items() if not math.isfinite(value)]
     if diverged:
         log.warning("the run diverged: %s is not a finite number. Try a lower lr.", ", ".join(diverged))
-    save_model(folder / "model", classifier.state_dict(), {**classifier.hparams, **about, "metrics": metrics})
     write_json(folder / "metrics.json", metrics)  # last: where it is, the run is finished
     show_run(metrics, folder)

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from headstart.errors import ConfigError
+from headstart.errors import ConfigError, DataError
 
 
 def add(commands: Any) -> None:
@@ -38,8 +38,10 @@ def run(words: argparse.Namespace) -> int:
             raise ConfigError("--out is for comparisons: the report of one run is in its own folder.")
         print(f"report: {report_again(folders[0], settings)}")
         return 0
-    if settings or not folders:
+    if settings:
         raise ConfigError(f"{' '.join(settings)}: expected run folders, or one run folder and such words.")
+    if not folders:
+        raise DataError(f"{' '.join(words.several)}: no run below it has ended; each has a metrics.json.")
     out = words.out or Path("outputs/comparisons") / datetime.now().strftime("%Y-%m-%d/%H-%M-%S")
     print(f"comparison: {write_comparison([read_finished(folder) for folder in folders], out)}")
     return 0
@@ -51,8 +53,8 @@ def finished_below(folders: list[Path]) -> list[Path]:
 
     found: list[Path] = []
     for folder in folders:
-        runs = (
-            [Path(folder)] if (folder / "config.yaml").exists() else [r.folder for r in find_runs(folder) if r.metrics]
-        )
-        found += [run for run in runs if run not in found]
-    return found
+        if (folder / "config.yaml").exists():
+            found.append(folder)
+        else:
+            found += [run.folder for run in find_runs(folder) if run.metrics and (run.folder / "evaluation").is_dir()]
+    return list(dict.fromkeys(found))

@@ -122,6 +122,25 @@ def decode_image(data: bytes, path: str | Path) -> Image.Image:
         raise _unreadable(path, error) from None
 
 
+def read_thumbnail(path: str | Path, side: int) -> Image.Image:
+    """Reads an image file at a small size, which takes a fraction of the time and the memory.
+
+    Args:
+        path: see `read_image`.
+        side: most pixels that its longer side will have.
+
+    Raises:
+        DataError: see `read_image`.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as file:
+            _check_sides(file.size)
+            file.thumbnail((side, side))
+            return _to_rgb(file)
+    except Exception as error:
+        raise _unreadable(path, error) from None
+
+
 def image_size(path: str | Path) -> tuple[int, int]:
     """Width and height of an image file as it stands upright, from its head alone.
 

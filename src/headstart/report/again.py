@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def report_again(folder: Path, words: Sequence[str] = ()) -> Path:
-    """Writes the report of a run; without its images where they are not to be had.
+    """Writes the report of a run; without its images where they are not to be had, and no former report has them.
 
     Args:
         folder: the run folder.
@@ -31,16 +32,35 @@ def report_again(folder: Path, words: Sequence[str] = ()) -> Path:
         The web page.
 
     Raises:
-        DataError: the folder holds no finished run.
+        DataError: the folder holds no finished run, or a report whose images are not to be had any more.
     """
     try:
-        data = images_of(folder, evaluation_config(folder, words))
+        config = evaluation_config(folder, words)
+        try:
+            data = images_of(folder, config)
+        except HeadstartError:
+            former = former_root(folder, config)
+            if words or former is None:
+                raise
+            data = images_of(folder, evaluation_config(folder, [f"data.root={former}"]))
     except HeadstartError as error:
+        told = f"{folder}: the images of the report are not to be had: {error} Say data.root=FOLDER if they were moved."
         if words:
             raise
-        log.warning("%s: the report has no images: %s Say data.root=FOLDER if they were moved.", folder, error)
+        if (folder / "report" / "index.html").exists():
+            raise DataError(f"{told} Remove {folder / 'report'} for a report without them.") from None
+        log.warning("%s", told)
         data = None
     return write_report(folder, data)
+
+
+def former_root(folder: Path, config: Config) -> Path | None:
+    """A relative `data.root` from where the run was started."""
+    root = getattr(config.data, "root", None)
+    environment = json.loads((folder / "environment.json").read_text(encoding="utf-8", errors="surrogateescape"))
+    if root is None or "folder" not in environment:
+        return None
+    return Path(environment["folder"], root)
 
 
 def images_of(folder: Path, config: Config) -> ImageDataModule:

@@ -45,7 +45,9 @@ def curve(found: Curves, kind: str, *, best: float | None = None, stopped: bool 
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         lines = {split: (found.get(f"{split}/{kind}", ()), colour) for split, colour in SPLIT_COLOURS.items()}
-    last = max((points[-1][0] for name, (points, _) in lines.items() if points and name != "test"), default=1)
+    epochs = [epoch for name, (points, _) in lines.items() for epoch, _ in points if name != "test"] or [1.0]
+    last = max(epochs)
+    best = best if best and min(epochs) <= best <= last else None  # of a resumed run, other folders have the first ones
     for name, (points, colour) in lines.items():
         # The test split is evaluated with the best checkpoint.
         _line(axes, [(best or last, points[-1][1])] if points and name == "test" else points, colour, name)

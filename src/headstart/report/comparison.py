@@ -46,6 +46,12 @@ class Compared:
         """On the common images."""
         return float(self.right.mean())
 
+    @property
+    def val_loss(self) -> str:
+        """Of the whole validation split."""
+        value = self.run.run.metrics.get("val/loss")
+        return "not finite" if value is None else f"{value:.3f}"
+
 
 def write_comparison(runs: Sequence[FinishedRun], folder: Path) -> Path:
     """Writes a page that compares runs.

@@ -125,7 +125,9 @@ def explained(tiles: list[Tile], artifact: Artifact) -> list[Tile]:
         return tiles
     try:
         first = tiles[:EXPLAINED]
-        found = explain(Model(artifact), [tile.image for tile in first], [tile.bars[0][0] for tile in first])
+        found = explain(
+            Model(artifact), [tile.path or tile.image for tile in first], [tile.bars[0][0] for tile in first]
+        )
     except Exception as error:  # such as a network without a map: the images are shown without
         log.warning("%s: the worst mistakes are not explained: %s", artifact.path, told(error))
         return tiles

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ def write_page(contents: Contents, folder: Path) -> Path:
     """
     run, settings = contents.run, contents.run.run.settings
     write_text(folder / "worst.csv", worst_csv(run.judged))
+    shutil.rmtree(folder / "figures", ignore_errors=True)
     for name, file in contents.pngs.items():
         write_bytes(folder / "figures" / f"{name}.png", file)
     page = render(

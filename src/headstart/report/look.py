@@ -17,7 +17,7 @@ from headstart.backbones import build_backbone
 from headstart.config import Config
 from headstart.data import open_source
 from headstart.data.images import image_size
-from headstart.data.module import make_splits, open_image
+from headstart.data.module import make_splits
 from headstart.data.sources import Samples
 from headstart.data.transforms import Preprocessing, evaluation_transform, training_transform
 from headstart.errors import DataError
@@ -126,7 +126,7 @@ def samples_by_class(samples: Samples, class_names: Sequence[str]) -> list[Tile]
         places = np.flatnonzero(samples.labels == label)
         for index in places[pictures.by_class(samples.labels[places], SAMPLED[1])]:
             try:
-                tiles.append(Tile(open_image(samples, int(index)), (class_names[label],)))
+                tiles.append(Tile(pictures.thumbnail(samples, int(index)), (class_names[label],)))
             except DataError:
                 continue  # it is among the notes, or will be at the image
     return tiles

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from headstart.answers import TOP, Evaluation
+from headstart.data.images import read_thumbnail
 from headstart.data.module import ImageDataset, mixed_seed, open_image
 from headstart.data.sources import Samples
 from headstart.data.transforms import Preprocessing, Transform, pixels_of
@@ -27,6 +28,7 @@ GAP = 14
 LINE = 15  # height of a line of text
 LETTERS = 21  # that fit below an image
 SHOWN = 16  # images of a batch
+THUMBNAIL = 512  # most pixels of an image that is shown, on either side
 VIEWS = 5  # augmented, of an image
 
 
@@ -127,6 +129,16 @@ def worst(evaluation: Evaluation, samples: Samples, count: int) -> list[Tile]:
     return answered(evaluation, samples, worst_indices(evaluation)[:count])
 
 
+def thumbnail(samples: Samples, index: int, side: int = THUMBNAIL) -> Image.Image:
+    """One of the images, at most that large: photographs as they are would fill the memory.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    image = samples.images[index]
+    return read_thumbnail(image, side) if isinstance(image, str) else open_image(samples, index)
+
+
 def worst_indices(evaluation: Evaluation) -> list[int]:
     """Images that are wrong, by loss."""
     order = torch.argsort(evaluation.losses, descending=True, stable=True).numpy()
@@ -144,7 +156,7 @@ def answered(evaluation: Evaluation, samples: Samples, indices: Sequence[int]) -
     for index in indices:
         shares, classes = evaluation.probabilities[index].sort(descending=True, stable=True)
         ranked = [(names[label], float(share)) for label, share in zip(classes[:TOP], shares[:TOP], strict=False)]
-        image = open_image(samples, index)
+        image = thumbnail(samples, index)
         true = names[evaluation.labels[index]]
         right = ranked[0][0] == true
         said = f"{ranked[0][0]} {ranked[0][1]:.0%}"

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from headstart.answers import CLASS_CURVES, Evaluation, read_evaluation
 from headstart.errors import DataError
-from headstart.optimization import direction
 from headstart.report.charts import Curves
 from headstart.runs import Run, read_run
 
@@ -69,13 +68,7 @@ class FinishedRun:
     @property
     def best_epoch(self) -> float | None:
         """The epoch of the best checkpoint, counted from 1."""
-        monitor = str(self.run.settings["monitor"])
-        points = self.curves.get(monitor, ())
-        if not points:
-            return None
-        pick = max if direction(monitor) == "max" else min
-        best = pick(value for _, value in points)
-        return next(epoch for epoch, value in points if value == best)
+        return self.run.metrics.get("epochs/best")
 
     @property
     def stopped_early(self) -> bool:
@@ -118,8 +111,8 @@ def read_finished(folder: Path) -> FinishedRun:
     trained, names = _splits(folder / "split.csv", class_names)
     return FinishedRun(
         run=run,
-        config=(folder / "config.yaml").read_text(encoding="utf-8"),
-        environment=json.loads((folder / "environment.json").read_text(encoding="utf-8")),
+        config=(folder / "config.yaml").read_text(encoding="utf-8", errors="surrogateescape"),
+        environment=json.loads((folder / "environment.json").read_text(encoding="utf-8", errors="surrogateescape")),
         class_names=class_names,
         trained=trained,
         names=names,

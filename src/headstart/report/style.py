@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -12,6 +13,7 @@ from typing import Any, ParamSpec
 import matplotlib as mpl
 import numpy as np
 from cycler import cycler
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
@@ -25,8 +27,11 @@ CYCLE = (BLUE, ORANGE, GREEN, PURPLE, SKY, "#E69F00")
 # The colour of text and axes. On a web page it becomes the page's own, light or dark.
 INK = "#10131a"
 DPI = 110
+OTHER_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Hiragino Sans", "Microsoft YaHei", "Malgun Gothic")
 STYLE: dict[str, Any] = {
-    "font.family": ["DejaVu Sans"],  # matplotlib brings it along
+    # matplotlib brings the first along; it has no Chinese, Japanese or Korean letters, which the others have, if they
+    # are installed.
+    "font.family": ["DejaVu Sans", *(name for name in OTHER_FONTS if name in font_manager.get_font_names())],
     "axes.edgecolor": INK,
     "axes.grid": True,
     "axes.axisbelow": True,
@@ -95,7 +100,9 @@ def png(drawn: Figure) -> bytes:
 
 
 def _save(drawn: Figure, file: io.StringIO | io.BytesIO, **settings: Any) -> None:
-    with styled():
+    with styled(), warnings.catch_warnings():
+        # One for each letter that no font here has; it is drawn as a box.
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
         drawn.savefig(file, **settings)
         drawn.set_layout_engine("none")  # everything has its place now: finding it again takes as long as drawing
 

@@ -18,8 +18,8 @@ from torch.utils.tensorboard.summary import custom_scalars, hparams
 from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize
 
 from headstart.answers import Evaluation
-from headstart.data.module import open_image
 from headstart.data.sources import Samples
+from headstart.report import pictures
 from headstart.report.contents import Contents
 from headstart.report.style import pixels
 from headstart.runs import flat
@@ -104,14 +104,20 @@ def write_pictures(folder: Path, contents: Contents, samples: Samples | None) ->
         for number, name in enumerate(ORDER, start=1):
             if file := contents.pngs.get(name):
                 writer.add_image(f"images/{number}_{name}", pixels(file), step, dataformats="HWC")
-        writer.add_text("config", f"```yaml\n{run.config}\n```", step)
-        writer.add_text("classes", _classes(contents), step)
+        writer.add_text("config", _text(f"```yaml\n{run.config}\n```"), step)
+        writer.add_text("classes", _text(_classes(contents)), step)
         for label, name in enumerate(run.class_names[:CURVED]):
             true = judged.labels == label
-            if true.any():
+            if true.any() and judged.logits.isfinite().all():
                 shares = judged.probabilities[:, label].numpy()
-                writer.add_pr_curve(f"{judged.split}/{name}", true, shares, step)
-        _project(writer, judged, samples, step)
+                writer.add_pr_curve(_text(f"{judged.split}/{name}"), true, shares, step)
+        if judged.outputs.features.isfinite().all():
+            contents.attempt("projector", lambda: _project(writer, judged, samples, step))
+
+
+def _text(text: str) -> str:
+    """Text as TensorBoard takes it: a name that is no UTF-8 has question marks."""
+    return text.encode(errors="replace").decode()
 
 
 def _classes(contents: Contents) -> str:
@@ -139,7 +145,9 @@ def _project(writer: SummaryWriter, evaluation: Evaluation, samples: Samples | N
         [names[evaluation.labels[index]], names[evaluation.predicted[index]], Path(evaluation.images[index]).name]
         for index in chosen
     ]
-    cells = [[" ".join(cell.split()) for cell in row] for row in rows]  # a tab or a line's end would be another cell
+    cells = [
+        [_text(" ".join(cell.split())) for cell in row] for row in rows
+    ]  # a tab or a line's end would be another cell
     thumbnails = torch.stack([_thumbnail(samples, int(index)) for index in chosen]) if samples else None
     writer.add_embedding(
         np.ascontiguousarray(features),
@@ -152,6 +160,6 @@ def _project(writer: SummaryWriter, evaluation: Evaluation, samples: Samples | N
 
 
 def _thumbnail(samples: Samples, index: int) -> torch.Tensor:
-    image = center_crop(resize(open_image(samples, index), THUMBNAIL), THUMBNAIL)
+    image = center_crop(resize(pictures.thumbnail(samples, index, 4 * THUMBNAIL), THUMBNAIL), THUMBNAIL)
     thumbnail: torch.Tensor = pil_to_tensor(image).float() / 255
     return thumbnail
