@@ -144,6 +144,12 @@ def test_the_run_folder_is_what_other_tools_rely_on(finished: Path) -> None:
         "model/model.json",
         "model/model.safetensors",
         "tensorboard/hparams.yaml",
+        "evaluation/val_accuracy_by_epoch.csv",
+        *(
+            f"evaluation/{split}/{name}"
+            for split in ("val", "test")
+            for name in ("metrics.json", "predictions.csv", "classes.csv", "outputs.safetensors")
+        ),
     }
     metrics = json.loads((finished / "metrics.json").read_text())
     for split, size in (("train", 100), ("val", 360), ("test", 719)):
@@ -152,6 +158,7 @@ def test_the_run_folder_is_what_other_tools_rely_on(finished: Path) -> None:
         assert f"{split}/class_accuracy/7" in metrics
     assert metrics["params/total"] == metrics["params/trainable"]
     assert metrics["epochs/run"] == 3
+    assert 1 <= metrics["epochs/best"] <= 3
     assert metrics["time/total_s"] > metrics["time/fit_s"] > 0
 
 
