@@ -24,6 +24,7 @@ from headstart.record import csv_text, write_atomically, write_json, write_text
 
 OUTPUTS, PREDICTIONS = "outputs.safetensors", "predictions.csv"
 CLASS_CURVES = "val_accuracy_by_epoch.csv"  # in a run's evaluation folder
+KEPT = ("test", "val")  # splits whose answers a run keeps; its report is of the first that there is
 FEATURED = 500  # images whose features are kept: as many as a person looks at as points
 TOP = 5  # classes that predictions.csv names for each image
 
@@ -177,12 +178,11 @@ def evaluations(
     ]
 
 
-def read_evaluation(folder: Path, run_folder: Path | None = None) -> Evaluation:
+def read_evaluation(folder: Path) -> Evaluation:
     """Reads what `Evaluation.save` has written.
 
     Args:
         folder: where it was written; its name is the evaluation's.
-        run_folder: of the model, if it is known.
 
     Raises:
         DataError: a file is missing, damaged, or not of the same images as the others.
@@ -198,7 +198,7 @@ def read_evaluation(folder: Path, run_folder: Path | None = None) -> Evaluation:
         found = Evaluation(
             name=folder.name,
             split=next(name.partition("/")[0] for name in metrics if name.endswith("/accuracy")),
-            run_folder=run_folder,
+            run_folder=None,
             metrics=metrics,
             notes=[],
             class_names=tuple(json.loads(about["class_names"])),

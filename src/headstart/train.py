@@ -18,7 +18,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from safetensors import SafetensorError
 from torch import Tensor
 
-from headstart.answers import CLASS_CURVES, Evaluation, evaluations
+from headstart.answers import CLASS_CURVES, KEPT, Evaluation, evaluations
 from headstart.artifact import read_checkpoint, save_model
 from headstart.backbones import build_backbone, check_input
 from headstart.callbacks import ClassCurves, build_callbacks, build_loggers
@@ -37,8 +37,8 @@ from headstart.optimization import build_optimizer, build_schedule
 from headstart.outputs import KeepOutputs, figures_of_splits
 from headstart.record import csv_text, environment, split_sha256, split_table, write_json, write_text
 from headstart.report import report_run
+from headstart.report.scalars import write_hyperparameters, write_layout
 from headstart.report.statistics import fitted_temperature
-from headstart.report.tensorboard import write_hyperparameters, write_layout
 from headstart.table import show_run
 from headstart.trainer import build_trainer, can_serve_features, quiet_lightning
 
@@ -150,7 +150,7 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
             trainer.fit(classifier, batches, ckpt_path=config.ckpt_path, weights_only=True)
             fit_end = time.perf_counter()
             best = restore_best(trainer, classifier)
-            figures, outputs = figures_of_splits(trainer, classifier, batches, keep, kept=("val", "test"))
+            figures, outputs = figures_of_splits(trainer, classifier, batches, keep, kept=KEPT)
     finally:
         complete_checkpoints(folder / "checkpoints", classifier)
     metrics = {

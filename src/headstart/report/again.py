@@ -15,6 +15,7 @@ from headstart.data import open_source
 from headstart.data.module import ImageDataModule, make_splits
 from headstart.data.transforms import Preprocessing, evaluation_transform, training_transform
 from headstart.errors import DataError, HeadstartError
+from headstart.evaluation import check_split
 from headstart.record import split_table
 from headstart.report import write_report
 
@@ -71,10 +72,9 @@ def images_of(folder: Path, config: Config) -> ImageDataModule:
     """
     source = open_source(config.data.source, **config.data.of_source())
     splits = make_splits(source, **config.data.of_splits())
-    recorded = (folder / "split.csv").read_bytes().decode("utf-8", "surrogateescape")
-    if split_table(splits, source.class_names) != recorded:
-        raise DataError("these are not the images, labels and splits that split.csv in the run folder lists.")
-    preprocessing = Preprocessing.from_dict(read_artifact(folder).description["preprocessing"])
+    artifact = read_artifact(folder)
+    check_split(split_table(splits, source.class_names), artifact)
+    preprocessing = Preprocessing.from_dict(artifact.description["preprocessing"])
     return ImageDataModule(
         splits,
         training=training_transform(preprocessing, **asdict(config.augment)),

@@ -13,11 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
+from headstart.answers import KEPT
 from headstart.errors import DataError
 from headstart.record import write_text
 from headstart.report.charts import WIDTH
 from headstart.report.html import render
-from headstart.report.reading import JUDGED, FinishedRun
+from headstart.report.reading import FinishedRun
 from headstart.report.statistics import Comparison, compare, wilson
 from headstart.report.style import BLUE, CYCLE, INK, figure, new_figure, short, svg
 from headstart.runs import differing, setting
@@ -100,7 +101,7 @@ def compare_runs(runs: Sequence[FinishedRun]) -> tuple[str, list[Compared]]:
     Raises:
         DataError: there are no such images.
     """
-    split = next((split for split in JUDGED if all(split in run.evaluations for run in runs)), None)
+    split = next((split for split in KEPT if all(split in run.evaluations for run in runs)), None)
     if split is None:
         raise DataError("these runs have no split in common that was kept: compare runs on the same data.")
     answers = [_answers(run, split) for run in runs]

@@ -10,12 +10,10 @@ from typing import TypeVar
 
 from matplotlib.figure import Figure
 
-from headstart.answers import Evaluation
 from headstart.artifact import Artifact, read_artifact
 from headstart.data.module import ImageDataModule
-from headstart.data.sources import Samples
 from headstart.data.transforms import Preprocessing
-from headstart.errors import DataError, told
+from headstart.errors import told
 from headstart.explain import explain, overlay
 from headstart.model import Model
 from headstart.report import charts, pictures
@@ -84,10 +82,10 @@ def collect(run: FinishedRun, data: ImageDataModule | None) -> Contents:
     for name, draw in _charts(run).items():
         if chart := contents.attempt(name, draw):
             contents.charts[name] = chart
-    if data and contents.attempt("images", lambda: check_images(run.judged, data.splits[run.judged.split])):
-        for name, find in _tiles(run, data, read_artifact(run.folder)).items():
-            if tiles := contents.attempt(name, find):
-                contents.tiles[name] = tiles
+    found = contents.attempt("images", lambda: _tiles(run, data, read_artifact(run.folder))) if data else None
+    for name, find in (found or {}).items():
+        if tiles := contents.attempt(name, find):
+            contents.tiles[name] = tiles
     return contents
 
 
@@ -134,14 +132,3 @@ def explained(tiles: list[Tile], artifact: Artifact) -> list[Tile]:
     pairs = zip(first, found, strict=True)
     shown = [replace(tile, image=heatmap.crop, overlay=overlay(heatmap.crop, heatmap.heat)) for tile, heatmap in pairs]
     return shown + tiles[EXPLAINED:]
-
-
-def check_images(evaluation: Evaluation, samples: Samples) -> bool:
-    """Makes sure that these are the images that were evaluated.
-
-    Raises:
-        DataError: they are not.
-    """
-    if samples.labels.tolist() != evaluation.labels.tolist():
-        raise DataError(f"those of the {evaluation.split} split are not those that were evaluated")
-    return True

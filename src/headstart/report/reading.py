@@ -16,12 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.answers import CLASS_CURVES, Evaluation, read_evaluation
+from headstart.answers import CLASS_CURVES, KEPT, Evaluation, read_evaluation
 from headstart.errors import DataError
 from headstart.report.charts import Curves
 from headstart.runs import Run, read_run
-
-JUDGED = ("test", "val")  # which split the pictures are of: the first of these that was kept
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class FinishedRun:
     @cached_property
     def judged(self) -> Evaluation:
         """The evaluation that the pictures are of."""
-        return next(self.evaluations[split] for split in JUDGED if split in self.evaluations)
+        return next(self.evaluations[split] for split in KEPT if split in self.evaluations)
 
     @property
     def command(self) -> str:
@@ -101,8 +99,8 @@ def read_finished(folder: Path) -> FinishedRun:
         raise DataError(f"{folder} is no run folder: it has no config.yaml of headstart's.")
     if not run.metrics:
         raise DataError(f"{folder}: this run has not ended, it has no metrics.json. Resume it by ckpt_path.")
-    found = {split: folder / "evaluation" / split for split in JUDGED}
-    evaluations = {split: read_evaluation(place, folder) for split, place in found.items() if place.is_dir()}
+    found = {split: folder / "evaluation" / split for split in KEPT}
+    evaluations = {split: read_evaluation(place) for split, place in found.items() if place.is_dir()}
     if not evaluations:
         raise DataError(
             f"{folder} has no evaluation of val or test. Make one by headstart evaluate {folder} --split val."

@@ -11,12 +11,9 @@ from functools import wraps
 from typing import Any, ParamSpec
 
 import matplotlib as mpl
-import numpy as np
 from cycler import cycler
 from matplotlib import font_manager
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
-from PIL import Image
 
 Parameters = ParamSpec("Parameters")
 
@@ -105,11 +102,6 @@ def _save(drawn: Figure, file: io.StringIO | io.BytesIO, **settings: Any) -> Non
         warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
         drawn.savefig(file, **settings)
         drawn.set_layout_engine("none")  # everything has its place now: finding it again takes as long as drawing
-
-
-def pixels(file: bytes) -> NDArray[np.uint8]:
-    """A PNG file as uint8 of shape (height, width, 3)."""
-    return np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
 
 
 def short(name: str, length: int = 24) -> str:

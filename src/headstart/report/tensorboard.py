@@ -1,28 +1,23 @@
-"""What TensorBoard shows besides the scalars: charts of several splits, settings to compare runs by, pictures."""
+"""What TensorBoard shows of a finished run: the pictures of its report, texts, precision and recall, the projector."""
 
 from __future__ import annotations
 
-import math
+import io
 import shutil
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from PIL import Image
 from sklearn.decomposition import PCA
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import custom_scalars, hparams
 from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize
 
 from headstart.answers import Evaluation
 from headstart.data.sources import Samples
 from headstart.report import pictures
 from headstart.report.contents import Contents
-from headstart.report.style import pixels
-from headstart.runs import flat
 
 SUFFIX = ".report"  # of the file of events that a report writes, and writes over
 CURVED = 200  # classes up to which each has its precision-recall curve
@@ -33,58 +28,6 @@ ORDER = (
     *("seen", "augmented", "confusion", "most_confused", "reliability", "class_accuracy", "accuracy_by_size"),
     *("examples", "worst"),
 )
-# The Custom Scalars tab: what belongs together on one chart.
-LAYOUT = {
-    "splits": {
-        name.replace("_", " "): ["Multiline", [rf"^(train|val|test)/{name}$"]]
-        for name in ("loss", "accuracy", "macro_accuracy", "top5_accuracy")
-    },
-    "learning rate": {"learning rate": ["Multiline", ["^lr-"]]},
-    "speed": {
-        "seconds an epoch": ["Multiline", ["^time/epoch_s$"]],
-        "images a second": ["Multiline", ["^time/images_per_s$"]],
-        "share of time waiting for data": ["Multiline", ["^time/waiting$"]],
-    },
-}
-
-
-@rank_zero_only
-def write_layout(loggers: Sequence[Logger]) -> None:
-    """Puts the curves of train, val and test onto the same charts, in the Custom Scalars tab."""
-    for logger in loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment._get_file_writer().add_summary(custom_scalars(LAYOUT))  # type: ignore[no-untyped-call]
-
-
-@rank_zero_only
-def write_hyperparameters(loggers: Sequence[Logger], settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-    """Fills TensorBoard's HPARAMS tab with a row for this run.
-
-    Args:
-        loggers: of the run; those that are not TensorBoard's are left alone.
-        settings: the control panel as nested plain values.
-        metrics: as in metrics.json; the figures of the splits are shown as `best/val/accuracy`, being those of the best
-            checkpoint, where the curves' last points are not.
-    """
-    figures = {f"best/{name}": value for name, value in metrics.items() if _is_figure(name, value)}
-    for logger in loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.log_metrics(figures, step=int(metrics["epochs/run"]))
-            # Without the summary that names an experiment's columns: TensorBoard would take those of one run of a sweep
-            # for all. So it collects them from the rows.
-            _, start, end = hparams(dict(flat(settings)), figures)  # type: ignore[no-untyped-call]
-            writer = logger.experiment._get_file_writer()
-            writer.add_summary(start)
-            writer.add_summary(end)
-            logger.experiment.flush()
-
-
-def _is_figure(name: str, value: float) -> bool:
-    split, _, rest = name.partition("/")
-    return split in ("train", "val", "test") and "/" not in rest and math.isfinite(value)
-
-
-# --- after the run -------------------------------------------------------------------------------------------
 
 
 def write_pictures(folder: Path, contents: Contents, samples: Samples | None) -> None:
@@ -103,7 +46,7 @@ def write_pictures(folder: Path, contents: Contents, samples: Samples | None) ->
     with SummaryWriter(str(folder), filename_suffix=SUFFIX) as writer:
         for number, name in enumerate(ORDER, start=1):
             if file := contents.pngs.get(name):
-                writer.add_image(f"images/{number}_{name}", pixels(file), step, dataformats="HWC")
+                writer._get_file_writer().add_summary(_picture(f"images/{number}_{name}", file), step)
         writer.add_text("config", _text(f"```yaml\n{run.config}\n```"), step)
         writer.add_text("classes", _text(_classes(contents)), step)
         for label, name in enumerate(run.class_names[:CURVED]):
@@ -113,6 +56,13 @@ def write_pictures(folder: Path, contents: Contents, samples: Samples | None) ->
                 writer.add_pr_curve(_text(f"{judged.split}/{name}"), true, shares, step)
         if judged.outputs.features.isfinite().all():
             contents.attempt("projector", lambda: _project(writer, judged, samples, step))
+
+
+def _picture(tag: str, file: bytes) -> Summary:
+    """A PNG file as it is; `add_image` would have it decoded, to encode it again."""
+    width, height = Image.open(io.BytesIO(file)).size
+    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=file)
+    return Summary(value=[Summary.Value(tag=tag, image=image)])
 
 
 def _text(text: str) -> str:
