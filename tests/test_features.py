@@ -257,6 +257,18 @@ def test_every_epoch_has_its_view_and_each_is_computed_once(fit: Train, own_cach
     assert figures(anew) == figures(five)  # views are of the image and their number alone
 
 
+def test_a_backbone_in_training_mode_has_no_features_to_keep() -> None:
+    from headstart.features.frozen import frozen_features
+
+    options: Any = dict.fromkeys(
+        ("num_features", "description", "device", "precision", "engine", "views", "max_gb", "show_progress")
+    )
+    part = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.Flatten()).eval()
+    part[0].train()
+    with pytest.raises(ValueError, match="the backbone is in training mode: call its eval\\(\\), and freeze it"):
+        frozen_features(part, None, **options)  # type: ignore[arg-type]
+
+
 def test_views_differ_and_are_shown_in_turn(folders: Path) -> None:
     from lightning.pytorch.plugins.precision import Precision
 

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from headstart.checkpoints import KeepBest, KeepLast
 from headstart.classifier import TransferClassifier
 from headstart.data.module import Batch, mixed_seed
-from headstart.optimization import direction
+from headstart.monitor import direction
 
 
 class SeedEpochs(pl.Callback):
@@ -93,6 +93,15 @@ class ClassCurves(pl.Callback):
         self.epochs = state_dict["epochs"]
 
 
+class StopEarly(EarlyStopping):
+    """Lightning's early stopping; a run that was stopped and is resumed has stopped, and trains no epoch more."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Stops what had stopped."""
+        if self.stopped_epoch > 0:
+            trainer.should_stop = True
+
+
 class ProgressBar(RichProgressBar):
     """Lightning's bar, which says which split is evaluated and leaves the logger's version out."""
 
@@ -141,7 +150,7 @@ def build_callbacks(
         callbacks.append(ProgressBar(leave=False))
     if early_stopping is not None:
         callbacks.append(
-            EarlyStopping(
+            StopEarly(
                 monitor,
                 min_delta=early_stopping["min_delta"],
                 patience=int(early_stopping["patience"]),

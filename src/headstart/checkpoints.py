@@ -18,8 +18,8 @@ from torch import nn
 from headstart.artifact import Artifact, has_backbone, read_artifact, read_checkpoint
 from headstart.classifier import BACKBONE, TransferClassifier
 from headstart.errors import HeadstartError, ModelError
+from headstart.monitor import direction
 from headstart.network import build_network
-from headstart.optimization import direction
 from headstart.record import write_atomically
 
 log = logging.getLogger(__name__)

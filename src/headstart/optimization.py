@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities.types import LRSchedulerConfigType
 from torch import nn
 from torch.optim import Optimizer, lr_scheduler
+
+from headstart.monitor import direction
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -74,8 +76,3 @@ def _cosine(optimizer: Optimizer, steps: int, warmup: int) -> lr_scheduler.LRSch
         return fall
     rise = lr_scheduler.LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
     return lr_scheduler.SequentialLR(optimizer, [rise, fall], milestones=[warmup])
-
-
-def direction(monitor: str) -> Literal["min", "max"]:
-    """Whether a metric is better when it is smaller ("min", losses) or larger ("max", all others)."""
-    return "min" if monitor.endswith("loss") else "max"

@@ -175,7 +175,10 @@ def frozen_features(
         DataError: an image that cannot be read, or a disk that is full.
         ModelError: the backbone's features are not finite, or not those of the engine.
         ConfigError: the engine cannot be had here.
+        ValueError: part of the backbone is in training mode: its features would change from batch to batch.
     """
+    if any(module.training for module in backbone.modules()):
+        raise ValueError("the backbone is in training mode: call its eval(), and freeze it")
     cache = writable_cache_folder()
     network = Network(backbone, device, precision)
     check_engine(engine, network)
