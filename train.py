@@ -3,7 +3,6 @@
 import atexit
 import gc
 import sys
-import warnings
 from pathlib import Path
 
 import hydra
@@ -12,24 +11,28 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from headstart import config, errors
+from headstart.sweeps.plugins import check_plugins
 
 
 @hydra.main(config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float | None:
-    """Checks the configuration, then imports torch and runs it."""
+    """Checks the configuration, then imports torch and runs it; a job of a sweep has a process of its own."""
     settings = config.check(cfg)
+    job = HydraConfig.get()
+    if job.mode == RunMode.MULTIRUN:
+        from headstart.sweeps.running import run_job
+
+        return run_job(settings, job)
 
     from headstart import train  # late: a typo must not wait for torch
 
     if gc.get_freeze_count() == 0:
         gc.freeze()  # a million objects of the libraries, which every collection would go through
         atexit.register(gc.unfreeze)
-    job = HydraConfig.get()
-    return train.run(settings, Path(job.runtime.output_dir), sweep=job.mode == RunMode.MULTIRUN)
+    return train.run(settings, Path(job.runtime.output_dir))
 
 
 if __name__ == "__main__":
-    # Hydra 1.4 makes its callbacks in a way that it warns of; ours is named in conf/train.yaml.
-    warnings.filterwarnings("ignore", message=r"hydra.utils.instantiate\(\) resolved _target_='headstart.report.sweep")
     sys.excepthook = errors.excepthook
+    check_plugins(sys.argv[1:])
     main()

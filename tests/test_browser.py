@@ -13,6 +13,9 @@ import pytest
 from tensorboard.program import TensorBoard
 
 from headstart.cli import main
+from headstart.config.composing import evaluation_config
+from headstart.report.sweep import report_sweep
+from headstart.sweeps.jobs import Job
 
 pytestmark = pytest.mark.slow
 WIDTHS = {"phone": 390, "desktop": 1280}
@@ -36,18 +39,30 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def pages(reported: Path, sweep: Path, hard: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A run's report, a comparison, and a look at data."""
+    """A run's report, a comparison, a look at data, and a sweep's report."""
     root = tmp_path_factory.mktemp("pages")
     main(["report", str(sweep), "--out", str(root / "comparison")])
     words = ("data=imagefolder", f"data.root={hard}", "model=glyphnet", "augment=flip")
     main(["look", *words, "--out", str(root / "look")])
-    folders = {"report": reported / "report", "comparison": root / "comparison", "look": root / "look"}
+    shutil.copytree(sweep, root / "sweep")
+    for folder in map(str, range(6)):
+        job = job_of(root / "sweep" / folder)
+        job.begin()
+        job.end(None)
+    (root / "sweep" / "1" / "metrics.json").unlink()
+    job_of(root / "sweep" / "1").end("out of memory")
+    report_sweep(root / "sweep", root / "sweep" / "5", {"lr": 0.7, "head": 0.3})
+    folders = {"report": reported / "report"} | {name: root / name for name in ("comparison", "look", "sweep")}
     return {name: folder / "index.html" for name, folder in folders.items()}
+
+
+def job_of(folder: Path) -> Job:
+    return Job.of(evaluation_config(folder, []), folder)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("name", ["report", "comparison", "look"])
+@pytest.mark.parametrize("name", ["report", "comparison", "look", "sweep"])
 def test_pages_fit_and_nothing_is_missing(
     name: str, width: str, scheme: Any, pages: dict[str, Path], browser: Any
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from yaml import YAMLError
 
 from headstart.config.checking import REACH_DOWN
 from headstart.errors import ConfigError, DataError, suggestion
+from headstart.monitor import direction
 
 Plain = bool | int | float | str
 # Settings of the machine and of what is written, and those that others reach down to: they tell no runs apart.
@@ -24,6 +25,7 @@ LEFT_OUT = (
     "logger",
     "ckpt_path",
     "report",
+    "sweep",
     *(".".join(place) for place in REACH_DOWN.values()),
 )
 SHOWN = ("val/accuracy", "val/loss", "test/accuracy", "epochs/run", "time/total_s")
@@ -72,25 +74,28 @@ def read_run(folder: Path) -> Run | None:
         return None
     if not isinstance(settings, dict) or "monitor" not in settings:
         return None
-    return Run(folder, dict(flat(settings)), _metrics(folder / "metrics.json"))
+    return Run(folder, dict(flat(settings)), read_metrics(folder))
 
 
-def _metrics(path: Path) -> dict[str, float | None]:
+def read_metrics(folder: Path) -> dict[str, float | None]:
+    """A run folder's metrics.json; empty if the run has not ended."""
     try:
-        metrics = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8", errors="surrogateescape"))
     except (OSError, ValueError):
         return {}
     return metrics if isinstance(metrics, dict) else {}
 
 
-def flat(settings: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Plain]]:
+def flat(
+    settings: Mapping[Any, Any], prefix: str = "", left_out: Collection[str] = LEFT_OUT
+) -> Iterator[tuple[str, Plain]]:
     """Nested settings as pairs such as ("head.hidden", 256), but for those that tell no runs apart."""
     for key, value in settings.items():
         name = f"{prefix}{key}"
-        if name in LEFT_OUT:
+        if name in left_out:
             continue
         if isinstance(value, Mapping):
-            yield from flat(value, f"{name}.")
+            yield from flat(value, f"{name}.", left_out)
         else:
             yield name, "null" if value is None else value if isinstance(value, Plain) else str(value)
 
@@ -115,7 +120,7 @@ def sorted_by(runs: Sequence[Run], metric: str) -> list[Run]:
     if known and metric not in known:
         listed = ", ".join(name for name in known if "/class_accuracy/" not in name)
         raise ConfigError(f"--sort {metric}: no run has it.{suggestion(metric, known)} There are {listed}.")
-    sign = 1 if metric.endswith("loss") or metric.startswith("time/") else -1
+    sign = 1 if direction(metric) == "min" else -1
 
     def place(run: Run) -> tuple[bool, float]:
         value = run.metrics.get(metric)

@@ -1,12 +1,14 @@
-"""The table of figures, at the end of a run or an evaluation."""
+"""Tables on the terminal: a run's figures, and runs side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 COLUMNS = ("loss", "accuracy", "top5_accuracy", "macro_accuracy")
 
@@ -40,3 +42,20 @@ def show_run(metrics: Mapping[str, float], folder: Path) -> None:
         f"{metrics['time/total_s']:.1f} s in all"
     )
     console.print(f"run folder: {folder}", soft_wrap=True, highlight=False)
+
+
+def show_rows(rows: Sequence[Sequence[str]]) -> None:
+    """Prints a header and its rows.
+
+    Args:
+        rows: the header first.
+    """
+    shown = Table(*(Column(Text(name)) for name in rows[0]), box=box.SIMPLE_HEAD)  # Text: brackets are no markup
+    for column in shown.columns[1:]:
+        column.justify = "right"
+    for row in rows[1:]:
+        shown.add_row(*map(Text, row))
+    console = Console()
+    # A narrow terminal wraps the lines; it does not cut figures off.
+    console.width = max(console.width, console.measure(shown, options=console.options.update(width=1000)).maximum)
+    console.print(shown)

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -141,7 +141,8 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
             max_gb=config.features.max_gb,
             show_progress=config.trainer.enable_progress_bar and trainer.is_global_zero,
         )
-    record_start(folder, to_yaml(config), split)
+    # A job of a sweep is resumed by the sweep alone: its config.yaml is that of the whole job.
+    record_start(folder, to_yaml(replace(config, ckpt_path=None) if sweep else config), split)
     write_layout(loggers)
     fit_start = time.perf_counter()
     batches = features.data if features else data
@@ -172,6 +173,8 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
     record_answers(folder, answers, class_curves.epochs)
     write_hyperparameters(loggers, asdict(config), metrics)
     record_end(folder, metrics)
+    if trainer.is_global_zero and not sweep:  # which has a table of its own
+        show_run(metrics, folder)
     if not answers:
         log.info("there is no report: only some of the images were evaluated")
     elif config.report is True or (config.report == "auto" and not sweep):
@@ -271,9 +274,8 @@ def record_model(folder: Path, classifier: TransferClassifier, about: Mapping[st
 
 @rank_zero_only
 def record_end(folder: Path, metrics: Mapping[str, float]) -> None:
-    """Writes metrics.json, and prints the table."""
+    """Writes metrics.json."""
     diverged = [name for name, value in metrics.items() if not math.isfinite(value)]
     if diverged:
         log.warning("the run diverged: %s is not a finite number. Try a lower lr.", ", ".join(diverged))
     write_json(folder / "metrics.json", metrics)  # last: where it is, the run is finished
-    show_run(metrics, folder)

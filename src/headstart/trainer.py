@@ -26,6 +26,8 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode", module="lightning")
     # An evaluation has no logger, on purpose; without logger=True, `trainer.test` would not return the figures.
     warnings.filterwarnings("ignore", message=r"You called `self.log\(.*logger=True\)` but have no", module="lightning")
+    # A run that is resumed in its own folder finds its checkpoints there; others are refused: see `check_folder`.
+    warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty", module="lightning")
     # Lightning 2.6 asks torch 2.15 in a way that torch is about to drop; nothing that a user can change.
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated", module="lightning")
 

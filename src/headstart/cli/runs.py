@@ -8,10 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
 
 def add(commands: Any) -> None:
     """Adds the command to the parser."""
@@ -25,6 +21,7 @@ def add(commands: Any) -> None:
 def run(words: argparse.Namespace) -> int:
     """Runs the command."""
     from headstart.runs import find_runs, sorted_by, table  # late: help is answered at once
+    from headstart.table import show_rows
 
     runs = find_runs(words.folder)
     metric = words.sort or str(runs[0].settings["monitor"])
@@ -32,13 +29,5 @@ def run(words: argparse.Namespace) -> int:
     if words.format == "csv":
         csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
         return 0
-    shown = Table(*rows[0], box=box.SIMPLE_HEAD)
-    for column in shown.columns[1:]:
-        column.justify = "right"
-    for row in rows[1:]:
-        shown.add_row(*row)
-    console = Console()
-    # A narrow terminal wraps the lines; it does not cut figures off.
-    console.width = max(console.width, console.measure(shown, options=console.options.update(width=1000)).maximum)
-    console.print(shown)
+    show_rows(rows)
     return 0

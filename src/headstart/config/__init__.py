@@ -4,8 +4,8 @@
 a second and not an hour.
 """
 
-from headstart.config.checking import check, to_yaml
+from headstart.config.checking import check, check_sweep, to_yaml
 from headstart.config.data import Data
 from headstart.config.schema import CachedFeatures, Config, Features
 
-__all__ = ["CachedFeatures", "Config", "Data", "Features", "check", "to_yaml"]
+__all__ = ["CachedFeatures", "Config", "Data", "Features", "check", "check_sweep", "to_yaml"]

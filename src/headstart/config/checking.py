@@ -87,13 +87,29 @@ def check(cfg: DictConfig) -> Config:
     return config
 
 
+def check_sweep(cfg: DictConfig) -> None:
+    """Checks the `sweep` group, which a sweep needs before there are jobs.
+
+    Raises:
+        ConfigError: as `check`.
+    """
+    try:
+        sweep = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema.Sweep), cfg.sweep))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"sweep.{_explain(error)}") from None
+    for problem in _out_of_range(sweep, "sweep."):
+        raise ConfigError(problem)
+
+
 def to_yaml(config: Config) -> str:
     """The configuration as a file that composes to itself, and that the top-level keys still reach down in."""
     cfg: DictConfig = OmegaConf.structured(config)
     for key, (group, name) in REACH_DOWN.items():
         if cfg[group][name] == cfg[key]:
             OmegaConf.update(cfg, f"{group}.{name}", f"${{{key}}}")
-    return OmegaConf.to_yaml(cfg)
+    values: Any = OmegaConf.to_container(cfg)
+    del values["sweep"]  # of the command; a database's address may hold a password
+    return OmegaConf.to_yaml(OmegaConf.create(values))
 
 
 def _schema(cfg: DictConfig) -> DictConfig:

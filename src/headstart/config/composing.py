@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -50,6 +51,11 @@ def evaluation_config(run_folder: Path | None, words: Sequence[str]) -> Config:
     except (YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{' '.join(values)}: {' '.join(str(error).split())[:200]}") from None
     return check(config)
+
+
+def quoted(text: str) -> str:
+    """A value for Hydra's command line, whatever is in it."""
+    return str(QuotedString(text, Quote.double).with_quotes())
 
 
 def _compose(words: Sequence[str]) -> DictConfig:

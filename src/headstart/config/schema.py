@@ -203,6 +203,18 @@ class Logger:
 
 
 @dataclass(kw_only=True)
+class Sweep:
+    """How a sweep runs its jobs; the defaults are for config.yaml of runs, which leave it out."""
+
+    name: str | None = None
+    parallel: int = within(lambda value: value >= 1, "a whole number of at least 1", default=1)
+    allow_failures: bool = False
+    sample: int | None = within(lambda value: value >= 1, "a whole number of at least 1", default=None)
+    trials: int = within(lambda value: value >= 1, "a whole number of at least 1", default=20)
+    storage: str | None = None
+
+
+@dataclass(kw_only=True)
 class Config:
     """The whole control panel, checked and typed."""
 
@@ -229,3 +241,4 @@ class Config:
     trainer: Trainer
     callbacks: Callbacks
     logger: Logger
+    sweep: Sweep = field(default_factory=Sweep)

@@ -6,12 +6,19 @@ import os
 
 FEW = 8  # images for each process
 MAX_WORKERS = 8  # beyond about eight, decoding is rarely what a single accelerator waits for
+CORES = "HEADSTART_CORES"  # in the environment: how many cores to use, where others run on the same machine
+
+
+def available_cores() -> int:
+    """The cores that this process may use, or what `HEADSTART_CORES` says."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    said = os.environ.get(CORES, "")
+    return min(cores, int(said)) if said.isdigit() and int(said) > 0 else cores
 
 
 def default_workers() -> int:
     """One worker a core that this process may use, and at most `MAX_WORKERS`."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MAX_WORKERS)
+    return min(available_cores(), MAX_WORKERS)
 
 
 def workers_for(images: int) -> int:

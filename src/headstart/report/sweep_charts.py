@@ -1,0 +1,267 @@
+"""Charts of a sweep: the monitored metric of its jobs by what they differ in, by seed, and in the order of a search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axis import Axis, XAxis
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.transforms import blended_transform_factory
+from numpy.typing import NDArray
+
+from headstart.monitor import direction
+from headstart.report.charts import WIDTH
+from headstart.report.style import BLUE, INK, ORANGE, SKY, figure, new_figure, short
+from headstart.runs import Plain, Run, setting
+from headstart.sweeps.seeds import Repeated
+
+SMALL = 3.6  # inches: three charts beside each other, and one on a phone
+FEW = 6  # different numbers up to which an axis names each of them
+CLEAR = 0.12  # of an axis between two of them, so that their names are not written over each other
+ROWS = 25  # named rows of a chart; of more, the best
+LEVELS = 12  # of a small one
+WIDE = 30  # largest over smallest from which an axis is logarithmic
+FAR = 100  # a loss of so many medians has diverged: it would press all others into a line
+DIM = 0.7  # of dots that may lie on each other
+Values = NDArray[np.float64]
+
+
+# --- settings ------------------------------------------------------------------------------------------------
+
+
+@figure
+def by_setting(done: Sequence[Run], failed: Sequence[Run], name: str, metric: str) -> Figure:
+    """The metric of each job against a setting: numbers along an axis, anything else in rows, the best on top.
+
+    Args:
+        done: jobs that have the metric, the best first.
+        failed: jobs that have none: a cross at the edge.
+        name: of the setting; jobs without it are left out.
+        metric: its name.
+    """
+    values = _within_sight([_value(run, metric) for run in done], metric)
+    dots = [(run.settings[name], value) for run, value in zip(done, values, strict=True) if name in run.settings]
+    crosses = [run.settings[name] for run in failed if name in run.settings]
+    best = done[0].settings.get(name)
+    if all(_is_number(value) for value in [*(value for value, _ in dots), *crosses]):
+        return _numbers(dots, crosses, best, (name, metric))
+    return _rows(dots, crosses, best, (name, metric))
+
+
+def _numbers(
+    dots: Sequence[tuple[Plain, float]], crosses: Sequence[Plain], best: Any, names: tuple[str, str]
+) -> Figure:
+    drawn = new_figure(SMALL, 2.5)
+    axes = drawn.subplots()
+    places, values = (np.array(column, dtype=float) for column in zip(*dots, strict=True))
+    axes.scatter(places, values, s=26, color=BLUE, alpha=DIM, edgecolors="none")
+    levels = np.unique(np.append(places, np.array(crosses, dtype=float)))
+    axes.update_datalim([(level, values[0]) for level in levels])  # which leaves room for the crosses
+    _number_axis(axes.xaxis, levels)
+    if len(levels) <= FEW:
+        axes.scatter(*_medians(places, values), s=220, color=INK, marker="_", linewidths=1.5)
+    if best is not None:
+        axes.scatter(best, values[0], s=44, color=ORANGE, zorder=3, clip_on=False)
+    at_edge = blended_transform_factory(axes.transData, axes.transAxes)
+    axes.scatter(
+        crosses,
+        [_worse_edge(names[1])] * len(crosses),
+        s=24,
+        color=INK,
+        marker="x",
+        transform=at_edge,
+        clip_on=False,
+        zorder=3,
+    )
+    axes.set(title=short(names[0], 40), ylabel=short(names[1], 30))
+    axes.margins(x=0.08, y=0.1)
+    _metric_axis(axes.yaxis, values, names[1])
+    return drawn
+
+
+def _rows(dots: Sequence[tuple[Plain, float]], crosses: Sequence[Plain], best: Any, names: tuple[str, str]) -> Figure:
+    levels = list(dict.fromkeys(setting(value) for value in [*(value for value, _ in dots), *crosses]))
+    levels, more = levels[:LEVELS], len(levels[LEVELS:])
+    row = {level: -place for place, level in enumerate(levels)}
+    shown = [(row[setting(level)], value) for level, value in dots if setting(level) in row]
+    places, values = (np.array(column, dtype=float) for column in zip(*shown, strict=True))
+    drawn = new_figure(SMALL, 0.95 + 0.26 * max(len(levels), 3))
+    axes = drawn.subplots()
+    axes.scatter(values, places, s=26, color=BLUE, alpha=DIM, edgecolors="none")
+    axes.scatter(*_medians(places, values)[::-1], s=140, color=INK, marker="|", linewidths=1.5)
+    if best is not None:
+        axes.scatter(values[0], places[0], s=44, color=ORANGE, zorder=3, clip_on=False)
+    at_edge = blended_transform_factory(axes.transAxes, axes.transData)
+    lost = [row[setting(level)] for level in crosses if setting(level) in row]
+    axes.scatter(
+        [_worse_edge(names[1])] * len(lost),
+        lost,
+        s=24,
+        color=INK,
+        marker="x",
+        transform=at_edge,
+        clip_on=False,
+        zorder=3,
+    )
+    axes.set_yticks(list(row.values()), [short(level, 20) for level in levels], fontsize=8)
+    title = short(names[0], 40) + (f", the {LEVELS} best of {len(levels) + more}" if more else "")
+    axes.set(title=title, xlabel=short(names[1], 40), ylim=(0.6 - max(len(levels), 3), 0.6))
+    axes.grid(axis="y", visible=False)
+    axes.margins(x=0.06)
+    _metric_axis(axes.xaxis, values, names[1])
+    return drawn
+
+
+def _worse_edge(metric: str) -> float:
+    """Where jobs without a value are drawn, as a share of the axis."""
+    return 0.97 if direction(metric) == "min" else 0.03
+
+
+def _medians(places: Values, values: Values) -> tuple[Values, Values]:
+    """Of the values at each place where there are several: the places, and the medians."""
+    levels, counts = np.unique(places, return_counts=True)
+    levels = levels[counts > 1]
+    return levels, np.array([np.median(values[places == level]) for level in levels])
+
+
+def _is_number(value: Plain) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(value))
+
+
+# --- seeds ---------------------------------------------------------------------------------------------------
+
+
+@figure
+def by_seeds(groups: Sequence[tuple[str, Repeated]], metric: str) -> Figure:
+    """The mean over seeds of each of the settings with its 95 % interval, and each seed's value.
+
+    Args:
+        groups: with their names, the best first.
+        metric: its name.
+    """
+    shown = groups[:ROWS]
+    drawn = new_figure(WIDTH, 1.1 + 0.34 * len(shown))
+    axes = drawn.subplots()
+    means = np.array([group.mean for _, group in shown])
+    for row, (_, group) in enumerate(shown):
+        axes.scatter(group.values, [-row - 0.28] * len(group.values), s=18, color=SKY, alpha=DIM, edgecolors="none")
+    rows = -np.arange(len(shown))
+    bounds = np.array([group.interval or (group.mean, group.mean) for _, group in shown]).T
+    axes.errorbar(means, rows, xerr=np.abs(bounds - means), fmt="o", color=BLUE, ecolor=INK, elinewidth=1, capsize=3)
+    axes.set_yticks(rows, [short(name, 34) for name, _ in shown], fontsize=8)
+    title = f"the {ROWS} best of {len(groups)}" if len(groups) > len(shown) else "mean over seeds"
+    axes.set(title=title, xlabel=f"{short(metric, 40)}, with 95 % interval", ylim=(0.3 - len(shown), 0.5))
+    axes.grid(axis="y", visible=False)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    if _is_share(metric):  # whose bounds an interval of Student's t does not know
+        _share_axis(axes.xaxis)
+    elif direction(metric) == "min" and np.median(means) > 0:
+        left, right = axes.get_xlim()
+        axes.set_xlim(max(left, 0.0), min(right, 5 * float(np.median(means))))
+    return drawn
+
+
+# --- a search ------------------------------------------------------------------------------------------------
+
+
+@figure
+def history(started: Sequence[Run], metric: str) -> Figure:
+    """The metric of a search's jobs in the order in which they were begun, and the best so far.
+
+    Args:
+        started: in that order; those without the metric leave a gap.
+        metric: its name.
+    """
+    numbers = np.array([number for number, run in enumerate(started, 1) if run.metrics.get(metric) is not None])
+    values = _within_sight([_value(run, metric) for run in started if run.metrics.get(metric) is not None], metric)
+    best = (np.minimum if direction(metric) == "min" else np.maximum).accumulate(values)
+    drawn = new_figure(WIDTH, 2.9)
+    axes = drawn.subplots()
+    axes.scatter(numbers, values, s=26, color=BLUE, alpha=DIM, edgecolors="none")
+    axes.step([*numbers, len(started)], [*best, best[-1]], where="post", color=ORANGE)
+    axes.set(title="the search", xlabel="jobs in the order of their start", ylabel=short(metric, 40))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.margins(y=0.08)
+    _metric_axis(axes.yaxis, values, metric)
+    return drawn
+
+
+@figure
+def importances(shares: Mapping[str, float]) -> Figure:
+    """The share of the jobs' differences that each setting explains, the largest on top."""
+    shown = sorted(shares.items(), key=lambda pair: -pair[1])[:ROWS]
+    drawn = new_figure(WIDTH, max(1.6, 0.9 + 0.28 * len(shown)))
+    axes = drawn.subplots()
+    rows = -np.arange(len(shown))
+    bars = axes.barh(rows, [share for _, share in shown], color=BLUE, alpha=0.75, height=0.7)
+    axes.bar_label(bars, [f"{share:.0%}" for _, share in shown], padding=3, fontsize=8)
+    axes.set_yticks(rows, [short(name, 34) for name, _ in shown], fontsize=8)
+    axes.set(title="importance", xlabel="share of the differences", xlim=(0, 1.15 * max(share for _, share in shown)))
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.grid(axis="y", visible=False)
+    return drawn
+
+
+# --- axes ----------------------------------------------------------------------------------------------------
+
+
+def _value(run: Run, metric: str) -> float:
+    value = run.metrics[metric]
+    assert value is not None
+    return value
+
+
+def _is_share(metric: str) -> bool:
+    return "accuracy" in metric
+
+
+def _within_sight(values: Sequence[float], metric: str) -> Values:
+    """The values as they are drawn: a loss that all but diverged stays at the edge of the others."""
+    found = np.array(values, dtype=float)
+    middle = float(np.median(found))
+    return np.minimum(found, FAR * middle) if direction(metric) == "min" and middle > 0 else found
+
+
+def _metric_axis(axis: Axis, values: Values, metric: str) -> None:
+    if _is_share(metric):
+        _share_axis(axis)
+    elif direction(metric) == "min" and _wide(values):
+        _logarithmic(axis, values)
+    else:
+        axis.set_major_locator(MaxNLocator(5))
+
+
+def _share_axis(axis: Axis) -> None:
+    """Without room for more than 100 %, or less than nothing."""
+    low, high = axis.get_view_interval()
+    low, high = max(low, -0.03), min(high, 1 + 0.06 * (1 - min(low, 0.99)))
+    (axis.axes.set_xlim if isinstance(axis, XAxis) else axis.axes.set_ylim)(low, high)
+    axis.set_major_locator(MaxNLocator(5))
+    axis.set_major_formatter(PercentFormatter(1))
+
+
+def _number_axis(axis: Axis, levels: Values) -> None:
+    """Along the values of a setting."""
+    if _wide(levels):
+        _logarithmic(axis, levels)
+    else:
+        axis.set_major_locator(MaxNLocator(5))
+    places = np.log(levels) if _wide(levels) else levels
+    if len(levels) <= FEW and np.all(np.diff(places) > CLEAR * np.ptp(places)):
+        axis.set_ticks(levels, [f"{level:g}" for level in levels])
+
+
+def _wide(values: Values) -> bool:
+    return bool(values.min() > 0 and values.max() >= WIDE * values.min())
+
+
+def _logarithmic(axis: Axis, values: Values) -> None:
+    (axis.axes.set_xscale if isinstance(axis, XAxis) else axis.axes.set_yscale)("log")
+    decades = np.log10(values.max() / values.min())
+    axis.set_major_locator(LogLocator(subs=(1.0, 3.0) if decades < 2 else (1.0,), numticks=6))
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(NullFormatter())

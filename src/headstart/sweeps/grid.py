@@ -1,0 +1,61 @@
+"""Hydra's basic sweeper, a grid of all values, for sweeps that survive.
+
+Hydra imports this module for every command, so it imports little itself.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from headstart.errors import ConfigError
+
+
+class GridSweeper(BasicSweeper):
+    """Runs every combination of the values, or `sweep.sample` of them drawn at random."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Names the sweep, and takes what Hydra gives a sweeper."""
+        from headstart.sweeps.launching import prepare
+
+        prepare(config)
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Runs the jobs and tells what came of them.
+
+        Args:
+            arguments: the words of the command line.
+        """
+        from headstart.sweeps.launching import Launched
+        from headstart.sweeps.summary import ended
+
+        assert self.hydra_context is not None
+        assert self.launcher is not None
+        assert self.config is not None
+        loader = self.hydra_context.config_loader
+        words = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
+        removed = [str(word.input_line) for word in words if word.is_delete()]  # Hydra would set them to null
+        (grid,) = self.split_arguments([word for word in words if not word.is_delete()], None)
+        swept = {word.get_key_element().lstrip("+") for word in words if word.is_sweep_override()}
+        launched = Launched(self.launcher, loader, self.config, swept)
+        with ended(launched, self.config):
+            if not grid:
+                raise ConfigError("there is no job to run: a key has no values.")
+            for batch in self.split_overrides_to_chunks(self._drawn(grid), self.max_batch_size):
+                launched.run([[*job, *removed] for job in batch])
+
+    def _drawn(self, grid: list[list[str]]) -> list[list[str]]:
+        """The jobs to run: a larger sample holds the smaller ones."""
+        assert self.config is not None
+        sample = self.config.sweep.sample
+        if sample is None or sample >= len(grid):
+            return grid
+        order = list(range(len(grid)))
+        random.Random(0).shuffle(order)
+        return [grid[place] for place in sorted(order[:sample])]

@@ -1,0 +1,206 @@
+"""A job of a sweep in its folder: whether it has finished, why it failed, who runs it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from headstart.config import Config
+from headstart.config.checking import REACH_DOWN
+from headstart.errors import ConfigError
+from headstart.features.locks import ByteLocks
+from headstart.record import plain, write_json
+from headstart.runs import Plain, flat, read_metrics
+
+log = logging.getLogger(__name__)
+
+RECORD = "job.json"
+LOCK = ".lock"
+WRITTEN = (  # what a run leaves in its folder, but for its log
+    *("config.yaml", "environment.json", "split.csv", "metrics.json"),
+    *("checkpoints", "model", "evaluation", "report", "tensorboard", "csv"),
+)
+POLL_S = 0.5  # between two looks at what another process holds
+# What changes neither weights nor figures: a job that differs in nothing else is the same job.
+UNTOLD = (
+    ("ckpt_path",),
+    ("report",),
+    ("logger",),
+    ("sweep",),
+    ("data", "num_workers"),
+    ("trainer", "enable_progress_bar"),
+    ("trainer", "log_every_n_steps"),
+    ("features", "max_gb"),
+)
+LEFT_OUT = tuple(".".join(place) for place in (*UNTOLD, *REACH_DOWN.values()))
+
+
+class OccupiedError(ConfigError):
+    """A job's folder holds something else; the message says what."""
+
+
+def digest(config: Config) -> str:
+    """SHA-256, in hexadecimal, of the resolved settings that a job's figures depend on."""
+    settings = asdict(config)
+    for *groups, name in UNTOLD:
+        place = settings
+        for group in groups:
+            place = place[group]
+        place.pop(name, None)
+    return hashlib.sha256(json.dumps(plain(settings), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job and what its folder says of it.
+
+    Attributes:
+        folder: the run folder.
+        digest: of the settings; see `digest`.
+        settings: flat, as `headstart runs` shows them.
+        monitor: the metric that counts.
+    """
+
+    folder: Path
+    digest: str
+    settings: Mapping[str, Plain]
+    monitor: str
+
+    @classmethod
+    def of(cls, config: Config, folder: Path) -> Job:
+        """The job of a configuration."""
+        return cls(folder, digest(config), dict(flat(asdict(config), left_out=LEFT_OUT)), config.monitor)
+
+    @property
+    def name(self) -> str:
+        """What distinguishes it from the sweep's others."""
+        return self.folder.name
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What job.json says; empty if there is none, or of another job."""
+        record = read_record(self.folder)
+        return record if record.get("digest") == self.digest else {}
+
+    @property
+    def metrics(self) -> dict[str, float | None]:
+        """Its metrics.json; empty if it has not ended."""
+        return read_metrics(self.folder) if self.record else {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to do: it ended, well or in figures that are no numbers."""
+        return bool(self.metrics)
+
+    @property
+    def reason(self) -> str | None:
+        """Why it failed, if it did."""
+        record, metrics = self.record, self.metrics
+        return diverged(metrics, self.monitor) if metrics else record.get("reason")
+
+    @property
+    def attempts(self) -> int:
+        """How often it was begun."""
+        return int(self.record.get("attempts", 0))
+
+    def value(self) -> float:
+        """The monitored value; NaN where it failed or has not ended."""
+        value = None if self.reason else self.metrics.get(self.monitor)
+        return math.nan if value is None else float(value)
+
+    def of_others(self) -> str | None:
+        """What the folder holds instead of this job: settings that differ, or files, in words; None if it does not."""
+        record = read_record(self.folder)
+        if record.get("digest") == self.digest:
+            return None
+        if not record:
+            # Hidden files are ours: the lock, and a job.json whose writing was interrupted.
+            others = sorted(p.name for p in self.folder.glob("*") if not p.name.startswith(".") and p.suffix != ".log")
+            return f"what is not a job's ({', '.join(others[:3])})" if others else None
+        theirs, told = record.get("settings", {}), []
+        for name in dict.fromkeys([*theirs, *self.settings]):
+            if theirs.get(name) != self.settings.get(name):
+                told.append(f"{name}={theirs.get(name)}, here {self.settings.get(name)}")
+        return f"a job with other settings ({'; '.join(told[:5]) or 'which `headstart runs` does not show'})"
+
+    def check_folder(self) -> None:
+        """Makes sure that the folder is this job's.
+
+        Raises:
+            OccupiedError: it is not.
+        """
+        if others := self.of_others():
+            raise OccupiedError(f"{self.folder} holds {others}. Choose another sweep.name, or move that away.")
+
+    def begin(self) -> None:
+        """Records that it is run now, by this process."""
+        self._write(attempts=self.attempts + 1, host=socket.gethostname(), pid=os.getpid(), started=time.time())
+
+    def end(self, reason: str | None) -> None:
+        """Records how it ended: None is well."""
+        self._write(**{**self.record, "reason": reason, "ended": time.time()})
+
+    def _write(self, **told: Any) -> None:
+        about = {"digest": self.digest, "monitor": self.monitor, "settings": dict(self.settings)}
+        write_json(self.folder / RECORD, {**told, **about})
+
+    def clear(self) -> None:
+        """Removes what an attempt left that did not come to its first checkpoint; the log stays."""
+        for name in WRITTEN:
+            path = self.folder / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Makes this process the only one that runs the job; waits for another one."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        locks, waiting = ByteLocks(self.folder / LOCK), False
+        try:
+            while not locks.take(0):
+                if not waiting:
+                    log.info("%s: another process runs it", self.name)
+                waiting = True
+                time.sleep(POLL_S)
+            yield
+        finally:
+            locks.close()
+
+
+def diverged(metrics: Mapping[str, float | None], monitor: str) -> str | None:
+    """In words, which losses are no finite numbers, or the monitored metric; None if all are."""
+    telling = [name for name in metrics if name.endswith("/loss") or name == monitor]
+    bad = [name for name in telling if (value := metrics[name]) is None or not math.isfinite(value)]
+    return f"diverged: {', '.join(bad)} is not a finite number; try a lower lr" if bad else None
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What job.json says; empty if there is none."""
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8", errors="surrogateescape"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def jobs_below(folder: Path) -> list[Job]:
+    """The jobs of a sweep that were begun, in the order of their names."""
+    found = []
+    for path in sorted(folder.glob(f"*/{RECORD}")):
+        record = read_record(path.parent)
+        if {"digest", "settings", "monitor"} <= set(record):
+            found.append(Job(path.parent, record["digest"], record["settings"], record["monitor"]))
+    return found

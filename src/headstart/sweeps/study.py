@@ -1,0 +1,250 @@
+"""An Optuna study whose trials are a sweep's jobs: it goes on where it stopped, and on many machines."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from hydra.types import HydraContext, TaskFunction
+from hydra.utils import instantiate
+from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl, create_params_from_overrides
+from omegaconf import DictConfig
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.trial import Trial, TrialState
+
+from headstart.errors import ConfigError
+from headstart.monitor import direction
+from headstart.sweeps.jobs import OccupiedError, jobs_below
+from headstart.sweeps.launching import Launched
+from headstart.sweeps.naming import is_elsewhere
+from headstart.sweeps.summary import ended
+from headstart.sweeps.trials import FAILURE, JOB, give_back, is_mine, kept_alive, own, running, taken
+
+log = logging.getLogger(__name__)
+
+ABOUT = "headstart/about"  # an attribute of the study: what its values depend on
+POLL_S = 5.0  # between two looks at what other machines do
+ENOUGH = 4  # trials that are the least to say anything of what matters
+STATEFUL = ("QMCSampler",)  # its sequence is that of its seed
+
+
+class StudySweeper(OptunaSweeperImpl):
+    """hydra-optuna-sweeper's search space and trials; the loop around them is ours.
+
+    The plugin's own loop runs as many trials as were asked for each time it is started, and leaves those running for
+    ever that were killed.
+    """
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Takes what Hydra gives a sweeper."""
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        self.storage = self.storage or sqlite(Path(self.sweep_dir))
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Runs trials until the study has as many as were asked for.
+
+        Args:
+            arguments: the words of the command line.
+        """
+        assert self.hydra_context is not None
+        assert self.launcher is not None
+        assert self.config is not None
+        self._process_searchspace_config()
+        words = [*self._parse_sweeper_params_config(), *arguments]
+        space, fixed, others = create_params_from_overrides(words)
+        space = {name: values for name, values in space.items() if name not in fixed}
+        swept = {name.lstrip("+") for name in space}
+        launched = Launched(self.launcher, self.hydra_context.config_loader, self.config, swept)
+        with ended(launched, self.config) as telling:
+            self._check(space)
+            monitor = monitored(launched, [*(f"{name}={value}" for name, value in fixed.items()), *others], space)
+            study = open_study(str(self.study_name), str(self.storage), monitor, fixed, others, space)
+            telling.study = study
+            waited_for = 0
+            while (left := self.n_trials - taken(study)) > 0 or running(study):
+                if left > 0:
+                    self._run(study, launched, min(self.n_jobs, left), (space, fixed, others))
+                    continue
+                elsewhere = len(running(study))
+                if elsewhere != waited_for:
+                    log.info("%d trials are run by other processes: waiting for them", elsewhere)
+                waited_for = elsewhere
+                time.sleep(POLL_S)
+            launched.failures |= {name: reason for name, reason in refused(study) if name not in begun(launched)}
+
+    def _check(self, space: Mapping[str, BaseDistribution]) -> None:
+        if not space:
+            raise ConfigError("sweep=optuna: there is nothing to search. Give values, such as head=linear,mlp.")
+        if self.custom_search_space_extender:
+            raise ConfigError("hydra.sweeper.custom_search_space: jobs could not be told apart. Give values by words.")
+        if self.sampler["_target_"].endswith("GridSampler"):
+            raise ConfigError("hydra/sweeper/sampler=grid: leave sweep=optuna out, and -m runs every combination.")
+
+    def _run(self, study: optuna.Study, launched: Launched, count: int, words: tuple[Any, Any, Any]) -> None:
+        """Asks for trials, runs their jobs and tells what came of them."""
+        trials: list[Trial] = []
+        with kept_alive(trials):
+            told: dict[Trial, Sequence[str]] = {}
+            for _ in range(count):
+                trial = self._ask(study, trials)
+                if taken(study) > self.n_trials:  # another machine asked for the last one at the same time
+                    give_back(trial)
+                    break
+                (told[trial],) = self._configure_trials([trial], *words)
+                trial.set_user_attr(JOB, launched.name(told[trial]))
+                try:
+                    launched.job(told[trial])
+                except OccupiedError:
+                    raise
+                except ConfigError as error:  # such as values that are fit one by one, and not together
+                    del told[trial]
+                    tell(study, trial, str(error))
+            for trial, job in zip(told, launched.run(list(told.values())), strict=True):
+                tell(study, trial, launched.reason(job) or job.value())
+
+    def _ask(self, study: optuna.Study, trials: list[Trial]) -> Trial:
+        """The next trial, one that was interrupted or a new one, which is added to those that this process runs."""
+        waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        study.sampler = self._seeded(waiting[0].number if waiting else len(study.get_trials(deepcopy=False)))
+        trial = study.ask()
+        own(trial)
+        trials.append(trial)
+        study.sampler = self._seeded(trial.number)  # if another machine was faster, the number is another one
+        return trial
+
+    def _seeded(self, number: int) -> optuna.samplers.BaseSampler:
+        """The sampler, its random state that of the trial's number: an interrupted study goes on as it would have."""
+        settings, name = dict(self.sampler), self.sampler["_target_"].rpartition(".")[2]
+        if "seed" in settings and name not in STATEFUL:
+            digest = hashlib.sha256(f"{settings['seed']}/{number}".encode()).digest()
+            settings["seed"] = int.from_bytes(digest[:4], "big")
+        if name == "TPESampler":
+            settings["constant_liar"] = True  # trials that run at the same time keep away from each other
+        allowed = ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*")
+        sampler: optuna.samplers.BaseSampler = instantiate(settings, _execution_whitelist_=allowed)
+        return sampler
+
+
+def monitored(launched: Launched, words: Sequence[str], space: Mapping[str, BaseDistribution]) -> str:
+    """The metric of all trials, from the words that they share: those are checked before there is a trial.
+
+    Raises:
+        ConfigError: the words do not fit.
+    """
+    try:
+        return launched.settings(words).monitor
+    except ConfigError:  # perhaps for want of what is searched, such as data.root=A,B
+        return launched.settings([*words, *(f"{key}={first_value(values)}" for key, values in space.items())]).monitor
+
+
+def first_value(values: BaseDistribution) -> Any:
+    """The first choice, or the lower bound."""
+    return values.choices[0] if isinstance(values, CategoricalDistribution) else vars(values)["low"]
+
+
+def sqlite(folder: Path) -> str:
+    """The URL of a study in a folder.
+
+    Raises:
+        SystemExit: a URL cannot name the folder.
+    """
+    odd = sorted({character for character in str(folder) if character in "?#%{}"})
+    if odd:
+        raise SystemExit(f"headstart: {folder}: Optuna cannot keep a study where there is {' '.join(odd)} in the name.")
+    return f"sqlite:///{folder}/study.db"
+
+
+def open_study(
+    name: str,
+    storage: str,
+    monitor: str,
+    fixed: Mapping[str, Any],
+    others: Sequence[str],
+    space: Mapping[str, BaseDistribution],
+) -> optuna.Study:
+    """The study of that name, or a new one.
+
+    Args:
+        name: of the study.
+        storage: a database's URL.
+        monitor: the metric.
+        fixed: settings that all trials have.
+        others: words that remove some.
+        space: of the others. Bounds may be moved from one command to the next, choices not.
+
+    Raises:
+        ConfigError: the study is of other words: its values say nothing of these.
+    """
+    words = sorted([*(f"{key}={value}" for key, value in fixed.items()), *others])
+    about = {"monitor": monitor, "words": [word for word in words if not is_elsewhere(word)]}
+    about |= {key: kind(values) for key, values in space.items()}
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it repeats what the summary tells
+    study = optuna.create_study(
+        study_name=name,
+        storage=storage,
+        direction="minimize" if direction(monitor) == "min" else "maximize",
+        load_if_exists=True,
+    )
+    former = json.loads(study.user_attrs.get(ABOUT, "null"))
+    if former is None:
+        study.set_user_attr(ABOUT, json.dumps(about))
+    elif former != about:
+        differ = [key for key in dict.fromkeys([*former, *about]) if former.get(key) != about.get(key)]
+        told = "; ".join(f"{key} {former.get(key)}, here {about.get(key)}" for key in differ)
+        raise ConfigError(f"the study {name} is another one: {told}. Choose another sweep.name.")
+    return study
+
+
+def kind(values: BaseDistribution) -> list[str]:
+    """What of a key's values a study cannot change."""
+    if isinstance(values, CategoricalDistribution):
+        return list(map(str, values.choices))
+    return [type(values).__name__, "log" if vars(values)["log"] else "linear"]
+
+
+def refused(study: optuna.Study) -> Iterator[tuple[str, str]]:
+    """The jobs of the trials that failed, and why."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
+        if JOB in trial.user_attrs and FAILURE in trial.user_attrs:
+            yield trial.user_attrs[JOB], trial.user_attrs[FAILURE]
+
+
+def begun(launched: Launched) -> set[str]:
+    """The names of the jobs that have a record of their own."""
+    return {job.name for job in jobs_below(launched.folder)}
+
+
+def tell(study: optuna.Study, trial: Trial, outcome: float | str) -> None:
+    """Tells the study what came of a trial: the value, or why it failed, which is a result, too."""
+    if not is_mine(trial):
+        log.warning("trial %d was taken over by another process, which took this one for lost", trial.number)
+    elif isinstance(outcome, str):
+        trial.set_user_attr(FAILURE, outcome)
+        study.tell(trial, state=TrialState.FAIL)
+    else:
+        study.tell(trial, outcome)
+
+
+def importance(study: optuna.Study) -> dict[str, float]:
+    """The share of the differences between trials that each hyperparameter explains.
+
+    By fANOVA (Hutter et al., 2014): a forest is fitted to the finished trials, and its variance taken apart.
+
+    Returns:
+        The most important first; empty where it cannot be told, as with fewer than `ENOUGH` finished trials.
+    """
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len(done) < ENOUGH or len({trial.value for trial in done}) == 1:
+        return {}
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    try:
+        found: dict[str, float] = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    except (ValueError, RuntimeError):  # no hyperparameter that all of them have
+        return {}
+    return found

@@ -1,0 +1,179 @@
+"""The end of a sweep: its table, what failed, the best run and its report, and the exit status."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from headstart.errors import HeadstartError, brief
+from headstart.record import csv_text, write_text
+from headstart.runs import Run, sorted_by, table
+from headstart.sweeps.jobs import jobs_below
+from headstart.sweeps.launching import Launched
+from headstart.sweeps.running import call
+from headstart.sweeps.seeds import repeated, seed_rows
+from headstart.sweeps.worker import DiedError, FailedError
+from headstart.table import show_rows
+
+if TYPE_CHECKING:
+    import optuna
+
+log = logging.getLogger(__name__)
+
+SHOWN = 25  # jobs on the terminal; sweep.csv has all
+CSV, SEEDS_CSV = "sweep.csv", "seeds.csv"
+REPEATED = ("val/accuracy", "val/loss", "test/accuracy")  # that seeds are averaged over, after the monitored metric
+
+
+@dataclass
+class Telling:
+    """What the summary cannot read from the sweep's folder.
+
+    Attributes:
+        study: Optuna's, if it is one's.
+    """
+
+    study: optuna.Study | None = None
+
+
+@contextmanager
+def ended(launched: Launched, cfg: DictConfig) -> Iterator[Telling]:
+    """Tells what came of the jobs that are run inside, also if that is interrupted.
+
+    Raises:
+        SystemExit: a job failed and `sweep.allow_failures` is false, or the settings of one do not fit.
+    """
+    telling = Telling()
+    try:
+        yield telling
+    except HeadstartError as error:  # wrong settings: Hydra would print a traceback
+        raise SystemExit(f"headstart: {error}") from None
+    except KeyboardInterrupt:
+        summarise(launched.folder, str(cfg.monitor), launched.failures, telling, report=False)
+        raise SystemExit("interrupted; the same command goes on where it stopped") from None
+    failed = summarise(launched.folder, str(cfg.monitor), launched.failures, telling, report=cfg.report is not False)
+    if failed and not cfg.sweep.allow_failures:
+        raise SystemExit(1)
+
+
+def summarise(folder: Path, metric: str, lost: Mapping[str, str], telling: Telling, *, report: bool) -> int:
+    """Prints the sweep's tables, and writes them and its report.
+
+    Args:
+        folder: of the sweep.
+        metric: that is monitored, if there is no job to ask.
+        lost: why jobs failed that could not record it, by their names.
+        telling: what the folder does not say.
+        report: whether to write the report.
+
+    Returns:
+        How many jobs failed.
+    """
+    jobs = jobs_below(folder)
+    metric = jobs[0].monitor if jobs else metric  # which an experiment may have chosen
+    done = {job.name for job in jobs if job.finished}
+    failures = {name: reason for name, reason in lost.items() if name not in done}
+    failures |= {job.name: reason for job in jobs if (reason := job.reason)}
+    runs = [Run(job.folder, job.settings, {} if job.name in failures else job.metrics) for job in jobs]
+    rows = job_rows(sorted_by(runs, metric), failures, folder, metric)
+    found = {name: repeated(sorted_by(runs, metric), name) for name in dict.fromkeys((metric, *REPEATED))}
+    groups = {name: repetitions for name, repetitions in found.items() if repetitions}
+    _keep(folder / CSV, rows)
+    show_jobs(rows, failed=bool(failures))
+    if metric in groups:
+        _keep(folder / SEEDS_CSV, seed_rows(groups, plain=True))
+        print("mean ± standard deviation over seeds (95 % interval of the mean)")
+        show_rows(seed_rows(groups, plain=False))
+    shares = importance_of(telling)
+    if shares:
+        print("share of the differences that each setting explains: ", end="")
+        print(", ".join(f"{name} {share:.0%}" for name, share in shares.items()))
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    for line in told_failures(failures, folder):
+        console.print(line)
+    good = [run for run in runs if run.metrics]
+    unfinished = sum(not run.metrics and run.folder.name not in failures for run in runs)
+    counts = {"finished": len(good), "failed": len(failures), "unfinished": unfinished}
+    told = ", ".join(f"{count} {what}" for what, count in counts.items() if count or what == "finished")
+    console.print(f"{told}: {folder / CSV}")
+    if good:
+        best = sorted_by(good, metric)[0]
+        console.print(f"best run: {best.folder}, {metric} {best.metrics[metric]:.4f}")
+        if report:
+            write_report(folder, best.folder, shares, failures)
+    return len(failures)
+
+
+def show_jobs(rows: Sequence[Sequence[str]], *, failed: bool) -> None:
+    """Prints the first rows, without the names, which say less than the settings, and without the long reasons."""
+    show_rows([row[1 : -1 if failed else None] for row in rows[: SHOWN + 1]])
+    if len(rows) > SHOWN + 1:
+        print(f"and {len(rows) - SHOWN - 1} more")
+
+
+def told_failures(failures: Mapping[str, str], folder: Path) -> Iterator[str]:
+    """Lines that say what failed and why; jobs that failed for the same reason stand together."""
+    logs = {name: f"{name} ({folder / name / 'train.log'})" for name in failures}
+    for reason in dict.fromkeys(failures.values()):
+        names = [name for name in failures if failures[name] == reason]
+        if len(names) == 1:
+            yield f"failed: {logs[names[0]]}: {reason}"
+        else:
+            yield f"{len(names)} failed: {reason}"
+            yield from (f"    {logs[name]}" for name in names[:SHOWN])
+            yield from [f"    and {len(names) - SHOWN} more"] * (len(names) > SHOWN)
+
+
+def _keep(path: Path, rows: Sequence[Sequence[str]]) -> None:
+    try:
+        write_text(path, csv_text(rows))
+    except OSError as error:  # such as a full disk: the terminal has the table, and the same command writes it again
+        log.warning("%s cannot be written: %s", path, brief(error))
+
+
+def importance_of(telling: Telling) -> dict[str, float]:
+    """Of each hyperparameter; empty without a study, or if that cannot be told."""
+    if telling.study is None:
+        return {}
+    from headstart.sweeps.study import importance  # late: a grid has no use for Optuna
+
+    return importance(telling.study)
+
+
+def job_rows(runs: Sequence[Run], failures: Mapping[str, str], folder: Path, metric: str) -> list[list[str]]:
+    """A row for each job under a header: its name, what differs, figures, and why it failed if one did.
+
+    Args:
+        runs: in the order of the rows.
+        failures: by the names of the jobs.
+        folder: of the sweep.
+        metric: that stands first of the figures.
+    """
+    header, *rows = table(runs, folder, metric)
+    header[0] = "job"
+    if not failures:
+        return [header, *rows]
+    for row in rows:
+        if row[0] in failures:
+            row[row.index("not ended")] = "failed"
+    begun = {row[0] for row in rows}
+    rows += [[name, *[""] * (len(header) - 1)] for name in failures if name not in begun]
+    return [[*header, "failure"], *([*row, failures.get(row[0], "")] for row in rows)]
+
+
+def write_report(folder: Path, best: Path, importance: Mapping[str, float], lost: Mapping[str, str]) -> None:
+    """Writes the report of the best run and that of the sweep; what goes wrong there is a warning."""
+    from headstart.report import sweep
+
+    try:
+        for line in call(sweep.report_sweep, folder, best, dict(importance), dict(lost)):
+            print(line)
+    except (HeadstartError, FailedError, DiedError) as error:
+        log.warning("there is no report of the sweep: %s", error)
