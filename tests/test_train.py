@@ -263,7 +263,7 @@ def test_resumed_is_the_same_as_uninterrupted(scheduler: str, train: Train, tmp_
 
 
 def test_a_run_that_was_stopped_early_has_stopped_when_it_is_resumed(train: Train, tmp_path: Path) -> None:
-    options = ("epochs=20", "lr=0.1", "callbacks.early_stopping.patience=1", "data.train_per_class=3")
+    options = ("epochs=20", "lr=0.1", "callbacks.early_stopping.patience=1", "data.train_per_class=3", "features=off")
     whole = train(*options)
     assert whole["epochs/run"] < 20
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
