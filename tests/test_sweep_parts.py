@@ -242,7 +242,7 @@ def test_runs_are_grouped_by_all_but_their_seed() -> None:
         return Run(Path(f"{seed}-{lr}"), {"seed": seed, "lr": lr}, {} if value is None else {"val/accuracy": value})
 
     runs = [run(0, 0.1, 0.5), run(1, 0.1, 0.7), run(0, 0.2, 0.9), run(1, 0.2, None)]
-    first, second = repeated(runs, "val/accuracy")
+    second, first = repeated(runs, "val/accuracy")  # the best first
     assert (first.settings, first.mean, first.deviation) == (
         {"lr": 0.1},
         pytest.approx(0.6),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from headstart.monitor import direction
 from headstart.runs import Plain, Run, differing, setting
 
 SEED = "seed"
@@ -55,7 +56,7 @@ def repeated(runs: Sequence[Run], metric: str) -> list[Repeated]:
         metric: such as test/accuracy.
 
     Returns:
-        In the order of the runs.
+        The best mean first.
     """
     names = [name for name in differing(runs) if name != SEED]
     groups: dict[tuple[Any, ...], dict[Any, float]] = {}
@@ -65,7 +66,9 @@ def repeated(runs: Sequence[Run], metric: str) -> list[Repeated]:
             key = tuple(run.settings.get(name) for name in names)
             groups.setdefault(key, {})[run.settings.get(SEED)] = value  # one for each seed
     found = [Repeated(dict(zip(names, key, strict=True)), tuple(values.values())) for key, values in groups.items()]
-    return found if any(len(group.values) > 1 for group in found) else []
+    if all(len(group.values) == 1 for group in found):
+        return []
+    return sorted(found, key=lambda group: group.mean, reverse=direction(metric) == "max")
 
 
 def told(group: Repeated | None) -> str:
