@@ -142,16 +142,16 @@ def test_every_trial_has_a_random_state_of_its_own(sampler: str) -> None:
 
 def test_a_study_is_of_one_metric_and_one_space(tmp_path: Path) -> None:
     storage, space = f"sqlite:///{tmp_path}/study.db", {"head": CategoricalDistribution(["linear", "mlp"])}
-    fixed = {"data": "digits", "report": "false"}
-    study = open_study("one", storage, "val/accuracy", fixed, [], space)
-    again = {"data": "digits", "report": "true", "launcher": "joblib"}
-    assert open_study("one", storage, "val/accuracy", again, [], space).study_name == study.study_name
+    fixed = ["report=false", "data=digits"]
+    study = open_study("one", storage, "val/accuracy", fixed, space)
+    again = ["data=digits", "report=true", "launcher=joblib", "features.max_gb=5"]
+    assert open_study("one", storage, "val/accuracy", again, space).study_name == study.study_name
     with pytest.raises(ConfigError, match="the study one is another one: monitor val/accuracy, here val/loss. Choose"):
-        open_study("one", storage, "val/loss", fixed, [], space)
+        open_study("one", storage, "val/loss", fixed, space)
     with pytest.raises(ConfigError, match=r"words \['data=digits'\], here \['data=pets'\]"):
-        open_study("one", storage, "val/accuracy", {"data": "pets"}, [], space)
+        open_study("one", storage, "val/accuracy", ["data=pets"], space)
     with pytest.raises(ConfigError, match=r"head \['linear', 'mlp'\], here \['linear'\]"):
-        open_study("one", storage, "val/accuracy", fixed, [], {"head": CategoricalDistribution(["linear"])})
+        open_study("one", storage, "val/accuracy", fixed, {"head": CategoricalDistribution(["linear"])})
     with pytest.raises(SystemExit, match=r"a\?b: Optuna cannot keep a study where there is \? in the name"):
         sqlite(Path("a?b"))
 

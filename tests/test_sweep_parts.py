@@ -161,7 +161,35 @@ def test_a_worker_has_the_environment_of_its_place() -> None:
     worker.close()
 
 
+def test_a_process_of_joblib_s_ends_with_the_one_that_started_it() -> None:
+    inner = "import time; from headstart.sweeps.places import end_with_parent; end_with_parent(); time.sleep(60)"
+    code = f"""if True:
+        import subprocess, sys, time
+        print(subprocess.Popen([sys.executable, "-c", {inner!r}]).pid, flush=True)
+        time.sleep(60)"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    pid = int(process.stdout.readline())
+    time.sleep(3)  # imports
+    process.kill()
+    process.wait()
+    assert ends(pid)
+
+
 # --- the worker ----------------------------------------------------------------------------------------------
+
+
+def ends(pid: int) -> bool:
+    """Whether a process ends within ten seconds."""
+    for _ in range(100):
+        time.sleep(0.1)
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        if Path(f"/proc/{pid}/stat").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":
+            return True
+    return False
 
 
 def doubled(value: int) -> int:
@@ -223,15 +251,7 @@ def test_a_worker_ends_with_the_process_that_started_it() -> None:
     assert process.stdout is not None
     pid = int(process.stdout.readline())
     process.kill()
-    for _ in range(100):
-        time.sleep(0.1)
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return
-        if Path(f"/proc/{pid}/stat").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":
-            return
-    pytest.fail("the worker goes on without anybody to answer to")
+    assert ends(pid)
 
 
 # --- seeds ---------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from headstart.report import sweep_charts as charts
 from headstart.report.html import render
 from headstart.report.style import short, svg
 from headstart.runs import SHOWN, Plain, Run, differing, setting, sorted_by
-from headstart.sweeps.jobs import Job, jobs_below
+from headstart.sweeps.jobs import Job, failures_of, jobs_below
 from headstart.sweeps.seeds import SEED, Repeated, repeated
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class Sweep:
             lost: why jobs failed that could not record it, by their names.
         """
         jobs = jobs_below(folder)
-        failures = {job.name: reason for job in jobs if (reason := job.reason)} | dict(lost)
+        failures = failures_of(jobs, lost)
         metric = next(job.monitor for job in jobs if job.name == best)
         runs = [Run(job.folder, job.settings, {} if job.name in failures else finite(job)) for job in jobs]
         runs = sorted(sorted_by(runs, metric), key=lambda run: run.folder.name in failures)

@@ -33,6 +33,7 @@ class GridSweeper(BasicSweeper):
             arguments: the words of the command line.
         """
         from headstart.sweeps.launching import Launched
+        from headstart.sweeps.naming import swept_keys
         from headstart.sweeps.summary import ended
 
         assert self.hydra_context is not None
@@ -42,13 +43,12 @@ class GridSweeper(BasicSweeper):
         words = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
         removed = [str(word.input_line) for word in words if word.is_delete()]  # Hydra would set them to null
         (grid,) = self.split_arguments([word for word in words if not word.is_delete()], None)
-        swept = {word.get_key_element().lstrip("+") for word in words if word.is_sweep_override()}
-        launched = Launched(self.launcher, loader, self.config, swept)
+        launched = Launched(self.launcher, loader, self.config, swept_keys(words))
         with ended(launched, self.config):
             if not grid:
                 raise ConfigError("there is no job to run: a key has no values.")
             for batch in self.split_overrides_to_chunks(self._drawn(grid), self.max_batch_size):
-                launched.run([[*job, *removed] for job in batch])
+                launched.run([launched.job([*job, *removed]) for job in batch])
 
     def _drawn(self, grid: list[list[str]]) -> list[list[str]]:
         """The jobs to run: a larger sample holds the smaller ones."""

@@ -10,7 +10,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -185,6 +185,17 @@ def diverged(metrics: Mapping[str, float | None], monitor: str) -> str | None:
     telling = [name for name in metrics if name.endswith("/loss") or name == monitor]
     bad = [name for name in telling if (value := metrics[name]) is None or not math.isfinite(value)]
     return f"diverged: {', '.join(bad)} is not a finite number; try a lower lr" if bad else None
+
+
+def failures_of(jobs: Iterable[Job], lost: Mapping[str, str]) -> dict[str, str]:
+    """Why jobs failed, by their names.
+
+    Args:
+        jobs: any.
+        lost: of jobs that could not record it; what has finished since has not failed.
+    """
+    reasons = {job.name: job.reason for job in jobs if job.reason or job.finished}
+    return {name: reason for name, reason in {**lost, **reasons}.items() if reason}
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from hydra.core.config_loader import ConfigLoader
@@ -68,6 +68,7 @@ class Launched:
     Attributes:
         folder: of the sweep.
         failures: what went wrong with jobs that could not record it themselves, by the job's name.
+        importance: what tells the share of the jobs' differences that each setting explains, if anything does.
     """
 
     def __init__(self, launcher: Launcher, loader: ConfigLoader, cfg: DictConfig, swept: Collection[str]) -> None:
@@ -75,6 +76,7 @@ class Launched:
         self._count = 0
         self.folder = Path(cfg.hydra.sweep.dir)
         self.failures: dict[str, str] = {}
+        self.importance: Callable[[], dict[str, float]] = dict
 
     def job(self, words: Sequence[str]) -> tuple[Job, list[str]]:
         """A job, and all that Hydra has to know of it.
@@ -112,26 +114,19 @@ class Launched:
             del cfg["hydra"]
         return config.check(cfg)
 
-    def run(self, batch: Sequence[Sequence[str]]) -> list[Job]:
+    def run(self, batch: Sequence[tuple[Job, list[str]]]) -> None:
         """Runs jobs until each has ended one way or another; those that had finished before are left alone.
 
         Args:
-            batch: the words of each job.
-
-        Returns:
-            The jobs, in that order.
+            batch: what `job` gave for each.
 
         Raises:
-            ConfigError: the settings of one do not fit; none was run.
-            OccupiedError: the folder of one holds something else; none was run.
             Exception: what the launcher raised, if it ran none.
         """
-        if not batch:
-            return []
-        jobs, words = zip(*map(self.job, batch), strict=True)
-        todo = {job.name: (job, told) for job, told in zip(jobs, words, strict=True) if not job.finished}
-        if done := sum(job.finished for job in jobs):
-            log.info("%d of %d jobs had finished before", done, len(jobs))
+        unfinished = [(job, told) for job, told in batch if not job.finished]
+        if len(unfinished) < len(batch):
+            log.info("%d of %d jobs had finished before", len(batch) - len(unfinished), len(batch))
+        todo = {job.name: (job, told) for job, told in unfinished}  # two trials may be of the same job
         for name in todo:
             self.failures.pop(name, None)
         before = {name: job.attempts for name, (job, _) in todo.items()}
@@ -143,7 +138,6 @@ class Launched:
         for name, (job, _) in todo.items():
             self.failures[name] = f"the process that ran it was lost {ROUNDS} times"
             job.end(self.failures[name])
-        return list(jobs)
 
     def _launch(self, jobs: Sequence[Job], words: Sequence[Sequence[str]]) -> None:
         before = [job.attempts for job in jobs]

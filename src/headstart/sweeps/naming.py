@@ -7,10 +7,13 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+
+from headstart.sweeps.jobs import UNTOLD
 
 LONGEST = 120  # bytes; most file systems take 255
 # Words that say where or how long a sweep runs: with others, the same sweep goes on.
-ELSEWHERE = ("launcher", "sweep", "trainer.enable_progress_bar", "report", "logger", "data.num_workers")
+ELSEWHERE = ("launcher", *map(".".join, UNTOLD))
 
 
 def sweep_name(choice: str, words: Sequence[str]) -> str:
@@ -24,7 +27,7 @@ def sweep_name(choice: str, words: Sequence[str]) -> str:
         Such as grid-head-lr-1f0a3b42.
     """
     telling = sorted(word for word in words if not is_elsewhere(word))
-    swept = "-".join(swept_keys(telling))
+    swept = "-".join(swept_keys(OverridesParser.create().parse_overrides(telling)))
     digest = hashlib.sha256("\n".join([choice, *telling]).encode()).hexdigest()[:8]
     return "-".join(part for part in (choice, _clean(swept)[:60].strip("-"), digest) if part)
 
@@ -35,13 +38,9 @@ def is_elsewhere(word: str) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in ELSEWHERE)
 
 
-def swept_keys(words: Iterable[str]) -> list[str]:
+def swept_keys(words: Iterable[Override]) -> list[str]:
     """The keys that have several values."""
-    return [
-        override.get_key_element().lstrip("+")
-        for override in OverridesParser.create().parse_overrides(list(words))
-        if override.is_sweep_override()
-    ]
+    return [word.get_key_element().lstrip("+") for word in words if word.is_sweep_override()]
 
 
 def job_name(words: Sequence[str], swept: Collection[str]) -> str:

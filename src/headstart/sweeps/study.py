@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from optuna.trial import Trial, TrialState
 
 from headstart.errors import ConfigError
 from headstart.monitor import direction
-from headstart.sweeps.jobs import OccupiedError, jobs_below
+from headstart.sweeps.jobs import Job, OccupiedError, jobs_below
 from headstart.sweeps.launching import Launched
 from headstart.sweeps.naming import is_elsewhere
 from headstart.sweeps.summary import ended
@@ -56,27 +57,28 @@ class StudySweeper(OptunaSweeperImpl):
         assert self.launcher is not None
         assert self.config is not None
         self._process_searchspace_config()
-        words = [*self._parse_sweeper_params_config(), *arguments]
-        space, fixed, others = create_params_from_overrides(words)
+        space, fixed, removed = create_params_from_overrides([*self._parse_sweeper_params_config(), *arguments])
         space = {name: values for name, values in space.items() if name not in fixed}
+        words = [*(f"{name}={value}" for name, value in fixed.items()), *removed]
         swept = {name.lstrip("+") for name in space}
         launched = Launched(self.launcher, self.hydra_context.config_loader, self.config, swept)
-        with ended(launched, self.config) as telling:
+        with ended(launched, self.config):
             self._check(space)
-            monitor = monitored(launched, [*(f"{name}={value}" for name, value in fixed.items()), *others], space)
-            study = open_study(str(self.study_name), str(self.storage), monitor, fixed, others, space)
-            telling.study = study
+            monitor = monitored(launched, words, space)
+            study = open_study(str(self.study_name), str(self.storage), monitor, words, space)
+            launched.importance = partial(importance, study)
             waited_for = 0
             while (left := self.n_trials - taken(study)) > 0 or running(study):
                 if left > 0:
-                    self._run(study, launched, min(self.n_jobs, left), (space, fixed, others))
+                    self._run(study, launched, min(self.n_jobs, left), space, words)
                     continue
                 elsewhere = len(running(study))
                 if elsewhere != waited_for:
                     log.info("%d trials are run by other processes: waiting for them", elsewhere)
                 waited_for = elsewhere
                 time.sleep(POLL_S)
-            launched.failures |= {name: reason for name, reason in refused(study) if name not in begun(launched)}
+            begun = {job.name for job in jobs_below(launched.folder)}  # these have records of their own
+            launched.failures |= {name: reason for name, reason in refused(study) if name not in begun}
 
     def _check(self, space: Mapping[str, BaseDistribution]) -> None:
         if not space:
@@ -86,26 +88,33 @@ class StudySweeper(OptunaSweeperImpl):
         if self.sampler["_target_"].endswith("GridSampler"):
             raise ConfigError("hydra/sweeper/sampler=grid: leave sweep=optuna out, and -m runs every combination.")
 
-    def _run(self, study: optuna.Study, launched: Launched, count: int, words: tuple[Any, Any, Any]) -> None:
+    def _run(
+        self,
+        study: optuna.Study,
+        launched: Launched,
+        count: int,
+        space: dict[str, BaseDistribution],
+        words: list[str],
+    ) -> None:
         """Asks for trials, runs their jobs and tells what came of them."""
         trials: list[Trial] = []
         with kept_alive(trials):
-            told: dict[Trial, Sequence[str]] = {}
+            jobs: dict[Trial, tuple[Job, list[str]]] = {}
             for _ in range(count):
                 trial = self._ask(study, trials)
                 if taken(study) > self.n_trials:  # another machine asked for the last one at the same time
                     give_back(trial)
                     break
-                (told[trial],) = self._configure_trials([trial], *words)
-                trial.set_user_attr(JOB, launched.name(told[trial]))
+                (all_words,) = self._configure_trials([trial], space, {}, words)
+                trial.set_user_attr(JOB, launched.name(all_words))
                 try:
-                    launched.job(told[trial])
+                    jobs[trial] = launched.job(all_words)
                 except OccupiedError:
                     raise
                 except ConfigError as error:  # such as values that are fit one by one, and not together
-                    del told[trial]
                     tell(study, trial, str(error))
-            for trial, job in zip(told, launched.run(list(told.values())), strict=True):
+            launched.run(list(jobs.values()))
+            for trial, (job, _) in jobs.items():
                 tell(study, trial, launched.reason(job) or job.value())
 
     def _ask(self, study: optuna.Study, trials: list[Trial]) -> Trial:
@@ -164,8 +173,7 @@ def open_study(
     name: str,
     storage: str,
     monitor: str,
-    fixed: Mapping[str, Any],
-    others: Sequence[str],
+    words: Sequence[str],
     space: Mapping[str, BaseDistribution],
 ) -> optuna.Study:
     """The study of that name, or a new one.
@@ -174,15 +182,13 @@ def open_study(
         name: of the study.
         storage: a database's URL.
         monitor: the metric.
-        fixed: settings that all trials have.
-        others: words that remove some.
-        space: of the others. Bounds may be moved from one command to the next, choices not.
+        words: that all trials share.
+        space: of what is searched. Bounds may be moved from one command to the next, choices not.
 
     Raises:
         ConfigError: the study is of other words: its values say nothing of these.
     """
-    words = sorted([*(f"{key}={value}" for key, value in fixed.items()), *others])
-    about = {"monitor": monitor, "words": [word for word in words if not is_elsewhere(word)]}
+    about = {"monitor": monitor, "words": sorted(word for word in words if not is_elsewhere(word))}
     about |= {key: kind(values) for key, values in space.items()}
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # it repeats what the summary tells
     study = optuna.create_study(
@@ -213,11 +219,6 @@ def refused(study: optuna.Study) -> Iterator[tuple[str, str]]:
     for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
         if JOB in trial.user_attrs and FAILURE in trial.user_attrs:
             yield trial.user_attrs[JOB], trial.user_attrs[FAILURE]
-
-
-def begun(launched: Launched) -> set[str]:
-    """The names of the jobs that have a record of their own."""
-    return {job.name for job in jobs_below(launched.folder)}
 
 
 def tell(study: optuna.Study, trial: Trial, outcome: float | str) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 from rich.console import Console
@@ -15,15 +13,12 @@ from rich.console import Console
 from headstart.errors import HeadstartError, brief
 from headstart.record import csv_text, write_text
 from headstart.runs import Run, sorted_by, table
-from headstart.sweeps.jobs import jobs_below
+from headstart.sweeps.jobs import failures_of, jobs_below
 from headstart.sweeps.launching import Launched
 from headstart.sweeps.running import call
 from headstart.sweeps.seeds import repeated, seed_rows
 from headstart.sweeps.worker import DiedError, FailedError
 from headstart.table import show_rows
-
-if TYPE_CHECKING:
-    import optuna
 
 log = logging.getLogger(__name__)
 
@@ -32,55 +27,40 @@ CSV, SEEDS_CSV = "sweep.csv", "seeds.csv"
 REPEATED = ("val/accuracy", "val/loss", "test/accuracy")  # that seeds are averaged over, after the monitored metric
 
 
-@dataclass
-class Telling:
-    """What the summary cannot read from the sweep's folder.
-
-    Attributes:
-        study: Optuna's, if it is one's.
-    """
-
-    study: optuna.Study | None = None
-
-
 @contextmanager
-def ended(launched: Launched, cfg: DictConfig) -> Iterator[Telling]:
+def ended(launched: Launched, cfg: DictConfig) -> Iterator[None]:
     """Tells what came of the jobs that are run inside, also if that is interrupted.
 
     Raises:
         SystemExit: a job failed and `sweep.allow_failures` is false, or the settings of one do not fit.
     """
-    telling = Telling()
     try:
-        yield telling
+        yield
     except HeadstartError as error:  # wrong settings: Hydra would print a traceback
         raise SystemExit(f"headstart: {error}") from None
     except KeyboardInterrupt:
-        summarise(launched.folder, str(cfg.monitor), launched.failures, telling, report=False)
+        summarise(launched, str(cfg.monitor), report=False)
         raise SystemExit("interrupted; the same command goes on where it stopped") from None
-    failed = summarise(launched.folder, str(cfg.monitor), launched.failures, telling, report=cfg.report is not False)
+    failed = summarise(launched, str(cfg.monitor), report=cfg.report is not False)
     if failed and not cfg.sweep.allow_failures:
         raise SystemExit(1)
 
 
-def summarise(folder: Path, metric: str, lost: Mapping[str, str], telling: Telling, *, report: bool) -> int:
+def summarise(launched: Launched, metric: str, *, report: bool) -> int:
     """Prints the sweep's tables, and writes them and its report.
 
     Args:
-        folder: of the sweep.
+        launched: the jobs of this command; the tables are of all in the folder.
         metric: that is monitored, if there is no job to ask.
-        lost: why jobs failed that could not record it, by their names.
-        telling: what the folder does not say.
         report: whether to write the report.
 
     Returns:
         How many jobs failed.
     """
+    folder = launched.folder
     jobs = jobs_below(folder)
     metric = jobs[0].monitor if jobs else metric  # which an experiment may have chosen
-    done = {job.name for job in jobs if job.finished}
-    failures = {name: reason for name, reason in lost.items() if name not in done}
-    failures |= {job.name: reason for job in jobs if (reason := job.reason)}
+    failures = failures_of(jobs, launched.failures)
     runs = [Run(job.folder, job.settings, {} if job.name in failures else job.metrics) for job in jobs]
     rows = job_rows(sorted_by(runs, metric), failures, folder, metric)
     found = {name: repeated(sorted_by(runs, metric), name) for name in dict.fromkeys((metric, *REPEATED))}
@@ -91,7 +71,7 @@ def summarise(folder: Path, metric: str, lost: Mapping[str, str], telling: Telli
         _keep(folder / SEEDS_CSV, seed_rows(groups, plain=True))
         print("mean ± standard deviation over seeds (95 % interval of the mean)")
         show_rows(seed_rows(groups, plain=False))
-    shares = importance_of(telling)
+    shares = launched.importance()
     if shares:
         print("share of the differences that each setting explains: ", end="")
         print(", ".join(f"{name} {share:.0%}" for name, share in shares.items()))
@@ -136,15 +116,6 @@ def _keep(path: Path, rows: Sequence[Sequence[str]]) -> None:
         write_text(path, csv_text(rows))
     except OSError as error:  # such as a full disk: the terminal has the table, and the same command writes it again
         log.warning("%s cannot be written: %s", path, brief(error))
-
-
-def importance_of(telling: Telling) -> dict[str, float]:
-    """Of each hyperparameter; empty without a study, or if that cannot be told."""
-    if telling.study is None:
-        return {}
-    from headstart.sweeps.study import importance  # late: a grid has no use for Optuna
-
-    return importance(telling.study)
 
 
 def job_rows(runs: Sequence[Run], failures: Mapping[str, str], folder: Path, metric: str) -> list[list[str]]:
