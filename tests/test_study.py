@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import time
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from threading import Barrier
 from types import SimpleNamespace
 
 import optuna
@@ -170,6 +173,26 @@ def test_a_trial_whose_values_do_not_fit_is_a_failed_trial(tmp_path: Path) -> No
     assert "Launching" not in again.stdout
     wrong = swept(tmp_path, "sweep=optuna", "sweep.name=search", "epochs=0", *space, *QUICK[:2])
     assert wrong.stderr.strip().startswith("headstart: epochs=0: expected a whole number of at least 1")
+
+
+def open_together(storages: list[str], together: Barrier) -> None:
+    for storage in storages:
+        together.wait(60)
+        open_study("one", storage, "val/accuracy", ["data=digits"], {})
+
+
+def test_a_study_is_made_once_however_many_make_it(tmp_path: Path) -> None:
+    """The database's tables, too: Optuna alone fails with "table studies already exists"."""
+    storages = [f"sqlite:///{tmp_path}/{number}.db" for number in range(5)]
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager, ProcessPoolExecutor(4, context) as pool:
+        together = manager.Barrier(4)
+        for process in [pool.submit(open_together, storages, together) for _ in range(4)]:
+            process.result()
+    for storage in storages:
+        assert optuna.get_all_study_names(storage) == ["one"]
+    with pytest.raises(ConfigError, match="sweep.storage: the study's database cannot be opened: .*unable to open"):
+        open_study("one", f"sqlite:///{tmp_path}/nowhere/study.db", "val/accuracy", [], {})
 
 
 @pytest.mark.slow

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from hydra.types import HydraContext, TaskFunction
@@ -17,7 +18,9 @@ from hydra.utils import instantiate
 from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl, create_params_from_overrides
 from omegaconf import DictConfig
 from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.trial import Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from headstart.errors import ConfigError
 from headstart.monitor import direction
@@ -30,6 +33,7 @@ from headstart.sweeps.trials import FAILURE, JOB, give_back, is_mine, kept_alive
 log = logging.getLogger(__name__)
 
 ABOUT = "headstart/about"  # an attribute of the study: what its values depend on
+OPENINGS = 6  # attempts to open a database; the waits between them are 3 s on average, 6 s at most
 POLL_S = 5.0  # between two looks at what other machines do
 ENOUGH = 4  # trials that are the least to say anything of what matters
 STATEFUL = ("QMCSampler",)  # its sequence is that of its seed
@@ -186,17 +190,12 @@ def open_study(
         space: of what is searched. Bounds may be moved from one command to the next, choices not.
 
     Raises:
-        ConfigError: the study is of other words: its values say nothing of these.
+        ConfigError: the study is of other words: its values say nothing of these; or there is no database.
     """
     about = {"monitor": monitor, "words": sorted(word for word in words if not is_elsewhere(word))}
     about |= {key: kind(values) for key, values in space.items()}
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # it repeats what the summary tells
-    study = optuna.create_study(
-        study_name=name,
-        storage=storage,
-        direction="minimize" if direction(monitor) == "min" else "maximize",
-        load_if_exists=True,
-    )
+    study = made_or_loaded(name, storage, "minimize" if direction(monitor) == "min" else "maximize")
     former = json.loads(study.user_attrs.get(ABOUT, "null"))
     if former is None:
         study.set_user_attr(ABOUT, json.dumps(about))
@@ -205,6 +204,24 @@ def open_study(
         told = "; ".join(f"{key} {former.get(key)}, here {about.get(key)}" for key in differ)
         raise ConfigError(f"the study {name} is another one: {told}. Choose another sweep.name.")
     return study
+
+
+def made_or_loaded(name: str, storage: str, way: Literal["minimize", "maximize"]) -> optuna.Study:
+    """The study of that name; another process may be making the same one, and the database's tables, right now.
+
+    Raises:
+        ConfigError: there is no database.
+    """
+    for attempt in range(1, OPENINGS + 1):
+        try:
+            return optuna.create_study(study_name=name, storage=storage, direction=way, load_if_exists=True)
+        except (SQLAlchemyError, StorageInternalError) as reason:
+            # Optuna looks which tables there are and then makes the others: of two processes, one finds them made.
+            if attempt == OPENINGS:
+                told = str(reason).splitlines()[0]
+                raise ConfigError(f"sweep.storage: the study's database cannot be opened: {told}") from reason
+            time.sleep(random.uniform(0, 0.1 * 2**attempt))
+    raise AssertionError
 
 
 def kind(values: BaseDistribution) -> list[str]:
