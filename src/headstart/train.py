@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import gc
 import logging
-import math
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.fabric.utilities.rank_zero import rank_zero_only
-from safetensors import SafetensorError
 from torch import Tensor
 
-from headstart.answers import CLASS_CURVES, KEPT, Evaluation, evaluations
-from headstart.artifact import read_checkpoint, save_model
+from headstart.answers import KEPT, evaluations
+from headstart.artifact import read_checkpoint
 from headstart.backbones import build_backbone, check_input
 from headstart.callbacks import ClassCurves, build_callbacks, build_loggers
 from headstart.checkpoints import KeepBest, check_checkpoint, complete_checkpoints, without_backbone
@@ -29,16 +24,17 @@ from headstart.data import open_source
 from headstart.data.module import ImageDataModule, make_splits
 from headstart.data.sources import Samples
 from headstart.data.transforms import evaluation_transform, training_transform
-from headstart.errors import ConfigError, brief, suggestion
+from headstart.errors import ConfigError, suggestion
 from headstart.features.digests import module_sha256
 from headstart.features.frozen import frozen_features
 from headstart.heads import build_head
 from headstart.optimization import build_optimizer, build_schedule
 from headstart.outputs import KeepOutputs, figures_of_splits
-from headstart.record import csv_text, environment, split_sha256, split_table, write_json, write_text
+from headstart.record import split_sha256, split_table
 from headstart.report import report_run
 from headstart.report.scalars import write_hyperparameters, write_layout
 from headstart.report.statistics import fitted_temperature
+from headstart.run_folder import check_folder, record_answers, record_end, record_model, record_start
 from headstart.table import show_run
 from headstart.trainer import build_trainer, can_serve_features, quiet_lightning
 
@@ -182,21 +178,6 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
     return metrics[config.monitor]
 
 
-@rank_zero_only
-def check_folder(folder: Path, ckpt_path: str | None) -> None:
-    """Refuses to write a run over another one; a run may be resumed in its own folder.
-
-    Raises:
-        ConfigError: the folder holds another run.
-    """
-    own = ckpt_path is not None and Path(ckpt_path).resolve().is_relative_to(folder.resolve())
-    if (folder / "config.yaml").exists() and not own:
-        raise ConfigError(
-            f"{folder} holds another run. Choose another hydra.run.dir, or remove it, or resume it by "
-            f"ckpt_path={folder / 'checkpoints' / 'last.ckpt'}."
-        )
-
-
 def schedule_length(scheduler: str, epochs: int) -> dict[str, int]:
     """The epochs that a schedule is made for, where that shapes it: it cannot be resumed with another number."""
     return {"epochs": epochs} if scheduler in ("cosine", "onecycle") else {}
@@ -242,40 +223,3 @@ def parameter_counts(classifier: TransferClassifier) -> dict[str, int]:
         "params/total": sum(p.numel() for p in parameters),
         "params/trainable": sum(p.numel() for p in parameters if p.requires_grad),
     }
-
-
-@rank_zero_only
-def record_start(folder: Path, config: str, split: str) -> None:
-    """Writes what the run depends on: config.yaml, environment.json and split.csv."""
-    write_text(folder / "config.yaml", config)
-    write_json(folder / "environment.json", environment())
-    write_text(folder / "split.csv", split)
-
-
-@rank_zero_only
-def record_answers(folder: Path, answers: Sequence[Evaluation], class_curves: Sequence[Sequence[float]]) -> None:
-    """Writes what `headstart evaluate` would write, and how each class was learned: evaluation/SPLIT/."""
-    place = folder / "evaluation"
-    try:
-        for answer in answers:
-            answer.save(place / answer.name)
-        if answers:
-            rows = [(epoch, *row) for epoch, row in enumerate(class_curves, start=1)]
-            write_text(place / CLASS_CURVES, csv_text([("epoch", *answers[0].class_names), *rows]))
-    except (OSError, SafetensorError) as error:  # such as a full disk: the run itself has all that it needs
-        log.warning("the answers to each image cannot be kept in %s: %s", place, brief(error))
-
-
-@rank_zero_only
-def record_model(folder: Path, classifier: TransferClassifier, about: Mapping[str, Any]) -> None:
-    """Writes the model folder."""
-    save_model(folder / "model", classifier.state_dict(), {**classifier.hparams, **about})
-
-
-@rank_zero_only
-def record_end(folder: Path, metrics: Mapping[str, float]) -> None:
-    """Writes metrics.json."""
-    diverged = [name for name, value in metrics.items() if not math.isfinite(value)]
-    if diverged:
-        log.warning("the run diverged: %s is not a finite number. Try a lower lr.", ", ".join(diverged))
-    write_json(folder / "metrics.json", metrics)  # last: where it is, the run is finished

@@ -1,0 +1,72 @@
+"""What a run writes into its folder, by the first of its processes alone."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from safetensors import SafetensorError
+
+from headstart.answers import CLASS_CURVES, Evaluation
+from headstart.artifact import save_model
+from headstart.classifier import TransferClassifier
+from headstart.errors import ConfigError, brief
+from headstart.record import csv_text, environment, write_json, write_text
+
+log = logging.getLogger(__name__)
+
+
+@rank_zero_only
+def check_folder(folder: Path, ckpt_path: str | None) -> None:
+    """Refuses to write a run over another one; a run may be resumed in its own folder.
+
+    Raises:
+        ConfigError: the folder holds another run.
+    """
+    own = ckpt_path is not None and Path(ckpt_path).resolve().is_relative_to(folder.resolve())
+    if (folder / "config.yaml").exists() and not own:
+        raise ConfigError(
+            f"{folder} holds another run. Choose another hydra.run.dir, or remove it, or resume it by "
+            f"ckpt_path={folder / 'checkpoints' / 'last.ckpt'}."
+        )
+
+
+@rank_zero_only
+def record_start(folder: Path, config: str, split: str) -> None:
+    """Writes what the run depends on: config.yaml, environment.json and split.csv."""
+    write_text(folder / "config.yaml", config)
+    write_json(folder / "environment.json", environment())
+    write_text(folder / "split.csv", split)
+
+
+@rank_zero_only
+def record_answers(folder: Path, answers: Sequence[Evaluation], class_curves: Sequence[Sequence[float]]) -> None:
+    """Writes what `headstart evaluate` would write, and how each class was learned: evaluation/SPLIT/."""
+    place = folder / "evaluation"
+    try:
+        for answer in answers:
+            answer.save(place / answer.name)
+        if answers:
+            rows = [(epoch, *row) for epoch, row in enumerate(class_curves, start=1)]
+            write_text(place / CLASS_CURVES, csv_text([("epoch", *answers[0].class_names), *rows]))
+    except (OSError, SafetensorError) as error:  # such as a full disk: the run itself has all that it needs
+        log.warning("the answers to each image cannot be kept in %s: %s", place, brief(error))
+
+
+@rank_zero_only
+def record_model(folder: Path, classifier: TransferClassifier, about: Mapping[str, Any]) -> None:
+    """Writes the model folder."""
+    save_model(folder / "model", classifier.state_dict(), {**classifier.hparams, **about})
+
+
+@rank_zero_only
+def record_end(folder: Path, metrics: Mapping[str, float]) -> None:
+    """Writes metrics.json."""
+    diverged = [name for name, value in metrics.items() if not math.isfinite(value)]
+    if diverged:
+        log.warning("the run diverged: %s is not a finite number. Try a lower lr.", ", ".join(diverged))
+    write_json(folder / "metrics.json", metrics)  # last: where it is, the run is finished
