@@ -27,7 +27,7 @@ class PlainClassifier(classifier.TransferClassifier):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        self.frozen = ()
+        self.thawing.frozen = []
         self.train()
 
 

@@ -15,13 +15,15 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from headstart.data.module import Batch
-from headstart.freezing import freeze_backbone, hold_in_eval
+from headstart.finetuning import Finetuning, Thawing, check_strategy, renew
+from headstart.freezing import hold_in_eval
 from headstart.optimization import BuildOptimizer, BuildSchedule, build_optimizer, build_schedule
 
 SPLITS = ("train", "val", "test")
 NOTED_IMAGES = 4096
 BACKBONE = "backbone."  # in front of the names of the backbone's tensors in a state dict
 ADAM: BuildOptimizer = partial(build_optimizer, name="adam", lr=1e-3)
+ALL_AT_ONCE = Finetuning()
 CONSTANT: BuildSchedule = partial(build_schedule, name="none")
 
 
@@ -33,7 +35,8 @@ class TransferClassifier(pl.LightningModule):
         head: from features to logits of shape (batch, number of classes).
         class_names: in label order.
         freeze: True trains the head only, False everything; a block's name freezes the backbone up to it.
-        optimizer: from the parameters that train to an optimizer.
+        finetuning: how what is not frozen is trained.
+        optimizer: from groups of parameters to an optimizer.
         scheduler: from an optimizer (and `epochs`, `steps`, `monitor`) to a learning-rate schedule or None.
         monitor: the metric that a plateau schedule watches.
         label_smoothing: in [0, 1), in the training loss.
@@ -55,6 +58,7 @@ class TransferClassifier(pl.LightningModule):
         class_names: Sequence[str],
         *,
         freeze: bool | str = True,
+        finetuning: Finetuning = ALL_AT_ONCE,
         optimizer: BuildOptimizer = ADAM,
         scheduler: BuildSchedule = CONSTANT,
         monitor: str = "val/accuracy",
@@ -72,12 +76,12 @@ class TransferClassifier(pl.LightningModule):
         self.metrics = nn.ModuleDict({f"{split}_split": _metrics(len(class_names)) for split in SPLITS})
         # Batches to be counted, as logits, labels and loss.
         self._noted: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {split: [] for split in SPLITS}
-        self.frozen = tuple(freeze_backbone(backbone, freeze))
+        self.thawing = Thawing(backbone, freeze, finetuning)
         self.class_accuracy: dict[str, Tensor] = {}  # of each split when it was last counted; shape (classes,)
         self.evaluated_split = "test"  # which split `test_step` reports under; see `evaluation.py`
         if description is not None:
             self.save_hyperparameters(description, logger=False)
-        hold_in_eval(self.frozen)
+        hold_in_eval(self.thawing.frozen)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Resumes with or without the backbone in the checkpoint and here: see `checkpoints.without_backbone`."""
@@ -91,8 +95,19 @@ class TransferClassifier(pl.LightningModule):
     def train(self, mode: bool = True) -> TransferClassifier:
         """Sets the training mode of what is not frozen."""
         super().train(mode)
-        hold_in_eval(self.frozen)
+        hold_in_eval(self.thawing.frozen)
         return self
+
+    def on_fit_start(self) -> None:
+        """Makes sure that what is to thaw can."""
+        if self.thawing.finetuning.has_stages:
+            check_strategy(self.trainer.strategy)
+
+    def on_train_epoch_start(self) -> None:
+        """Thaws what trains from this epoch on."""
+        if self.thawing.begin_epoch(self.current_epoch, self.trainer.max_epochs or 0):
+            self.train()
+            renew(self.trainer.strategy)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of shape (batch, number of classes) for preprocessed images (batch, 3, height, width)."""
@@ -182,8 +197,8 @@ class TransferClassifier(pl.LightningModule):
             self.log_dict({f"{split}/class_accuracy/{name}": value for name, value in named}, logger=False)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer over what is not frozen, and its schedule."""
-        optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
+        """The optimizer over all that ever trains, and its schedule."""
+        optimizer = self.optimizer(self.thawing.parameter_groups(self.head))
         schedule = self.scheduler(
             optimizer,
             epochs=self.trainer.max_epochs,

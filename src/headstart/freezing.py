@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from headstart.errors import ModelError, suggestion
 
@@ -55,6 +56,14 @@ def _up_to(backbone: nn.Module, block: str) -> list[nn.Module]:
         inside = within
         modules.append(module)
     return modules
+
+
+def freeze_batchnorm(backbone: nn.Module) -> list[nn.Module]:
+    """Freezes every BatchNorm, scale and shift included, and returns them, to be held in evaluation mode."""
+    norms: list[nn.Module] = [module for module in backbone.modules() if isinstance(module, _BatchNorm)]
+    for norm in norms:
+        norm.requires_grad_(False)
+    return norms
 
 
 def hold_in_eval(frozen: Iterable[nn.Module]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,19 +13,57 @@ from torch.optim import Optimizer, lr_scheduler
 
 from headstart.monitor import direction
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
     "sgd": torch.optim.SGD,
 }
 
-BuildOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters with a learning rate of their own.
+
+    Attributes:
+        name: for the chart of learning rates.
+        parameters: that train together.
+        rate: their learning rate, as a share of the optimizer's.
+    """
+
+    name: str
+    parameters: list[nn.Parameter]
+    rate: float
+
+
+BuildOptimizer = Callable[[Sequence[ParameterGroup]], Optimizer]
 BuildSchedule = Callable[..., LRSchedulerConfigType | None]
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], name: str, **settings: Any) -> Optimizer:
-    """An optimizer of torch over these parameters; `settings` are its arguments by torch's names."""
-    return OPTIMIZERS[name](parameters, **settings)
+def build_optimizer(
+    groups: Sequence[ParameterGroup], name: str, *, lr: float, weight_decay: float = 0.0, **settings: Any
+) -> Optimizer:
+    """An optimizer of torch.
+
+    Args:
+        groups: what it trains.
+        name: adam, adamw or sgd.
+        lr: the learning rate of a group whose share is 1.
+        weight_decay: of all but biases and the scales and shifts of normalisations, that is of what has more than one
+            dimension: shrinking those does not regularise (He et al., arXiv:1812.01187, section 3.1).
+        **settings: its other arguments by torch's names.
+    """
+    parts: list[dict[str, Any]] = []
+    for group in groups:
+        weights = [p for p in group.parameters if p.dim() > 1 or not weight_decay]
+        others = [p for p in group.parameters if p.dim() <= 1 and weight_decay]
+        if weights:
+            parts.append({"name": group.name, "params": weights, "lr": lr * group.rate})
+        if others:
+            part = {"name": f"{group.name}, no decay", "params": others, "lr": lr * group.rate, "weight_decay": 0.0}
+            parts.append(part)
+    if len(parts) == 1:
+        del parts[0]["name"]  # the chart of the only rate is that of the optimizer
+    return OPTIMIZERS[name](parts, lr=lr, weight_decay=weight_decay, **settings)
 
 
 def build_schedule(

@@ -27,6 +27,7 @@ from headstart.data.transforms import evaluation_transform, training_transform
 from headstart.errors import ConfigError, suggestion
 from headstart.features.digests import module_sha256
 from headstart.features.frozen import frozen_features
+from headstart.finetuning import Finetuning
 from headstart.heads import build_head
 from headstart.optimization import build_optimizer, build_schedule
 from headstart.outputs import KeepOutputs, figures_of_splits
@@ -94,11 +95,13 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
         num_workers=config.data.num_workers,
         seed=config.seed,
     )
+    finetuning = Finetuning(**config.finetune.settings())
     classifier = TransferClassifier(
         backbone.module,
         build_head(num_features=backbone.num_features, num_classes=len(source.class_names), **asdict(config.head)),
         source.class_names,
         freeze=config.freeze,
+        finetuning=finetuning,
         optimizer=partial(build_optimizer, **asdict(config.optimizer)),
         scheduler=partial(build_schedule, **asdict(config.scheduler)),
         monitor=config.monitor,
@@ -110,9 +113,10 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
             "class_names": list(source.class_names),
             "preprocessing": asdict(preprocessing),
             "freeze": config.freeze,
+            "finetune": asdict(finetuning) if finetuning != Finetuning() else None,
             "backbone_sha256": module_sha256(backbone.module) if config.freeze is True else None,
             "optimizer": asdict(config.optimizer),
-            "scheduler": asdict(config.scheduler) | schedule_length(config.scheduler.name, config.epochs),
+            "scheduler": asdict(config.scheduler) | schedule_length(config.scheduler.name, finetuning, config.epochs),
             "monitor": config.monitor,
             "split": split_sha256(split),
             "data": config.data.told(),
@@ -178,9 +182,9 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
     return metrics[config.monitor]
 
 
-def schedule_length(scheduler: str, epochs: int) -> dict[str, int]:
+def schedule_length(scheduler: str, finetuning: Finetuning, epochs: int) -> dict[str, int]:
     """The epochs that a schedule is made for, where that shapes it: it cannot be resumed with another number."""
-    return {"epochs": epochs} if scheduler in ("cosine", "onecycle") else {}
+    return {"epochs": epochs} if scheduler in ("cosine", "onecycle") or finetuning.thawed_by > 0 else {}
 
 
 def class_weights(kind: str | None, samples: Samples, num_classes: int) -> Tensor | None:

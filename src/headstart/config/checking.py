@@ -84,6 +84,8 @@ def check(cfg: DictConfig) -> Config:
     assert isinstance(config, Config)
     for problem in _out_of_range(config):
         raise ConfigError(problem)
+    for problem in _contradictions(config):
+        raise ConfigError(problem)
     return config
 
 
@@ -166,6 +168,21 @@ def _expected(error: OmegaConfBaseException) -> str:
         if f.name == str(error.key):
             return str(f.metadata.get("words", f.type))
     return "another type"
+
+
+def _contradictions(config: Config) -> Iterator[str]:
+    """A sentence for values that cannot both be meant."""
+    finetune = config.finetune
+    if config.freeze is True and finetune.name != "none":
+        yield (
+            f"freeze=true trains the head alone, and finetune={finetune.name} the backbone, too: leave one of them "
+            f"out, or freeze up to a block, such as freeze=layer2."
+        )
+    if finetune.head_epochs >= config.epochs:
+        yield (
+            f"finetune.head_epochs={finetune.head_epochs}: the backbone would never thaw in epochs={config.epochs}. "
+            f"Give more epochs, or freeze=true to train the head alone."
+        )
 
 
 def _out_of_range(settings: Any, prefix: str = "") -> Iterator[str]:

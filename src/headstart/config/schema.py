@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 from headstart.config.data import Data
 from headstart.config.ranges import at_least, batches, fraction, not_negative, positive, within
@@ -82,6 +82,22 @@ class RandAugment(RandomResizedCrop):
 
     operations: int = at_least(1)
     magnitude: int = within(lambda value: 0 <= value <= 30, "a whole number from 0 to 30")
+
+
+@dataclass(kw_only=True)
+class Finetune:
+    """How what is not frozen is trained."""
+
+    name: Literal["none", "full", "head_then_full", "gradual", "layer_decay", "bn_frozen"] = "none"
+    head_epochs: int = within(lambda value: value >= 0, "a whole number of at least 0", default=0)
+    thawed_by: float = within(lambda value: 0 <= value <= 1, "a number from 0 to 1", default=0.0)
+    backbone_lr: float = within(lambda value: 0 < value < float("inf"), "a number above 0", default=1.0)
+    block_decay: float = within(lambda value: 0 < value <= 1, "a number above 0 and at most 1", default=1.0)
+    batchnorm: Literal["train", "frozen"] = "train"
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments of `Finetuning`."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "name"}
 
 
 @dataclass(kw_only=True)
@@ -235,6 +251,8 @@ class Config:
     head: Head
     loss: Loss
     augment: Augment
+    # The default is for config.yaml of runs from before it was there.
+    finetune: Finetune = field(default_factory=Finetune)
     optimizer: Optimizer
     scheduler: Scheduler
     features: Features

@@ -1,0 +1,131 @@
+"""Which part of a backbone trains in which epoch, and at which learning rate."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+from torch import nn
+
+from headstart.blocks import blocks_of
+from headstart.errors import ConfigError
+from headstart.freezing import freeze_backbone, freeze_batchnorm
+from headstart.optimization import ParameterGroup
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """How what is not frozen for good is trained; the default is all of it, from the start, at one rate.
+
+    Attributes:
+        head_epochs: epochs in which the head trains alone.
+        thawed_by: share of all epochs after which everything has thawed, block by block from the top; 0 thaws all at
+            once.
+        backbone_lr: the backbone's learning rate, as a share of the head's.
+        block_decay: what the rate falls by from each block to the one below; the head counts as the topmost.
+        batchnorm: "train", or "frozen" for its statistics, scale and shift to stay what they are.
+    """
+
+    head_epochs: int = 0
+    thawed_by: float = 0.0
+    backbone_lr: float = 1.0
+    block_decay: float = 1.0
+    batchnorm: str = "train"
+
+    @property
+    def has_stages(self) -> bool:
+        """Whether what is frozen changes during training."""
+        return self.head_epochs > 0 or self.thawed_by > 0
+
+    def thawed(self, blocks: int, epoch: int, epochs: int) -> int:
+        """How many of the blocks, counted from the top, train in an epoch, counted from 0."""
+        if epoch < self.head_epochs:
+            return 0
+        stages = max(1, math.ceil(self.thawed_by * epochs) - self.head_epochs)
+        return min(blocks, math.ceil(blocks * (epoch - self.head_epochs + 1) / stages))
+
+
+class Thawing:
+    """What of a backbone is frozen, and thaws.
+
+    What was frozen when training starts does not depend on what ran before: it follows from the epoch alone, so that a
+    resumed run needs nothing but its epoch.
+
+    Args:
+        backbone: frozen in place.
+        freeze: what stays frozen for good; see `freeze_backbone`.
+        finetuning: how the rest is trained.
+    """
+
+    def __init__(self, backbone: nn.Module, freeze: bool | str, finetuning: Finetuning) -> None:
+        self.backbone, self.finetuning = backbone, finetuning
+        self._for_good = freeze_backbone(backbone, freeze)
+        if finetuning.batchnorm == "frozen":
+            self._for_good += freeze_batchnorm(backbone)
+        self._trainable = {name: p for name, p in backbone.named_parameters() if p.requires_grad}
+        self._blocks = [
+            block for block in blocks_of(backbone) if not self._trainable.keys().isdisjoint(block.parameters)
+        ]
+        self.frozen: list[nn.Module] = []  # modules that are frozen with everything in them
+        self._thaw(0 if finetuning.has_stages else len(self._blocks))
+
+    def begin_epoch(self, epoch: int, epochs: int) -> bool:
+        """Thaws what trains in an epoch.
+
+        Args:
+            epoch: counted from 0.
+            epochs: of the whole training.
+
+        Returns:
+            Whether that changed anything.
+        """
+        count = self.finetuning.thawed(len(self._blocks), epoch, epochs)
+        changed = count != self._thawed
+        if changed:
+            self._thaw(count)
+        return changed
+
+    def _thaw(self, count: int) -> None:
+        self._thawed = count
+        for parameter in self._trainable.values():
+            parameter.requires_grad_()
+        below = self._blocks[: len(self._blocks) - count]
+        up_to = False if not below else True if count == 0 else below[-1].name
+        self.frozen = [*self._for_good, *freeze_backbone(self.backbone, up_to)]
+
+    def parameter_groups(self, head: nn.Module) -> list[ParameterGroup]:
+        """All parameters that ever train, by their rates; those that are frozen have no gradients until they thaw."""
+        groups = [ParameterGroup("head", list(head.parameters()), 1.0)]
+        for depth, block in enumerate(reversed(self._blocks), start=1):
+            rate = self.finetuning.backbone_lr * self.finetuning.block_decay**depth
+            parameters = [self._trainable[name] for name in block.parameters if name in self._trainable]
+            if rate == groups[-1].rate:
+                groups[-1].parameters.extend(parameters)
+            else:
+                groups.append(ParameterGroup(block.name, parameters, rate))
+        return groups if len(groups) > 1 else [replace(groups[0], name="all")]
+
+
+def check_strategy(strategy: Strategy) -> None:
+    """Makes sure that what is frozen can change during training.
+
+    Raises:
+        ConfigError: it cannot with this strategy of Lightning's.
+    """
+    if not isinstance(strategy, DDPStrategy | SingleDeviceStrategy):
+        raise ConfigError(
+            f"trainer.strategy: what thaws during training works with auto or ddp, not with {type(strategy).__name__}: "
+            f"choose one of them, or finetune=full, layer_decay or bn_frozen."
+        )
+
+
+def renew(strategy: Strategy) -> None:
+    """Tells the processes of a run that other parameters have gradients now.
+
+    DistributedDataParallel averages the gradients of what had any when it was made, and of nothing else: what thaws
+    later would drift apart from process to process, in silence.
+    """
+    if isinstance(strategy, DDPStrategy):
+        strategy.model = strategy.lightning_module
+        strategy.configure_ddp()

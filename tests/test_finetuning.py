@@ -1,0 +1,264 @@
+"""How a backbone is fine-tuned: which of its blocks train when, at which rates, and that resuming changes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.strategies import FSDPStrategy
+from torch import Tensor, nn
+
+from headstart.backbones import build_backbone
+from headstart.blocks import blocks_of
+from headstart.demo.glyphnet import GlyphNet
+from headstart.errors import ConfigError, ModelError
+from headstart.finetuning import Finetuning, Thawing, check_strategy
+from headstart.freezing import freeze_backbone
+from headstart.optimization import ParameterGroup, build_optimizer
+
+from .conftest import SMALL, composed
+from .test_config import choices
+from .test_train import command, figures, interrupt_after
+
+Train = Callable[..., dict[str, Any]]
+STRATEGIES = [name for name in choices("finetune") if name not in ("none", "auto")]
+QUICK = ("augment=flip", "head=mlp", "scheduler=cosine", "optimizer=adamw", "data.train_per_class=6", "lr=3e-3")
+
+
+# --- blocks --------------------------------------------------------------------------------------------------
+
+NETWORKS = {
+    ("torchvision", "resnet18"): (9, "bn1", "layer4.1"),
+    ("torchvision", "resnet50"): (17, "bn1", "layer4.2"),
+    ("torchvision", "vgg16_bn"): (15, "features.1", "classifier.3"),
+    ("torchvision", "vit_b_16"): (13, "conv_proj", "encoder.ln"),
+    ("torchvision", "swin_t"): (16, "features.0", "norm"),
+    ("torchvision", "convnext_tiny"): (22, "features.0", "classifier"),
+    ("torchvision", "mobilenet_v2"): (19, "features.0", "features.18"),
+    ("torchvision", "efficientnet_v2_s"): (42, "features.0", "features.7"),
+    ("torchvision", "shufflenet_v2_x1_0"): (18, "conv1", "conv5"),
+    ("torchvision", "squeezenet1_0"): (9, "features.0", "features.12"),
+    ("timm", "resnet18"): (9, "bn1", "layer4.1"),
+    ("timm", "vit_tiny_patch16_224"): (13, "patch_embed", "norm"),
+    ("timm", "convnext_atto"): (16, "stem", "head"),
+    ("timm", "regnety_004"): (17, "stem", "s4.b6"),
+    ("timm", "mixer_s32_224"): (9, "stem", "norm"),
+}
+
+
+@pytest.mark.parametrize(("library", "name"), NETWORKS)
+def test_blocks_of_any_network(library: str, name: str) -> None:
+    with torch.device("meta"):
+        backbone = build_backbone(library, name, None).module
+        blocks = blocks_of(backbone)
+    assert (len(blocks), blocks[0].name, blocks[-1].name) == NETWORKS[library, name]
+    # Every parameter is in one block, and freezing up to a block freezes it and those in front of it.
+    assert sorted(p for block in blocks for p in block.parameters) == sorted(n for n, _ in backbone.named_parameters())
+    for index in (0, len(blocks) // 2, len(blocks) - 1):
+        backbone.requires_grad_()
+        freeze_backbone(backbone, blocks[index].name)
+        frozen = {name for name, parameter in backbone.named_parameters() if not parameter.requires_grad}
+        assert frozen == {name for block in blocks[: index + 1] for name in block.parameters}
+
+
+# --- when, and how fast --------------------------------------------------------------------------------------
+
+
+def test_what_trains_when() -> None:
+    plain, head_first = Finetuning(), Finetuning(head_epochs=2)
+    gradual = Finetuning(head_epochs=1, thawed_by=0.5)
+    assert [plain.thawed(7, epoch, 10) for epoch in range(3)] == [7, 7, 7]
+    assert [head_first.thawed(7, epoch, 10) for epoch in range(4)] == [0, 0, 7, 7]
+    assert [gradual.thawed(7, epoch, 10) for epoch in range(7)] == [0, 2, 4, 6, 7, 7, 7]
+    assert [gradual.thawed(7, epoch, 3) for epoch in range(3)] == [0, 7, 7]  # few epochs: it hurries
+    assert [Finetuning(thawed_by=1.0).thawed(2, epoch, 4) for epoch in range(4)] == [1, 1, 2, 2]
+
+
+def test_rates_fall_from_the_head_down() -> None:
+    thawing = Thawing(GlyphNet(), "stem", Finetuning(backbone_lr=0.1, block_decay=0.5))
+    groups = thawing.parameter_groups(nn.Linear(416, 2))
+    names = [group.name for group in groups]
+    assert names == ["head", "block3.1", "block3.0", "block2.1", "block2.0", "block1.1", "block1.0"]  # no stem
+    assert [group.rate for group in groups] == pytest.approx([1, *(0.1 * 0.5**depth for depth in range(1, 7))])
+    (group,) = Thawing(GlyphNet(), False, Finetuning()).parameter_groups(nn.Linear(416, 2))
+    assert (group.name, group.rate) == ("all", 1.0)
+
+
+def test_norms_and_biases_do_not_decay() -> None:
+    layer, norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+    group = ParameterGroup("block", [*layer.parameters(), *norm.parameters()], 0.5)
+    for name, settings in {"adam": {}, "adamw": {}, "sgd": {"momentum": 0.9, "nesterov": True}}.items():
+        decayed, others = build_optimizer([group], name, lr=0.1, weight_decay=0.02, **settings).param_groups
+        assert [id(p) for p in decayed["params"]] == [id(layer.weight)]
+        assert {id(p) for p in others["params"]} == {id(p) for p in (layer.bias, norm.weight, norm.bias)}
+        assert (decayed["weight_decay"], others["weight_decay"]) == (0.02, 0.0)
+        assert (decayed["lr"], others["lr"]) == (0.05, 0.05)
+        assert len(build_optimizer([group], name, lr=0.1, **settings).param_groups) == 1  # nothing decays
+
+
+def test_frozen_batchnorm_stays_what_it_is() -> None:
+    backbone = GlyphNet()
+    thawing = Thawing(backbone, False, Finetuning(batchnorm="frozen"))
+    norms = [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert all(module in thawing.frozen for module in norms)
+    assert not any(p.requires_grad for norm in norms for p in norm.parameters())
+    held = {id(p) for group in thawing.parameter_groups(nn.Linear(416, 2)) for p in group.parameters}
+    assert held.isdisjoint({id(p) for norm in norms for p in norm.parameters()})
+
+
+def test_what_a_network_itself_never_trains_does_not_thaw() -> None:
+    """As the fixed position embeddings of some vision transformers."""
+    backbone = GlyphNet()
+    backbone.block2[0][0].weight.requires_grad_(False)
+    thawing = Thawing(backbone, False, Finetuning(head_epochs=1))
+    thawing.begin_epoch(1, 2)
+    assert [name for name, p in backbone.named_parameters() if not p.requires_grad] == ["block2.0.0.weight"]
+
+
+# --- whole runs ----------------------------------------------------------------------------------------------
+
+
+class Record:
+    """What a run is like at the end of each epoch."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        from headstart import callbacks
+
+        self.trains: dict[int, set[str]] = {}
+        self.rates: dict[int, list[float]] = {}
+        self.states: dict[int, dict[str, Tensor]] = {}
+        record = self
+
+        class Recorder(callbacks.SeedEpochs):
+            def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+                epoch = trainer.current_epoch
+                record.trains[epoch] = {name for name, p in pl_module.named_parameters() if p.requires_grad}
+                record.rates[epoch] = [group["lr"] for group in trainer.optimizers[0].param_groups]
+                record.states[epoch] = {name: value.clone() for name, value in pl_module.state_dict().items()}
+
+        patch.setattr(callbacks, "SeedEpochs", Recorder)
+
+
+def recorded(train: Train, *words: str, folder: Path) -> tuple[Record, dict[str, Any]]:
+    with pytest.MonkeyPatch.context() as patch:
+        record = Record(patch)
+        return record, train(*words, folder=folder)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_resumed_at_any_epoch_is_the_same_as_uninterrupted(name: str, train: Train, tmp_path: Path) -> None:
+    """Bit for bit: weights and buffers, what trains, learning rates, the optimizer's state, the figures."""
+    words = (*QUICK, f"finetune={name}", "model.weights=default", "epochs=4")
+    whole, metrics = recorded(train, *words, folder=tmp_path / "whole")
+    last = torch.load(tmp_path / "whole" / "checkpoints" / "last.ckpt", weights_only=True)
+    for epoch in (1, 2, 3):
+        part = tmp_path / f"part{epoch}"
+        interrupt_after(epoch, *words, folder=part)
+        rest, again = recorded(
+            train, *words, f"ckpt_path={part}/checkpoints/last.ckpt", folder=tmp_path / f"rest{epoch}"
+        )
+        assert rest.trains == {number: whole.trains[number] for number in range(epoch, 4)}
+        assert rest.rates == {number: whole.rates[number] for number in range(epoch, 4)}
+        found = torch.load(tmp_path / f"rest{epoch}" / "checkpoints" / "last.ckpt", weights_only=True)
+        torch.testing.assert_close(found["state_dict"], last["state_dict"], rtol=0, atol=0)
+        (ours,), (theirs,) = found["optimizer_states"], last["optimizer_states"]
+        torch.testing.assert_close(ours["state"], theirs["state"], rtol=0, atol=0)
+        assert ours["param_groups"] == theirs["param_groups"]
+        assert figures(again) == figures(metrics)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_what_is_frozen_is_bit_identical_until_it_thaws(name: str, train: Train, tmp_path: Path) -> None:
+    record, metrics = recorded(
+        train, *QUICK, f"finetune={name}", "model.weights=default", "epochs=4", folder=tmp_path / "run"
+    )
+    start = build_backbone("headstart", "glyphnet", "default").module.state_dict()
+    modules = sorted({name.rpartition(".")[0] for name in start})
+    trained = {}
+    for epoch in range(4):
+        moved = {n for n, v in start.items() if not torch.equal(record.states[epoch][f"backbone.{n}"], v)}
+        trains = {n.removeprefix("backbone.") for n in record.trains[epoch]}
+        for module in modules:  # its buffers with its parameters
+            mine = {n for n in start if n.rpartition(".")[0] == module}
+            assert bool(mine & moved) == bool(mine & trains), (epoch, module)
+        trained[epoch] = len(trains & start.keys())
+    every = len(list(build_backbone("headstart", "glyphnet", None).module.parameters()))
+    norms = 14
+    assert (
+        trained
+        == {
+            "full": {0: every, 1: every, 2: every, 3: every},
+            "head_then_full": {0: 0, 1: every, 2: every, 3: every},
+            "gradual": {0: 0, 1: every, 2: every, 3: every},
+            "layer_decay": {0: every, 1: every, 2: every, 3: every},
+            "bn_frozen": dict.fromkeys(range(4), every - norms),
+        }[name]
+    )
+    sizes = {n: p.numel() for n, p in build_backbone("headstart", "glyphnet", None).module.named_parameters()}
+    head = (416 + 1) * 256 + (256 + 1) * 10
+    assert metrics["params/trainable"] == head + sum(size for n, size in sizes.items() if n in trains)
+
+
+def test_blocks_thaw_one_after_the_other(train: Train, tmp_path: Path) -> None:
+    words = ("finetune=gradual", "finetune.thawed_by=1.0", "epochs=5", "freeze=stem")
+    record, _ = recorded(train, *QUICK, *words, folder=tmp_path / "run")
+    lowest = [
+        min((n.removeprefix("backbone.") for n in record.trains[epoch] if n.startswith("backbone.")), default="")
+        for epoch in range(5)
+    ]
+    assert [name[:8] for name in lowest] == ["", "block3.0", "block2.1", "block1.1", "block1.0"]
+    falling = record.rates[4]
+    assert falling == sorted(falling, reverse=True)
+
+
+def test_a_schedule_of_other_epochs_is_not_resumed(train: Train, tmp_path: Path) -> None:
+    words = ("finetune=gradual", "data.train_per_class=3")
+    interrupt_after(1, *words, "epochs=4", folder=tmp_path / "part")
+    last = f"ckpt_path={tmp_path}/part/checkpoints/last.ckpt"
+    with pytest.raises(ModelError, match="cannot be resumed: its scheduler is name=none epochs=4"):
+        train(*words, "epochs=6", last)
+    with pytest.raises(ModelError, match="cannot be resumed: its finetune is head_epochs=1 thawed_by=0.5"):
+        train("finetune=layer_decay", "data.train_per_class=3", "epochs=4", last)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("finetune=gradual", "freeze=true"),
+            "freeze=true trains the head alone, and finetune=gradual the backbone",
+        ),
+        (("finetune=head_then_full", "epochs=1"), "finetune.head_epochs=1: the backbone would never thaw in epochs=1"),
+        (("finetune.thawed_by=1.5",), r"finetune.thawed_by=1.5: expected a number from 0 to 1"),
+        (("finetune.block_decay=0",), r"finetune.block_decay=0.0: expected a number above 0 and at most 1"),
+        (("finetune.batchnorm=off",), "finetune.batchnorm"),
+    ],
+)
+def test_what_cannot_be_meant(words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        composed(*words)
+
+
+def test_strategies_of_lightning_that_cannot_thaw_are_refused() -> None:
+    with pytest.raises(ConfigError, match="works with auto or ddp, not with FSDPStrategy: choose one of them, or"):
+        check_strategy(FSDPStrategy())
+
+
+@pytest.mark.slow
+def test_what_thaws_is_trained_by_all_processes(tmp_path: Path) -> None:
+    """Two processes with 8 images a step each are one with 16; PyTorch alone would not average what thaws later."""
+    words = ("finetune=head_then_full", "finetune.batchnorm=frozen", "finetune.backbone_lr=1.0", "optimizer=sgd")
+    small = ("lr=0.01", "epochs=2", "data.train_per_class=8", "trainer.accelerator=cpu", *SMALL[2:])
+    for name, more in {"one": ("batch_size=16",), "two": ("batch_size=8", "trainer=ddp")}.items():
+        result = command(*more, *words, *small, f"hydra.run.dir={tmp_path / name}")
+        assert result.returncode == 0, result.stderr
+    one, two = (torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("one", "two"))
+    torch.testing.assert_close(two["state_dict"], one["state_dict"], rtol=1e-3, atol=1e-4)
+    start = build_backbone("headstart", "glyphnet", "default").module.state_dict()
+    assert not torch.equal(two["state_dict"]["backbone.stem.0.weight"], start["stem.0.weight"])
+    assert json.loads((tmp_path / "two" / "metrics.json").read_text())["epochs/run"] == 2
