@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import numpy as np
 import pytest
 import torch
@@ -12,7 +10,7 @@ from torch.utils.data import DataLoader
 from torchvision import models
 
 from headstart.backbones import build_backbone
-from headstart.data.module import EpochSampler, ImageDataset, ShareSampler
+from headstart.data.module import EpochSampler, ImageDataModule, ImageDataset, ShareSampler
 from headstart.data.sources import Samples
 from headstart.data.transforms import Preprocessing, evaluation_transform, training_transform
 from headstart.errors import ConfigError
@@ -44,7 +42,7 @@ def test_the_data_may_say_otherwise() -> None:
 
 @pytest.mark.parametrize("name", choices("augment"))
 def test_augmentation_keeps_size_and_type_and_depends_on_the_seed_alone(name: str) -> None:
-    transform = training_transform(SMALL, **asdict(composed(f"augment={name}").augment))
+    transform = training_transform(SMALL, **composed(f"augment={name}", "augment.erasing=0.5").augment.of_images())
     photos = np.stack([np.asarray(PHOTO.resize((50, 40)))] * 6)
     dataset = ImageDataset(Samples(photos, np.arange(6), list("abcdef")), transform)
     first = torch.stack([dataset[0, seed][0] for seed in range(4)])
@@ -77,6 +75,25 @@ def test_a_view_does_not_disturb_other_random_numbers() -> None:
     torch.manual_seed(0)
     ImageDataset(Samples(photos, np.zeros(1, dtype=np.int64), ["a"]), transform)[0, 7]
     assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_balanced_sampling_draws_all_classes_equally_often(world: int) -> None:
+    labels = np.repeat([0, 1, 2], [900, 80, 20])
+    pixels = np.zeros((1000, 8, 8, 3), dtype=np.uint8)
+    transform = evaluation_transform(SMALL)
+    data = ImageDataModule(
+        {"train": Samples(pixels, labels, [""] * 1000)},
+        training=transform,
+        evaluation=transform,
+        batch_size=8,
+        balanced=True,
+    )
+    drawn = [pair for rank in range(world) for pair in data.training_sampler(rank, world)]
+    assert len(drawn) == 1000
+    counts = np.bincount(labels[[index for index, _ in drawn]])
+    assert np.abs(counts - 1000 / 3).max() < 60  # four standard deviations
+    assert len({seed for _, seed in drawn}) == 1000  # whatever is drawn twice has two views
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])

@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, RichProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, LearningRateMonitor, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from headstart.checkpoints import KeepBest, KeepLast
@@ -130,6 +130,7 @@ def build_callbacks(
     early_stopping: dict[str, float] | None,
     checkpoint: bool,
     learning_rate: bool,
+    ema: float | None,
     speed: bool,
 ) -> list[pl.Callback]:
     """The callbacks of a run.
@@ -143,6 +144,7 @@ def build_callbacks(
         early_stopping: `patience` in epochs and `min_delta`, or None to train all epochs.
         checkpoint: keep `checkpoints/best.ckpt` and `last.ckpt`.
         learning_rate: log it.
+        ema: the share of a moving average of the weights that a step leaves, or None to average nothing.
         speed: log it.
     """
     callbacks: list[pl.Callback] = [SeedEpochs(seed)]
@@ -162,6 +164,8 @@ def build_callbacks(
         callbacks.append(Speed())
     if learning_rate:
         callbacks.append(LearningRateMonitor(logging_interval="epoch"))
+    if ema is not None:
+        callbacks.append(EMAWeightAveraging(decay=ema))
     if checkpoint:
         # The best first: what is resumed knows of it.
         checkpoints = folder / "checkpoints"

@@ -17,7 +17,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from headstart.data.module import Batch
 from headstart.finetuning import Finetuning, Thawing, check_strategy, renew
 from headstart.freezing import hold_in_eval
-from headstart.optimization import BuildOptimizer, BuildSchedule, build_optimizer, build_schedule
+from headstart.optimization import BuildOptimizer, BuildSchedule, build_optimizer, build_schedule, can_fuse
 
 SPLITS = ("train", "val", "test")
 NOTED_IMAGES = 4096
@@ -39,14 +39,15 @@ class TransferClassifier(pl.LightningModule):
         optimizer: from groups of parameters to an optimizer.
         scheduler: from an optimizer (and `epochs`, `steps`, `monitor`) to a learning-rate schedule or None.
         monitor: the metric that a plateau schedule watches.
+        mixing: mixes the images of a training batch and their labels; see `build_mixing`.
         label_smoothing: in [0, 1), in the training loss.
         class_weights: weight of each class in the training loss; None weighs every image alike.
         description: plain values kept in checkpoints as their hyperparameters.
 
     Logs `split/metric` for train, val and test: `loss`, `accuracy` (top-1), `macro_accuracy` (mean over
     classes) and, where there are more than five classes, `top5_accuracy`; accuracies are fractions in [0, 1].
-    The training loss is what is minimised; those of val and test are plain cross-entropy, so that they compare
-    between runs whatever their smoothing and weights.
+    The training loss is what is minimised; of mixed images, the label with the larger share counts. The losses of
+    val and test are plain cross-entropy, so that they compare between runs whatever their smoothing and weights.
     """
 
     class_weights: Tensor | None
@@ -62,6 +63,7 @@ class TransferClassifier(pl.LightningModule):
         optimizer: BuildOptimizer = ADAM,
         scheduler: BuildSchedule = CONSTANT,
         monitor: str = "val/accuracy",
+        mixing: nn.Module | None = None,
         label_smoothing: float = 0.0,
         class_weights: Tensor | None = None,
         description: dict[str, Any] | None = None,
@@ -71,7 +73,7 @@ class TransferClassifier(pl.LightningModule):
         self.backbone, self.head = backbone.to(memory_format=torch.channels_last), head
         self.class_names = tuple(class_names)
         self.optimizer, self.scheduler, self.monitor = optimizer, scheduler, monitor
-        self.label_smoothing = label_smoothing
+        self.mixing, self.label_smoothing = mixing, label_smoothing
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.metrics = nn.ModuleDict({f"{split}_split": _metrics(len(class_names)) for split in SPLITS})
         # Batches to be counted, as logits, labels and loss.
@@ -86,11 +88,13 @@ class TransferClassifier(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Resumes with or without the backbone in the checkpoint and here: see `checkpoints.without_backbone`."""
         own = {name: value for name, value in self.state_dict().items() if name.startswith(BACKBONE)}
-        theirs = {name: value for name, value in checkpoint["state_dict"].items() if name.startswith(BACKBONE)}
         same = checkpoint.get("hyper_parameters", {}).get("backbone_sha256") == self.hparams.get("backbone_sha256")
-        if same and (not own or not theirs):
-            rest = {name: value for name, value in checkpoint["state_dict"].items() if name not in theirs}
-            checkpoint["state_dict"] = own | rest
+        # The second is of a run that averages its weights.
+        for key in {"state_dict", "current_model_state"} & checkpoint.keys():
+            theirs = {name for name in checkpoint[key] if name.startswith(BACKBONE)}
+            if same and (not own or not theirs):
+                rest = {name: value for name, value in checkpoint[key].items() if name not in theirs}
+                checkpoint[key] = own | rest
 
     def train(self, mode: bool = True) -> TransferClassifier:
         """Sets the training mode of what is not frozen."""
@@ -117,8 +121,12 @@ class TransferClassifier(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """The loss to minimise."""
         images, labels = batch
+        targets = labels  # or, of mixed images, the shares of all classes
+        if self.mixing is not None:
+            images, targets = self.mixing(images, labels)
+            labels = targets.argmax(dim=1)
         logits = self(images)
-        loss = F.cross_entropy(logits, labels, self.class_weights, label_smoothing=self.label_smoothing)
+        loss = F.cross_entropy(logits, targets, self.class_weights, label_smoothing=self.label_smoothing)
         self._update("train", logits.detach(), labels, loss.detach())
         return loss
 
@@ -198,7 +206,7 @@ class TransferClassifier(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer over all that ever trains, and its schedule."""
-        optimizer = self.optimizer(self.thawing.parameter_groups(self.head))
+        optimizer = self.optimizer(self.thawing.parameter_groups(self.head), fused=can_fuse(self.trainer))
         schedule = self.scheduler(
             optimizer,
             epochs=self.trainer.max_epochs,

@@ -184,7 +184,7 @@ def features_of(
 ) -> FeatureDataModule | None:
     """What the frozen backbone gives for the images, from the cache as far as it is there: as in training."""
     frozen = classifier.hparams["freeze"] is True
-    if not (frozen and isinstance(settings, CachedFeatures) and can_serve_features(trainer)):
+    if not (frozen and isinstance(settings, CachedFeatures) and can_serve_features(trainer, classifier)):
         return None
     head = next(layer for layer in classifier.head.modules() if isinstance(layer, nn.Linear))
     found = frozen_features(

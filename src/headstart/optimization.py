@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.types import LRSchedulerConfigType
 from torch import nn
@@ -35,12 +36,18 @@ class ParameterGroup:
     rate: float
 
 
-BuildOptimizer = Callable[[Sequence[ParameterGroup]], Optimizer]
+BuildOptimizer = Callable[..., Optimizer]
 BuildSchedule = Callable[..., LRSchedulerConfigType | None]
 
 
 def build_optimizer(
-    groups: Sequence[ParameterGroup], name: str, *, lr: float, weight_decay: float = 0.0, **settings: Any
+    groups: Sequence[ParameterGroup],
+    name: str,
+    *,
+    lr: float,
+    weight_decay: float = 0.0,
+    fused: bool = False,
+    **settings: Any,
 ) -> Optimizer:
     """An optimizer of torch.
 
@@ -50,8 +57,11 @@ def build_optimizer(
         lr: the learning rate of a group whose share is 1.
         weight_decay: of all but biases and the scales and shifts of normalisations, that is of what has more than one
             dimension: shrinking those does not regularise (He et al., arXiv:1812.01187, section 3.1).
+        fused: one kernel for all parameters of a group: see `can_fuse`.
         **settings: its other arguments by torch's names.
     """
+    if fused:
+        settings["fused"] = True
     parts: list[dict[str, Any]] = []
     for group in groups:
         weights = [p for p in group.parameters if p.dim() > 1 or not weight_decay]
@@ -64,6 +74,12 @@ def build_optimizer(
     if len(parts) == 1:
         del parts[0]["name"]  # the chart of the only rate is that of the optimizer
     return OPTIMIZERS[name](parts, lr=lr, weight_decay=weight_decay, **settings)
+
+
+def can_fuse(trainer: pl.Trainer) -> bool:
+    """Whether the optimizer may take a fused step: on a GPU, unless clipping needs the gradients that it unscales."""
+    clips = trainer.gradient_clip_val is not None and trainer.precision == "16-mixed"
+    return trainer.strategy.root_device.type == "cuda" and not clips
 
 
 def build_schedule(

@@ -21,6 +21,7 @@ from headstart.checkpoints import KeepBest, check_checkpoint, complete_checkpoin
 from headstart.classifier import TransferClassifier
 from headstart.config import CachedFeatures, Config, to_yaml
 from headstart.data import open_source
+from headstart.data.mixing import build_mixing
 from headstart.data.module import ImageDataModule, make_splits
 from headstart.data.sources import Samples
 from headstart.data.transforms import evaluation_transform, training_transform
@@ -88,12 +89,13 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
         log.warning("the backbone is frozen at random weights: use freeze=false, or model.weights=default")
     data = ImageDataModule(
         splits,
-        training=training_transform(preprocessing, **asdict(config.augment)),
+        training=training_transform(preprocessing, **config.augment.of_images()),
         evaluation=evaluation_transform(preprocessing),
         batch_size=config.data.batch_size,
         evaluation_batch_size=config.data.evaluation_batch_size,
         num_workers=config.data.num_workers,
         seed=config.seed,
+        balanced=config.data.sampling == "balanced",
     )
     finetuning = Finetuning(**config.finetune.settings())
     classifier = TransferClassifier(
@@ -105,6 +107,7 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
         optimizer=partial(build_optimizer, **asdict(config.optimizer)),
         scheduler=partial(build_schedule, **asdict(config.scheduler)),
         monitor=config.monitor,
+        mixing=build_mixing(len(source.class_names), mixup=config.augment.mixup, cutmix=config.augment.cutmix),
         label_smoothing=config.loss.label_smoothing,
         class_weights=class_weights(config.loss.class_weights, splits["train"], len(source.class_names)),
         description={
@@ -118,6 +121,7 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
             "optimizer": asdict(config.optimizer),
             "scheduler": asdict(config.scheduler) | schedule_length(config.scheduler.name, finetuning, config.epochs),
             "monitor": config.monitor,
+            "ema": config.callbacks.ema,
             "split": split_sha256(split),
             "data": config.data.told(),
         },
@@ -128,7 +132,11 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
 
     features_start = time.perf_counter()
     features = None
-    if isinstance(config.features, CachedFeatures) and config.freeze is True and can_serve_features(trainer):
+    if (
+        config.freeze is True
+        and isinstance(config.features, CachedFeatures)
+        and can_serve_features(trainer, classifier)
+    ):
         features = frozen_features(
             backbone.module,
             data,
@@ -141,6 +149,8 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
             max_gb=config.features.max_gb,
             show_progress=config.trainer.enable_progress_bar and trainer.is_global_zero,
         )
+    if config.compile and features is None:
+        backbone.module.compile()  # in place: the names in checkpoints stay what they are
     # A job of a sweep is resumed by the sweep alone: its config.yaml is that of the whole job.
     record_start(folder, to_yaml(replace(config, ckpt_path=None) if sweep else config), split)
     write_layout(loggers)

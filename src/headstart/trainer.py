@@ -7,11 +7,13 @@ import warnings
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 
 from headstart.checkpoints import KeepBest
+from headstart.classifier import TransferClassifier
 from headstart.errors import ConfigError
 
 
@@ -43,6 +45,9 @@ def build_trainer(callbacks: list[pl.Callback], loggers: list[Logger], settings:
     Raises:
         ConfigError: the Trainer cannot be had on this machine.
     """
+    settings = settings | {"precision": chosen_precision(settings["precision"], settings["accelerator"])}
+    # TensorFloat-32 for what mixed precision leaves in float32; plain float32 stays what it says.
+    torch.set_float32_matmul_precision("high" if "mixed" in settings["precision"] else "highest")
     try:
         return pl.Trainer(
             callbacks=callbacks,
@@ -60,8 +65,21 @@ def build_trainer(callbacks: list[pl.Callback], loggers: list[Logger], settings:
         ) from None
 
 
-def can_serve_features(trainer: pl.Trainer) -> bool:
-    """Whether a run can train on features: every image will be seen, and processes are not copied from this one."""
+def chosen_precision(asked: str, accelerator: str) -> str:
+    """What "auto" means here: mixed precision on a GPU, in bfloat16 if it computes with it, and float32 elsewhere."""
+    if asked != "auto":
+        return asked
+    if accelerator not in ("auto", "gpu") or not torch.cuda.is_available():
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+
+
+def can_serve_features(trainer: pl.Trainer, classifier: TransferClassifier) -> bool:
+    """Whether a run can train on features.
+
+    Every image must be seen, none of them mixed with another, and processes not be copied from this one.
+    """
     limits = (trainer.limit_train_batches, trainer.limit_val_batches, trainer.limit_test_batches)
     sees_all = all(isinstance(limit, float) and limit == 1 for limit in limits)
-    return sees_all and not isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
+    copied = isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
+    return sees_all and classifier.mixing is None and not copied

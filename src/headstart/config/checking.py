@@ -43,6 +43,7 @@ VARIANTS: dict[str, tuple[str, dict[str, type]]] = {
             "standard": schema.RandomResizedCrop,
             "caltech": schema.Caltech,
             "randaugment": schema.RandAugment,
+            "trivialaugment": schema.RandomResizedCrop,
         },
     ),
     "optimizer": ("name", {"adam": schema.Optimizer, "adamw": schema.Optimizer, "sgd": schema.SGD}),

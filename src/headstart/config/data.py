@@ -20,6 +20,8 @@ class Data:
     val_fraction: float = fraction(zero=False)
     test_fraction: float = fraction(zero=True)
     train_per_class: int | None = at_least(1)
+    # The default is for config.yaml of runs from before it was there.
+    sampling: Literal["shuffled", "balanced"] = "shuffled"
     image_size: int | None = at_least(1)
     resize: int | None = at_least(1)
     interpolation: Literal["nearest", "bilinear", "bicubic"] | None

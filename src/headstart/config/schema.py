@@ -49,9 +49,17 @@ class Loss:
 
 @dataclass(kw_only=True)
 class Augment:
-    """A random training transform without arguments."""
+    """A random training transform without arguments of its own."""
 
     name: str
+    # The defaults are for config.yaml of runs from before they were there.
+    erasing: float = within(lambda value: 0 <= value <= 1, "a number from 0 to 1", default=0.0)
+    mixup: float = within(lambda value: 0 <= value < float("inf"), "a number of at least 0", default=0.0)
+    cutmix: float = within(lambda value: 0 <= value < float("inf"), "a number of at least 0", default=0.0)
+
+    def of_images(self) -> dict[str, Any]:
+        """The arguments of `training_transform`."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("mixup", "cutmix")}
 
 
 @dataclass(kw_only=True)
@@ -178,7 +186,7 @@ class Trainer:
     devices: int | str
     num_nodes: int = at_least(1)
     strategy: str
-    precision: Literal["32-true", "16-mixed", "bf16-mixed", "64-true"]
+    precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed", "64-true"]
     max_epochs: int = at_least(1)
     gradient_clip_val: float | None = positive()
     accumulate_grad_batches: int = at_least(1)
@@ -208,6 +216,8 @@ class Callbacks:
     early_stopping: EarlyStopping | None
     checkpoint: bool
     learning_rate: bool
+    # The default is for config.yaml of runs from before it was there.
+    ema: float | None = within(lambda value: 0 < value < 1, "a number between 0 and 1", default=None)
 
 
 @dataclass(kw_only=True)
@@ -245,6 +255,7 @@ class Config:
     )
     ckpt_path: str | None
     # The default is for config.yaml of runs from before it was there.
+    compile: bool = False
     report: bool | str = within(lambda value: value in (True, False, "auto"), "auto, true or false", default="auto")
     data: Data
     model: Model

@@ -104,10 +104,17 @@ class EpochSampler(Sampler[tuple[int, int]]):
     Lightning calls `set_epoch`, so a resumed run continues with the order that it would have had. Each of
     `world` processes gets every `world`-th image; the first ones are repeated to make the shares equal, as
     gradients are averaged step by step.
+
+    Args:
+        size: how many images there are, and are drawn.
+        seed: of the run.
+        weights: of each image, in proportion to how often it is drawn, with replacement; None draws each once.
+        rank: of this process.
+        world: how many processes there are.
     """
 
-    def __init__(self, size: int, seed: int, *, rank: int = 0, world: int = 1) -> None:
-        self.size, self.seed, self.rank, self.world = size, seed, rank, world
+    def __init__(self, size: int, seed: int, *, weights: Tensor | None = None, rank: int = 0, world: int = 1) -> None:
+        self.size, self.seed, self.weights, self.rank, self.world = size, seed, weights, rank, world
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -120,10 +127,15 @@ class EpochSampler(Sampler[tuple[int, int]]):
     def draw(self) -> tuple[Tensor, Tensor]:
         """The images of the epoch in order, and a seed for each: two int64 tensors of shape (len(self),)."""
         generator = torch.Generator().manual_seed(mixed_seed("order", self.seed, self.epoch))
-        order = torch.randperm(self.size, generator=generator)
-        seeds = torch.randint(2**63 - 1, (self.size,), generator=generator)
-        order = torch.cat([order, order[: len(self) * self.world - self.size]])[self.rank :: self.world]
-        return order, seeds[order]
+        if self.weights is None:
+            order = torch.randperm(self.size, generator=generator)
+            seeds = torch.randint(2**63 - 1, (self.size,), generator=generator)[order]
+        else:  # an image that is drawn twice has two views
+            order = torch.multinomial(self.weights, self.size, replacement=True, generator=generator)
+            seeds = torch.randint(2**63 - 1, (self.size,), generator=generator)
+        repeated = len(self) * self.world - self.size
+        mine = torch.cat([torch.arange(self.size), torch.arange(repeated)])[self.rank :: self.world]
+        return order[mine], seeds[mine]
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order, seeds = self.draw()
@@ -166,6 +178,7 @@ class ImageDataModule(pl.LightningDataModule):
         num_workers: processes that decode and transform; None chooses: none for small images in memory, else
             `default_workers()`.
         seed: of the order and the augmentation of training images.
+        balanced: draw training images of every class equally often, not each image once.
 
     Batches are (float32 images of shape (batch, 3, height, width), int64 labels of shape (batch,)).
     """
@@ -180,11 +193,12 @@ class ImageDataModule(pl.LightningDataModule):
         evaluation_batch_size: int | None = None,
         num_workers: int | None = None,
         seed: int = 0,
+        balanced: bool = False,
     ) -> None:
         super().__init__()
         self.splits = dict(splits)
         self.training, self.evaluation = training, evaluation
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed, self.balanced = batch_size, seed, balanced
         self.evaluation_batch_size = evaluation_batch_size or batch_size
         images = next(iter(splits.values())).images
         small = isinstance(images, np.ndarray) and images.shape[1] < 64  # starting workers would take longer
@@ -194,8 +208,7 @@ class ImageDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Training images in random order through the training transform."""
         samples = self.splits["train"]
-        rank, world = self._share()
-        sampler = EpochSampler(len(samples), self.seed, rank=rank, world=world)
+        sampler = self.training_sampler(*self._share())
         drop_last = drops_last(len(sampler), self.batch_size)
         return self._loader(ImageDataset(samples, self.training), sampler, self.batch_size, drop_last=drop_last)
 
@@ -220,6 +233,12 @@ class ImageDataModule(pl.LightningDataModule):
         dataset = ImageDataset(samples, self.evaluation)
         sampler = ShareSampler(len(samples), rank=rank, world=world)
         return self._loader(dataset, sampler, self.evaluation_batch_size)
+
+    def training_sampler(self, rank: int, world: int) -> EpochSampler:
+        """The order of the training images for one of `world` processes."""
+        labels = torch.from_numpy(self.splits["train"].labels)
+        weights = 1 / torch.bincount(labels)[labels].double() if self.balanced else None
+        return EpochSampler(len(labels), self.seed, weights=weights, rank=rank, world=world)
 
     def _share(self) -> tuple[int, int]:
         """Which share of the images is this process's: its rank, and how many processes there are."""

@@ -143,18 +143,23 @@ class _ToTensors(torch.nn.Module):
         return torch.stack([self.steps(view) for view in views])
 
 
-def training_transform(preprocessing: Preprocessing, name: str, **settings: float) -> Transform:
+def training_transform(
+    preprocessing: Preprocessing, name: str, *, erasing: float = 0.0, **settings: float
+) -> Transform:
     """The evaluation transform with random changes.
 
     Args:
         preprocessing: what the weights expect; the result has its size and normalisation.
-        name: none, flip, pad_crop, standard, caltech or randaugment.
+        name: none, flip, pad_crop, standard, caltech, randaugment or trivialaugment.
+        erasing: how often a rectangle of 2 to 33 % of the image is replaced by the mean colour.
         **settings: the arguments of that augmentation, as `conf/augment/` names them.
 
     Returns:
         A function from an RGB image to a float32 tensor of shape (3, crop, crop), random by torch's generator.
     """
     tensor = _to_normalised_tensor(preprocessing)
+    if erasing > 0:
+        tensor.append(v2.RandomErasing(erasing))  # of what is normalised: 0 is the mean colour
     middle = _resize_and_crop(preprocessing)
     flip = v2.RandomHorizontalFlip()
     match name:
@@ -171,6 +176,8 @@ def training_transform(preprocessing: Preprocessing, name: str, **settings: floa
             return _compose(*_caltech(preprocessing, **settings), flip, *tensor)
         case "randaugment":
             return _compose(*_randaugment(preprocessing, flip, **settings), *tensor)
+        case "trivialaugment":
+            return _compose(_random_part(preprocessing, **settings), flip, v2.TrivialAugmentWide(), *tensor)
     raise ValueError(f"no augmentation is called {name!r}")
 
 

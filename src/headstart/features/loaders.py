@@ -137,8 +137,7 @@ class FeatureDataModule(pl.LightningDataModule):
         """Training features in random order."""
         assert self._training is not None
         rank, world = self._share()
-        sampler = EpochSampler(len(self.splits["train"]), self.images.seed, rank=rank, world=world)
-        return TrainingBatches(self._training, sampler, self.images.batch_size)
+        return TrainingBatches(self._training, self.images.training_sampler(rank, world), self.images.batch_size)
 
     def val_dataloader(self) -> EvaluationBatches:
         """Validation features in order."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from headstart.artifact import read_artifact
@@ -77,7 +76,7 @@ def images_of(folder: Path, config: Config) -> ImageDataModule:
     preprocessing = Preprocessing.from_dict(artifact.description["preprocessing"])
     return ImageDataModule(
         splits,
-        training=training_transform(preprocessing, **asdict(config.augment)),
+        training=training_transform(preprocessing, **config.augment.of_images()),
         evaluation=evaluation_transform(preprocessing),
         batch_size=config.data.batch_size,
         num_workers=0,

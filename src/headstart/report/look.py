@@ -57,7 +57,7 @@ def look(config: Config, folder: Path, words: Sequence[str] = ()) -> Path:
         "samples": samples_by_class(train, source.class_names),
         "augmented": pictures.augmented(
             train,
-            training_transform(preprocessing, **asdict(config.augment)),
+            training_transform(preprocessing, **config.augment.of_images()),
             evaluation_transform(preprocessing),
             preprocessing,
             images=4,

@@ -1,0 +1,49 @@
+"""MixUp and CutMix: both images, both labels, in the same shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from headstart.data.mixing import build_mixing
+
+
+def mixed(seed: int = 0, **alphas: float) -> tuple[Tensor, Tensor]:
+    """Eight images, each of one brightness and of a class of its own."""
+    mixing = build_mixing(8, **alphas)
+    assert mixing is not None
+    torch.manual_seed(seed)
+    images, targets = mixing(torch.arange(8.0).view(8, 1, 1, 1).expand(8, 3, 16, 16).clone(), torch.arange(8))
+    return images, targets
+
+
+def test_labels_are_shared_as_the_images_are() -> None:
+    for alphas in ({"mixup": 0.4, "cutmix": 0.0}, {"mixup": 0.0, "cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}):
+        images, targets = mixed(**alphas)
+        torch.testing.assert_close(targets.sum(1), torch.ones(8))
+        # The mean brightness is that of the classes in their shares: for both ways of mixing.
+        torch.testing.assert_close(images.mean((1, 2, 3)), targets @ torch.arange(8.0), rtol=1e-4, atol=1e-4)
+        assert ((targets > 0).sum(1) == 2).all()
+
+
+def test_mixup_blends_and_cutmix_cuts() -> None:
+    blended, _ = mixed(mixup=0.4, cutmix=0.0)
+    assert all(len(image.unique()) == 1 for image in blended)
+    cut, _ = mixed(mixup=0.0, cutmix=1.0)
+    assert all(len(image.unique()) == 2 for image in cut)
+    assert build_mixing(8, mixup=0.0, cutmix=0.0) is None
+
+
+def test_the_seed_decides() -> None:
+    assert torch.equal(mixed(1, mixup=0.2, cutmix=1.0)[0], mixed(1, mixup=0.2, cutmix=1.0)[0])
+    assert not torch.equal(mixed(1, mixup=0.2, cutmix=0.0)[0], mixed(2, mixup=0.2, cutmix=0.0)[0])
+
+
+@pytest.mark.parametrize("option", ["augment.mixup=0.2", "augment.cutmix=1.0"])
+def test_a_frozen_backbone_sees_mixed_images(option: str, train: Callable[..., dict[str, Any]]) -> None:
+    metrics = train(option, "epochs=1", "data.train_per_class=3")
+    assert "features/computed" not in metrics  # features of mixed images are not mixed features
