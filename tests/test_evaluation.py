@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -168,6 +168,25 @@ def test_classes_that_the_data_lack_are_named(trained: Path, folders: Path, tmp_
         DataError, match="the model knows none of the classes wolf; it knows cat, dog. Classes are matche"
     ):
         evaluate(trained, tmp_path / "data")
+
+
+@pytest.mark.parametrize("tta", ["flip", "five"])
+def test_several_views_count_as_they_do_in_predict(
+    tta: Literal["flip", "five"], reported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["evaluate", str(reported), "--tta", tta, "--out", str(tmp_path / "out")])
+    capsys.readouterr()
+    found = evaluate(reported, tta=tta)
+    assert found.name == f"test-{tta}"
+    rows = read(tmp_path / "out" / "predictions.csv")
+    model = headstart.load(reported)
+    assert model.temperature != 1.0  # so that it matters where it is applied
+    for row, answer in zip(rows, model.predict([row["image"] for row in rows], tta=tta), strict=True):
+        assert row["predicted"] == answer.class_name
+        assert float(row["probability"]) == pytest.approx(answer.probability, abs=1e-4)
+    right = sum(row["true"] == row["predicted"] for row in rows)
+    assert found.metrics["test/accuracy"] == pytest.approx(right / len(rows), abs=1e-6)
+    assert found.metrics["test/loss"] != evaluate(reported).metrics["test/loss"]
 
 
 def test_other_data_by_words_are_not_split(train: Train, tmp_path: Path) -> None:

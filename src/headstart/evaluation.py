@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from headstart.answers import Evaluation, image_names
 from headstart.artifact import Artifact, read_artifact
@@ -23,7 +24,7 @@ from headstart.data import open_source
 from headstart.data.folders import imagefolder
 from headstart.data.module import ImageDataModule, make_splits
 from headstart.data.sources import Samples
-from headstart.data.transforms import Preprocessing, evaluation_transform
+from headstart.data.transforms import Preprocessing, evaluation_transform, several_views
 from headstart.errors import ConfigError, DataError
 from headstart.features.frozen import frozen_features
 from headstart.features.loaders import FeatureDataModule
@@ -34,7 +35,7 @@ from headstart.trainer import build_trainer, can_serve_features, quiet_lightning
 FIRST = ("test", "val", "train")  # which split is evaluated, of those that the data have
 
 
-def evaluate(path: str | Path, *words: str | Path, split: str | None = None) -> Evaluation:
+def evaluate(path: str | Path, *words: str | Path, split: str | None = None, tta: str | None = None) -> Evaluation:
     """Evaluates a trained model on labelled images; classes are matched by name.
 
     Args:
@@ -44,6 +45,7 @@ def evaluate(path: str | Path, *words: str | Path, split: str | None = None) -> 
             of the model's run, split as for its training; `data.root=` says where they are now. Other data are not
             split: all images of their own test, val or train split are evaluated.
         split: "test", "val" or "train"; None takes the first of these that there is.
+        tta: "flip" or "five" averages the probabilities of several views of each image, as `Model.predict` does.
 
     Raises:
         ModelError: the model cannot be loaded.
@@ -75,11 +77,13 @@ def evaluate(path: str | Path, *words: str | Path, split: str | None = None) -> 
     if split is None and chosen != "test":
         notes.append(f"there is no test split: these figures are of {chosen}")
 
-    preprocessing = evaluation_transform(Preprocessing.from_dict(classifier.hparams["preprocessing"]))
+    preprocessing = Preprocessing.from_dict(classifier.hparams["preprocessing"])
+    transform = several_views(preprocessing, tta) if tta else evaluation_transform(preprocessing)
+    temperature = artifact.description.get("temperature", 1.0)
     data = ImageDataModule(
         {chosen: samples},
-        training=preprocessing,
-        evaluation=preprocessing,
+        training=transform,
+        evaluation=transform,
         batch_size=config.data.batch_size,
         evaluation_batch_size=config.data.evaluation_batch_size,
         num_workers=config.data.num_workers,
@@ -90,11 +94,16 @@ def evaluate(path: str | Path, *words: str | Path, split: str | None = None) -> 
     whole = {"devices": 1, "num_nodes": 1, "strategy": "auto", "fast_dev_run": False, "limit_test_batches": 1.0}
     arguments = asdict(config.trainer) | whole | {"limit_train_batches": 1.0, "limit_val_batches": 1.0}
     trainer = build_trainer([keep, *bars], [], arguments)
-    batches = features_of(classifier, data, trainer, config.features) or data
+    if tta:
+        classifier.backbone, classifier.head = (
+            OfEachView(classifier.backbone),
+            MeanOfViews(classifier.head, temperature),
+        )
+    batches = (None if tta else features_of(classifier, data, trainer, config.features)) or data
     with without_backbone(classifier, aside=batches is not data):
         figures, outputs = figures_of_splits(trainer, classifier, batches, keep, kept=(chosen,))
     return Evaluation(
-        name=_name(artifact, chosen, folder, settings),
+        name=_name(artifact, chosen if tta is None else f"{chosen}-{tta}", folder, settings),
         split=chosen,
         run_folder=artifact.run_folder,
         metrics={**figures, "data/num_classes": len(classifier.class_names), f"data/{chosen}_size": len(samples)},
@@ -103,8 +112,43 @@ def evaluate(path: str | Path, *words: str | Path, split: str | None = None) -> 
         images=image_names(samples),
         labels=samples.labels,
         outputs=outputs[chosen],
-        temperature=artifact.description.get("temperature", 1.0),
+        temperature=temperature,
     )
+
+
+class OfEachView(nn.Module):
+    """A backbone that takes several views of each image.
+
+    Args:
+        backbone: from (batch, 3, height, width) to (batch, num_features).
+    """
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, views: Tensor) -> Tensor:
+        """From (batch, views, 3, height, width) to (batch, views, num_features)."""
+        features: Tensor = self.backbone(views.flatten(0, 1))
+        return features.view(*views.shape[:2], -1)
+
+
+class MeanOfViews(nn.Module):
+    """A head whose answer is the mean of the probabilities of several views.
+
+    Args:
+        head: from features to logits, along the last dimension.
+        temperature: that logits are divided by where they become probabilities.
+    """
+
+    def __init__(self, head: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.head, self.temperature = head, temperature
+
+    def forward(self, features: Tensor) -> Tensor:
+        """From (batch, views, num_features) to (batch, classes): the logits of the mean, before the temperature."""
+        logarithms: Tensor = (self.head(features).float() / self.temperature).log_softmax(dim=-1)
+        return self.temperature * (logarithms.logsumexp(dim=1) - math.log(features.shape[1]))
 
 
 def _folder_and_words(words: Sequence[str]) -> tuple[Path | None, list[str]]:

@@ -190,16 +190,17 @@ class Model:
             for problem in problems:
                 yield problem or next(logits)
 
-    def evaluate(self, *words: str | Path, split: str | None = None) -> Evaluation:
+    def evaluate(self, *words: str | Path, split: str | None = None, tta: TTA | None = None) -> Evaluation:
         """Figures on labelled images, the test split of its own run or others; see `evaluation.evaluate`.
 
         Args:
             *words: a folder with a folder for each class, or data as on train.py's command line, such as `data=stl10`.
             split: "test", "val" or "train"; None takes the first of these that there is.
+            tta: see `predict`.
         """
         from headstart.evaluation import evaluate  # late: it imports Lightning and Hydra
 
-        return evaluate(self.path, *words, split=split)
+        return evaluate(self.path, *words, split=split, tta=tta)
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits of preprocessed images.

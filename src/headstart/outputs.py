@@ -47,7 +47,7 @@ class KeepOutputs(pl.Callback):
             self._hook = pl_module.head.register_forward_pre_hook(self._note_features)
 
     def _note_features(self, _: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        features = inputs[0]
+        features = inputs[0] if inputs[0].ndim == 2 else inputs[0].mean(dim=1)  # of several views
         wanted = range(-self._seen % self._stride, len(features), self._stride)
         self._features.append(features[list(wanted)].detach().clamp(-HALF, HALF).half().cpu())
         self._featured += [self._seen + index for index in wanted]

@@ -20,6 +20,7 @@ def add(commands: Any) -> None:
         "trainer=gpu; without any, the data that the run was trained on",
     )
     parser.add_argument("--split", choices=("test", "val", "train"), help="(the first of these that there is)")
+    parser.add_argument("--tta", choices=("flip", "five"), help="average over several views of each image")
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="where metrics.json, predictions.csv, classes.csv go"
     )
@@ -33,7 +34,7 @@ def run(words: argparse.Namespace) -> int:
 
     if words.out:
         words.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
-    found = evaluate(words.model, *words.several, split=words.split)
+    found = evaluate(words.model, *words.several, split=words.split, tta=words.tta)
     for note in found.notes:
         print(f"headstart: {note}", file=sys.stderr)
     show_figures(found.metrics)
