@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import os
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from headstart import config, errors
+from headstart.launch import check_launch
 from headstart.sweeps.plugins import check_plugins
 
 
@@ -35,4 +37,5 @@ def main(cfg: DictConfig) -> float | None:
 if __name__ == "__main__":
     sys.excepthook = errors.excepthook
     check_plugins(sys.argv[1:])
+    check_launch(os.environ, sys.argv[1:])
     main()

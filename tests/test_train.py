@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -202,7 +204,9 @@ def test_a_checkpoint_needs_no_pickle_and_gives_the_figures_again(finished: Path
     torch.load(best, weights_only=True)
     classifier = load_checkpoint(best)
     expected = json.loads((finished / "metrics.json").read_text())
-    splits = make_splits(open_source("digits"), val_fraction=0.2, test_fraction=0.4, split_seed=0, train_per_class=10)
+    splits = make_splits(
+        open_source("digits"), val_fraction=0.2005, test_fraction=0.4, split_seed=0, train_per_class=10
+    )
     transform = evaluation_transform(build_backbone("headstart", "glyphnet", None).preprocessing)
     data = ImageDataModule(splits, training=transform, evaluation=transform, batch_size=32)
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
@@ -453,13 +457,68 @@ def test_a_failed_job_is_one_message(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
+TWO = (*SMALL[2:], "trainer=ddp", "trainer.accelerator=cpu")
+LIVES = (*TWO, "freeze=false", "callbacks=none", "data.train_per_class=12")
+
+
+@pytest.mark.slow
+def test_a_process_that_is_lost_ends_the_run_with_a_message_and_the_run_resumes(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    last = folder / "checkpoints" / "last.ckpt"
+    words = [*LIVES, "epochs=200", f"hydra.run.dir={folder}"]
+    process = subprocess.Popen([sys.executable, "train.py", *words], stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    begun = time.monotonic()
+    while not last.exists():
+        assert process.poll() is None
+        assert time.monotonic() - begun < 300
+        time.sleep(0.1)
+    (other,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[-1:]
+    os.kill(int(other), signal.SIGKILL)
+    assert process.stderr is not None
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "headstart: another process of this run is gone: killed, out of memory, its machine lost" in err
+    assert f"Resume by ckpt_path={last}" in err
+    assert "Traceback" not in err
+    done = torch.load(last, weights_only=True)["epoch"] + 1
+    result = command(*LIVES, f"epochs={done + 2}", f"ckpt_path={last}", f"hydra.run.dir={folder}")
+    assert result.returncode == 0, result.stderr
+    assert json.loads((folder / "metrics.json").read_text())["epochs/run"] == done + 2
+
+
+@pytest.mark.slow
+def test_processes_of_torchrun_train_as_those_of_lightning(tmp_path: Path) -> None:
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py"]
+    words = [*LIVES, "epochs=2"]
+    nameless = subprocess.run([*run, *words], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert nameless.returncode != 0
+    assert (
+        "headstart: 2 processes were started, and must write one run folder: name it for all of them" in nameless.stderr
+    )
+    assert command(*words, f"hydra.run.dir={tmp_path}/lightning").returncode == 0
+    torchrun = [*run, *words, f"hydra.run.dir={tmp_path}/torchrun"]
+    result = subprocess.run(torchrun, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert result.returncode == 0, result.stderr
+    metrics = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("torchrun", "lightning")]
+    assert figures(metrics[0]) == figures(metrics[1])
+
+
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     """DDP: figures over all processes count each image once."""
-    words = ("trainer=ddp", "trainer.accelerator=cpu", "epochs=1", *SMALL[2:], "report=true")
+    words = (*TWO, "epochs=1", "data.val_fraction=0.2005", "report=true")
     result = command(*words, f"hydra.run.dir={tmp_path}")
     assert result.returncode == 0, result.stderr
     metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert (metrics["data/val_size"] % 2, metrics["data/test_size"] % 2) == (1, 1)
+    # What is written is written once.
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert len({path.name.split(".")[-2] for path in (tmp_path / "tensorboard").glob("events*")}) == 1  # by process
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left <= {
+        *("checkpoints", "config.yaml", "environment.json", "evaluation", "metrics.json", "model", "report"),
+        *("split.csv", "tensorboard", "train.log", "train_ddp_process_1.log"),
+    }
     classifier = load_checkpoint(tmp_path / "checkpoints" / "best.ckpt")
     data = ImageDataModule(
         make_splits(open_source("digits"), val_fraction=0.2, test_fraction=0.4, split_seed=0, train_per_class=10),
@@ -470,6 +529,10 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
     (alone,) = trainer.test(classifier, data, verbose=False)
     assert metrics["test/accuracy"] == pytest.approx(alone["test/accuracy"], abs=1e-6)
+    classifier.evaluated_split = "val"
+    (alone_val,) = trainer.test(classifier, data.evaluation_dataloader("val"), verbose=False)
+    for name in ("loss", "accuracy", "macro_accuracy", "top5_accuracy"):
+        assert metrics[f"val/{name}"] == pytest.approx(alone_val[f"val/{name}"], abs=1e-6)
     # What each process answered is put together in the order of the images.
     kept = read_evaluation(tmp_path / "evaluation" / "test")
     assert (kept.predicted == kept.labels).mean() == pytest.approx(alone["test/accuracy"], abs=1e-6)

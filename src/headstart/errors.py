@@ -31,6 +31,10 @@ class ModelError(HeadstartError):
     """A network, its weights or a checkpoint does not fit."""
 
 
+class ProcessError(HeadstartError):
+    """One of several processes that train together was lost."""
+
+
 def excepthook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     """A `sys.excepthook` that prints a user's error as its message and leaves every other as it is."""
     if isinstance(error, HeadstartError):

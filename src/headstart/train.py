@@ -38,7 +38,7 @@ from headstart.report.scalars import write_hyperparameters, write_layout
 from headstart.report.statistics import fitted_temperature
 from headstart.run_folder import check_folder, record_answers, record_end, record_model, record_start
 from headstart.table import show_run
-from headstart.trainer import build_trainer, can_serve_features, quiet_lightning
+from headstart.trainer import build_trainer, can_serve_features, lost_processes, quiet_lightning
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +157,7 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
     fit_start = time.perf_counter()
     batches = features.data if features else data
     try:
-        with without_backbone(classifier, aside=features is not None):
+        with without_backbone(classifier, aside=features is not None), lost_processes(folder):
             trainer.fit(classifier, batches, ckpt_path=config.ckpt_path, weights_only=True)
             fit_end = time.perf_counter()
             best = restore_best(trainer, classifier)

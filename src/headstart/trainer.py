@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -14,7 +17,7 @@ from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcess
 
 from headstart.checkpoints import KeepBest
 from headstart.classifier import TransferClassifier
-from headstart.errors import ConfigError
+from headstart.errors import ConfigError, ProcessError, brief
 
 
 def quiet_lightning() -> None:
@@ -63,6 +66,29 @@ def build_trainer(callbacks: list[pl.Callback], loggers: list[Logger], settings:
         raise ConfigError(
             f"Lightning cannot run here with {asked}: {str(error).strip()} trainer=default takes what is there."
         ) from None
+
+
+@contextmanager
+def lost_processes(folder: Path) -> Iterator[None]:
+    """Says so where another process of the run is gone, in the place of what the network library makes of it.
+
+    Args:
+        folder: the run folder.
+
+    Raises:
+        ProcessError: it is.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
+            raise
+        last = folder / "checkpoints" / "last.ckpt"
+        resume = f"Resume by ckpt_path={last}" if last.exists() else "No epoch was finished: start anew"
+        raise ProcessError(
+            f"another process of this run is gone: killed, out of memory, its machine lost, or stopped by an error "
+            f"that it has told above. {resume}. ({brief(error)})"
+        ) from error
 
 
 def chosen_precision(asked: str, accelerator: str) -> str:
