@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -513,7 +514,8 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     assert (metrics["data/val_size"] % 2, metrics["data/test_size"] % 2) == (1, 1)
     # What is written is written once.
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
-    assert len({path.name.split(".")[-2] for path in (tmp_path / "tensorboard").glob("events*")}) == 1  # by process
+    events = [path.name for path in (tmp_path / "tensorboard").glob("events*")]
+    assert len({name.partition(f".{socket.gethostname()}.")[2].split(".")[0] for name in events}) == 1  # of one process
     left = {path.name for path in tmp_path.iterdir()}
     assert left <= {
         *("checkpoints", "config.yaml", "environment.json", "evaluation", "metrics.json", "model", "report"),
