@@ -205,9 +205,7 @@ def test_a_checkpoint_needs_no_pickle_and_gives_the_figures_again(finished: Path
     torch.load(best, weights_only=True)
     classifier = load_checkpoint(best)
     expected = json.loads((finished / "metrics.json").read_text())
-    splits = make_splits(
-        open_source("digits"), val_fraction=0.2005, test_fraction=0.4, split_seed=0, train_per_class=10
-    )
+    splits = make_splits(open_source("digits"), val_fraction=0.2, test_fraction=0.4, split_seed=0, train_per_class=10)
     transform = evaluation_transform(build_backbone("headstart", "glyphnet", None).preprocessing)
     data = ImageDataModule(splits, training=transform, evaluation=transform, batch_size=32)
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
@@ -523,7 +521,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     }
     classifier = load_checkpoint(tmp_path / "checkpoints" / "best.ckpt")
     data = ImageDataModule(
-        make_splits(open_source("digits"), val_fraction=0.2, test_fraction=0.4, split_seed=0, train_per_class=10),
+        make_splits(open_source("digits"), val_fraction=0.2005, test_fraction=0.4, split_seed=0, train_per_class=10),
         training=evaluation_transform(build_backbone("headstart", "glyphnet", None).preprocessing),
         evaluation=evaluation_transform(build_backbone("headstart", "glyphnet", None).preprocessing),
         batch_size=32,
