@@ -128,14 +128,14 @@ def test_curves_of_splits_are_on_the_same_charts(board: str, browser: Any) -> No
         page.get_by_text(title, exact=True).first.wait_for()
     page.get_by_text("Matches (3)").first.wait_for()  # train, val and test
     page.get_by_text("learning rate", exact=True).first.wait_for()
-    page.get_by_text("share of time waiting for data", exact=True).first.wait_for(state="attached")
+    page.get_by_text("shares of time: waiting, transfer, compute", exact=True).first.wait_for(state="attached")
     page.close()
 
 
 def test_scalars(board: str, browser: Any) -> None:
     page = opened(browser, board, "timeseries")
     page.get_by_role("combobox", name="Filter tags (regex)").fill("val/accuracy|time/")
-    for name in ("val/accuracy", "time/epoch_s", "time/images_per_s", "time/waiting"):
+    for name in ("val/accuracy", "time/epoch_s", "time/images_per_s", "time/waiting", "time/transfer"):
         page.get_by_title(name, exact=True).first.wait_for(state="attached")
     page.close()
 

@@ -56,6 +56,7 @@ def test_the_page_stands_alone(reported: Path) -> None:
     assert all(place.startswith(("data:", "#")) for place in loaded)
     assert "url(http" not in page
     assert "<script" not in page
+    assert re.search(r"Of training, \d+ % of the time waited for batches", page)
 
 
 def test_the_page_says_how_good_and_how_certain(reported: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from headstart.checkpoints import KeepBest, KeepLast
 from headstart.classifier import TransferClassifier
-from headstart.data.module import Batch, mixed_seed
+from headstart.data.module import mixed_seed
 from headstart.monitor import direction
 
 
@@ -30,42 +29,6 @@ class SeedEpochs(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Seeds the epoch that begins."""
         torch.manual_seed(mixed_seed("epoch", self.seed, trainer.current_epoch, trainer.global_rank))
-
-
-class Speed(pl.Callback):
-    """Logs `time/epoch_s`, `time/images_per_s` in training, and `time/waiting`.
-
-    The last is the share of training time between one step and the next, in which the next batch is waited for: near 0
-    the network is what takes time, near 1 it is reading and decoding.
-    """
-
-    def __init__(self) -> None:
-        self._start = self._ready = self._waited = 0.0
-        self._images = 0
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Starts the clock."""
-        self._start = self._ready = time.perf_counter()
-        self._waited, self._images = 0.0, 0
-
-    def on_train_batch_start(self, *_: Any) -> None:
-        """The batch is there."""
-        self._waited += time.perf_counter() - self._ready
-
-    def on_train_batch_end(self, trainer: pl.Trainer, _: Any, __: Any, batch: Batch, ___: int) -> None:
-        """The next one is waited for."""
-        self._images += len(batch[1]) * trainer.world_size
-        self._ready = time.perf_counter()
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Logs the epoch, validation included in its seconds."""
-        training = self._ready - self._start
-        figures = {
-            "time/epoch_s": time.perf_counter() - self._start,
-            "time/images_per_s": self._images / training,
-            "time/waiting": self._waited / training,
-        }
-        pl_module.log_dict({name: torch.tensor(value) for name, value in figures.items()})
 
 
 class ClassCurves(pl.Callback):
@@ -131,7 +94,6 @@ def build_callbacks(
     checkpoint: bool,
     learning_rate: bool,
     ema: float | None,
-    speed: bool,
 ) -> list[pl.Callback]:
     """The callbacks of a run.
 
@@ -145,7 +107,6 @@ def build_callbacks(
         checkpoint: keep `checkpoints/best.ckpt` and `last.ckpt`.
         learning_rate: log it.
         ema: the share of a moving average of the weights that a step leaves, or None to average nothing.
-        speed: log it.
     """
     callbacks: list[pl.Callback] = [SeedEpochs(seed)]
     if progress:
@@ -160,8 +121,6 @@ def build_callbacks(
                 check_on_train_epoch_end=True,
             )
         )
-    if speed:
-        callbacks.append(Speed())
     if learning_rate:
         callbacks.append(LearningRateMonitor(logging_interval="epoch"))
     if ema is not None:

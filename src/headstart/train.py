@@ -10,12 +10,14 @@ from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from torch import Tensor
 
 from headstart.answers import KEPT, evaluations
 from headstart.artifact import read_checkpoint
 from headstart.backbones import build_backbone, check_input
+from headstart.bottleneck import Circumstances, verdict
 from headstart.callbacks import ClassCurves, build_callbacks, build_loggers
 from headstart.checkpoints import KeepBest, check_checkpoint, complete_checkpoints, without_backbone
 from headstart.classifier import TransferClassifier
@@ -25,6 +27,7 @@ from headstart.data.mixing import build_mixing
 from headstart.data.module import ImageDataModule, make_splits
 from headstart.data.sources import Samples
 from headstart.data.transforms import evaluation_transform, training_transform
+from headstart.data.workers import default_workers
 from headstart.errors import ConfigError, suggestion
 from headstart.features.digests import module_sha256
 from headstart.features.frozen import frozen_features
@@ -37,6 +40,7 @@ from headstart.report import report_run
 from headstart.report.scalars import write_hyperparameters, write_layout
 from headstart.report.statistics import fitted_temperature
 from headstart.run_folder import check_folder, record_answers, record_end, record_model, record_start
+from headstart.speed import Speed
 from headstart.table import show_run
 from headstart.trainer import build_trainer, can_serve_features, lost_processes, quiet_lightning
 
@@ -69,11 +73,10 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
         seed=config.seed,
         resumed=config.ckpt_path,
         progress=config.trainer.enable_progress_bar,
-        speed=bool(loggers),
         **(asdict(config.callbacks) | ({} if loggers else {"learning_rate": False})),
     )
-    keep, class_curves = KeepOutputs(), ClassCurves()
-    trainer = build_trainer([keep, class_curves, *callbacks], loggers, asdict(config.trainer))
+    keep, class_curves, speed = KeepOutputs(), ClassCurves(), Speed()
+    trainer = build_trainer([keep, class_curves, speed, *callbacks], loggers, asdict(config.trainer))
 
     source = open_source(config.data.source, **config.data.of_source())
     for note in source.notes:
@@ -173,6 +176,7 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
         **({"epochs/best": best} if best else {}),
         **({"features/computed": features.computed, "features/cached": features.cached} if features else {}),
         **({"time/features_s": round(fit_start - features_start, 3)} if features else {}),
+        **speed.figures,
         "time/fit_s": round(fit_end - fit_start, 3),
         "time/total_s": round(time.perf_counter() - start, 3),
     }
@@ -185,6 +189,8 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
     record_end(folder, metrics)
     if trainer.is_global_zero and not sweep:  # which has a table of its own
         show_run(metrics, folder)
+    if trainer.is_global_zero and speed.measures:
+        log.info(verdict(speed.measures, circumstances(config, data, trainer, cached=features is not None)))
     if not answers:
         log.info("there is no report: only some of the images were evaluated")
     elif config.report is True or (config.report == "auto" and not sweep):
@@ -228,6 +234,27 @@ def restore_best(trainer: pl.Trainer, classifier: TransferClassifier) -> int | N
             classifier.load_state_dict(checkpoint["state_dict"])
             return int(checkpoint["epoch"]) + 1
     return None
+
+
+def circumstances(config: Config, data: ImageDataModule, trainer: pl.Trainer, *, cached: bool) -> Circumstances:
+    """What the run's speed depends on, for its verdict."""
+    cuda = trainer.strategy.root_device.type == "cuda"
+    full = config.trainer.precision == "32-true"
+    return Circumstances(
+        batch_size=data.batch_size,
+        train_size=len(data.splits["train"]),
+        num_workers=data.num_workers,
+        most_workers=default_workers(),
+        files=not isinstance(data.splits["train"].images, np.ndarray),
+        decoded=getattr(config.data, "cache", None) == "decoded",
+        tuned=str(config.data.batch_size) == "auto",
+        on_cpu=trainer.strategy.root_device.type == "cpu",
+        gpu=torch.cuda.is_available(),
+        half=("bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed") if cuda and full else None,
+        cached=cached,
+        frozen=config.freeze is True,
+        pretrained=config.model.weights is not None,
+    )
 
 
 def parameter_counts(classifier: TransferClassifier) -> dict[str, int]:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from headstart.data.images import read_image
+from headstart.data.images import decode_image, read_bytes
 from headstart.data.sources import Samples, Source
 from headstart.data.splits import carve, carved_size, few_per_class
+from headstart.data.stopwatch import Stopwatch
 from headstart.data.transforms import Transform
 from headstart.data.workers import default_workers
 from headstart.errors import DataError
@@ -71,8 +74,18 @@ def open_image(samples: Samples, index: int) -> Image.Image:
     Raises:
         DataError: it cannot be read.
     """
+    return _decode(samples, index, _read(samples, index))
+
+
+def _read(samples: Samples, index: int) -> bytes | NDArray[np.uint8]:
     image = samples.images[index]
-    return read_image(image) if isinstance(image, str) else Image.fromarray(np.ascontiguousarray(image))
+    return read_bytes(image) if isinstance(image, str) else image
+
+
+def _decode(samples: Samples, index: int, data: bytes | NDArray[np.uint8]) -> Image.Image:
+    if isinstance(data, bytes):
+        return decode_image(data, str(samples.images[index]))
+    return Image.fromarray(np.ascontiguousarray(data))
 
 
 class ImageDataset(Dataset[Any]):
@@ -80,22 +93,39 @@ class ImageDataset(Dataset[Any]):
 
     An item is asked for by its index, or by (index, seed): then torch's generator is seeded for the transform,
     so that an augmented view depends on the seed alone and not on the number of workers.
+
+    Args:
+        samples: the images and their labels.
+        transform: what an item is made by.
+        stopwatch: told how long each image takes.
     """
 
-    def __init__(self, samples: Samples, transform: Transform) -> None:
+    def __init__(self, samples: Samples, transform: Transform, stopwatch: Stopwatch | None = None) -> None:
         self.samples = samples
         self.transform = transform
+        self.stopwatch = stopwatch
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, int]:
         if isinstance(key, int):
-            return self.transform(open_image(self.samples, key)), int(self.samples.labels[key])
+            return self._item(key)
         index, seed = key
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self.transform(open_image(self.samples, index)), int(self.samples.labels[index])
+            return self._item(index)
+
+    def _item(self, index: int) -> tuple[Tensor, int]:
+        start = time.perf_counter()
+        data = _read(self.samples, index)
+        read = time.perf_counter()
+        image = _decode(self.samples, index, data)
+        decoded = time.perf_counter()
+        item = self.transform(image)
+        if self.stopwatch:
+            self.stopwatch.add(read - start, decoded - read, time.perf_counter() - decoded)
+        return item, int(self.samples.labels[index])
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -210,7 +240,8 @@ class ImageDataModule(pl.LightningDataModule):
         samples = self.splits["train"]
         sampler = self.training_sampler(*self._share())
         drop_last = drops_last(len(sampler), self.batch_size)
-        return self._loader(ImageDataset(samples, self.training), sampler, self.batch_size, drop_last=drop_last)
+        dataset = ImageDataset(samples, self.training, Stopwatch(self.num_workers))
+        return self._loader(dataset, sampler, self.batch_size, drop_last=drop_last)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Validation images in order through the evaluation transform."""

@@ -25,7 +25,7 @@ LAYOUT = {
     "speed": {
         "seconds an epoch": ["Multiline", ["^time/epoch_s$"]],
         "images a second": ["Multiline", ["^time/images_per_s$"]],
-        "share of time waiting for data": ["Multiline", ["^time/waiting$"]],
+        "shares of time: waiting, transfer, compute": ["Multiline", ["^time/(waiting|transfer|compute)$"]],
     },
 }
 
