@@ -40,6 +40,12 @@ def test_top_level_keys_reach_down() -> None:
     assert (config.trainer.max_epochs, config.data.batch_size, config.optimizer.lr) == (7, 5, 0.5)
 
 
+def test_what_is_measured_is_a_word() -> None:
+    config = composed("lr=auto", "batch_size=auto")
+    assert (config.lr, config.optimizer.lr, config.batch_size, config.data.batch_size) == ("auto",) * 4
+    assert config.data.first_batch_size == 32
+
+
 def test_command_line_beats_experiment_beats_defaults() -> None:
     assert composed().epochs == 30
     assert composed("experiment=emergency_cnn").epochs == 15
@@ -78,8 +84,12 @@ def test_freeze_takes_a_truth_or_a_name(value: str, expected: object) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("lr=abc", "lr: Value 'abc' .* expected a number above 0"),
-        ("lr=-1", "lr=-1.0: expected a number above 0"),
+        ("lr=abc", "lr=abc: expected a number above 0, or auto"),
+        ("lr=fast", "lr=fast: expected a number above 0, or auto"),
+        ("lr=true", "lr: Value 'True' .* expected a number above 0, or auto"),
+        ("lr=-1", "lr=-1: expected a number above 0"),
+        ("batch_size=large", "batch_size=large: expected a whole number of at least 1, or auto"),
+        ("batch_size=2.5", "batch_size: Value '2.5' .* expected a whole number of at least 1, or auto"),
         ("lr=nan", "lr=nan: expected a number above 0"),
         ("epochs=0", "epochs=0: expected a whole number of at least 1"),
         ("epochs=2.5", "epochs: Value '2.5' .* expected a whole number of at least 1"),

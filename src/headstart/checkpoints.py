@@ -163,7 +163,7 @@ def check_checkpoint(path: str | Path, classifier: TransferClassifier) -> None:
     """
     theirs = read_checkpoint(path)["hyper_parameters"]
     for key, ours in classifier.hparams.items():
-        if theirs.get(key) != ours:
+        if key != "batch_size" and theirs.get(key) != ours:  # which may be another in each epoch
             raise ModelError(
                 f"{path} cannot be resumed: its {key} is {_brief(theirs.get(key))}, and this run's is "
                 f"{_brief(ours)}. Resume with the settings of the config.yaml beside it, or start anew "

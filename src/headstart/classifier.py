@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -204,9 +205,13 @@ class TransferClassifier(pl.LightningModule):
             named = zip(self.class_names, by_class, strict=True)
             self.log_dict({f"{split}/class_accuracy/{name}": value for name, value in named}, logger=False)
 
+    def build_optimizer(self, *, fused: bool = False) -> Optimizer:
+        """The optimizer over all that ever trains."""
+        return self.optimizer(self.thawing.parameter_groups(self.head), fused=fused)
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer over all that ever trains, and its schedule."""
-        optimizer = self.optimizer(self.thawing.parameter_groups(self.head), fused=can_fuse(self.trainer))
+        optimizer = self.build_optimizer(fused=can_fuse(self.trainer))
         schedule = self.scheduler(
             optimizer,
             epochs=self.trainer.max_epochs,

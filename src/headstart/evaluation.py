@@ -84,7 +84,7 @@ def evaluate(path: str | Path, *words: str | Path, split: str | None = None, tta
         {chosen: samples},
         training=transform,
         evaluation=transform,
-        batch_size=config.data.batch_size,
+        batch_size=config.data.first_batch_size,
         evaluation_batch_size=config.data.evaluation_batch_size,
         num_workers=config.data.num_workers,
     )

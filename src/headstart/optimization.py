@@ -36,7 +36,7 @@ class ParameterGroup:
     rate: float
 
 
-BuildOptimizer = Callable[..., Optimizer]
+BuildOptimizer = Callable[..., Optimizer]  # of groups; a keyword such as `lr` beats the setting
 BuildSchedule = Callable[..., LRSchedulerConfigType | None]
 
 

@@ -15,8 +15,10 @@ from headstart.answers import CLASS_CURVES, Evaluation
 from headstart.artifact import save_model
 from headstart.classifier import TransferClassifier
 from headstart.errors import ConfigError, brief
+from headstart.lr_range import RangeTest
 from headstart.record import csv_text, environment, write_json, write_text
 
+LR_RANGE = "lr_range.csv"
 log = logging.getLogger(__name__)
 
 
@@ -41,6 +43,13 @@ def record_start(folder: Path, config: str, split: str) -> None:
     write_text(folder / "config.yaml", config)
     write_json(folder / "environment.json", environment())
     write_text(folder / "split.csv", split)
+
+
+@rank_zero_only
+def record_range_test(folder: Path, test: RangeTest | None) -> None:
+    """Writes the curve of a learning-rate range test, if there was one: lr_range.csv."""
+    if test is not None:
+        write_text(folder / LR_RANGE, test.csv())
 
 
 @rank_zero_only

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from headstart.answers import KEPT, evaluations
 from headstart.artifact import read_checkpoint
+from headstart.auto import Auto
 from headstart.backbones import build_backbone, check_input
 from headstart.bottleneck import Circumstances, verdict
 from headstart.callbacks import ClassCurves, build_callbacks, build_loggers
@@ -39,7 +40,7 @@ from headstart.record import split_sha256, split_table
 from headstart.report import report_run
 from headstart.report.scalars import write_hyperparameters, write_layout
 from headstart.report.statistics import fitted_temperature
-from headstart.run_folder import check_folder, record_answers, record_end, record_model, record_start
+from headstart.run_folder import check_folder, record_answers, record_end, record_model, record_range_test, record_start
 from headstart.speed import Speed
 from headstart.table import show_run
 from headstart.trainer import build_trainer, can_serve_features, lost_processes, quiet_lightning
@@ -76,7 +77,8 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
         **(asdict(config.callbacks) | ({} if loggers else {"learning_rate": False})),
     )
     keep, class_curves, speed = KeepOutputs(), ClassCurves(), Speed()
-    trainer = build_trainer([keep, class_curves, speed, *callbacks], loggers, asdict(config.trainer))
+    auto = Auto(config.optimizer.lr, config.data.batch_size, config.ckpt_path)
+    trainer = build_trainer([keep, class_curves, speed, auto, *callbacks], loggers, asdict(config.trainer))
 
     source = open_source(config.data.source, **config.data.of_source())
     for note in source.notes:
@@ -94,20 +96,21 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
         splits,
         training=training_transform(preprocessing, **config.augment.of_images()),
         evaluation=evaluation_transform(preprocessing),
-        batch_size=config.data.batch_size,
+        batch_size=auto.first_batch_size,
         evaluation_batch_size=config.data.evaluation_batch_size,
         num_workers=config.data.num_workers,
         seed=config.seed,
         balanced=config.data.sampling == "balanced",
     )
     finetuning = Finetuning(**config.finetune.settings())
+    optimizer = asdict(config.optimizer) | {"lr": auto.first_lr}
     classifier = TransferClassifier(
         backbone.module,
         build_head(num_features=backbone.num_features, num_classes=len(source.class_names), **asdict(config.head)),
         source.class_names,
         freeze=config.freeze,
         finetuning=finetuning,
-        optimizer=partial(build_optimizer, **asdict(config.optimizer)),
+        optimizer=partial(build_optimizer, **optimizer),
         scheduler=partial(build_schedule, **asdict(config.scheduler)),
         monitor=config.monitor,
         mixing=build_mixing(len(source.class_names), mixup=config.augment.mixup, cutmix=config.augment.cutmix),
@@ -121,7 +124,8 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
             "freeze": config.freeze,
             "finetune": asdict(finetuning) if finetuning != Finetuning() else None,
             "backbone_sha256": module_sha256(backbone.module) if config.freeze is True else None,
-            "optimizer": asdict(config.optimizer),
+            "optimizer": optimizer,
+            "batch_size": data.batch_size,
             "scheduler": asdict(config.scheduler) | schedule_length(config.scheduler.name, finetuning, config.epochs),
             "monitor": config.monitor,
             "ema": config.callbacks.ema,
@@ -152,10 +156,20 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
             max_gb=config.features.max_gb,
             show_progress=config.trainer.enable_progress_bar and trainer.is_global_zero,
         )
+    auto.measure(
+        classifier,
+        data,
+        features.data if features else None,
+        trainer,
+        image_size=preprocessing.crop,
+        seed=config.seed,
+        show_progress=config.trainer.enable_progress_bar,
+    )
     if config.compile and features is None:
         backbone.module.compile()  # in place: the names in checkpoints stay what they are
     # A job of a sweep is resumed by the sweep alone: its config.yaml is that of the whole job.
     record_start(folder, to_yaml(replace(config, ckpt_path=None) if sweep else config), split)
+    record_range_test(folder, auto.range_test)
     write_layout(loggers)
     fit_start = time.perf_counter()
     batches = features.data if features else data
@@ -174,6 +188,7 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
         **{f"data/{split}_size": len(samples) for split, samples in splits.items()},
         "epochs/run": trainer.current_epoch,
         **({"epochs/best": best} if best else {}),
+        **auto.metrics,
         **({"features/computed": features.computed, "features/cached": features.cached} if features else {}),
         **({"time/features_s": round(fit_start - features_start, 3)} if features else {}),
         **speed.figures,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from headstart.config.ranges import at_least, fraction, within
+from headstart.config.ranges import AUTO, at_least, fraction, or_auto, within
+
+USUAL_BATCH = 32  # images, where auto has nothing to measure: the largest of Masters & Luschi's (arXiv:1804.07612)
 
 
 @dataclass(kw_only=True)
@@ -13,7 +15,7 @@ class Data:
     """What every data source takes."""
 
     source: str
-    batch_size: int = at_least(1)
+    batch_size: int | str = or_auto(at_least(1))
     evaluation_batch_size: int | None = at_least(1)
     num_workers: int | None = at_least(0)
     split_seed: int = at_least(0)
@@ -31,6 +33,11 @@ class Data:
     std: list[float] | None = within(
         lambda value: len(value) == 3 and min(value) > 0, "three numbers above 0, one a channel"
     )
+
+    @property
+    def first_batch_size(self) -> int:
+        """The number of `batch_size`; of auto the usual one, until it is measured."""
+        return USUAL_BATCH if self.batch_size == AUTO else int(self.batch_size)
 
     # Which settings are whose; what is left is the source's own.
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import MISSING, field
 from typing import Any
 
+AUTO = "auto"  # in the place of a number: measure it
+
 
 def within(test: Callable[[Any], bool], words: str, default: Any = MISSING) -> Any:
     """A field whose value, if it is not null, must pass `test`; `words` finish the sentence "expected ..."."""
@@ -15,6 +17,12 @@ def within(test: Callable[[Any], bool], words: str, default: Any = MISSING) -> A
 def at_least(minimum: int) -> Any:
     """A whole number of at least `minimum`."""
     return within(lambda value: value >= minimum, f"a whole number of at least {minimum}")
+
+
+def or_auto(number: Any) -> Any:
+    """What another field takes, or the word auto."""
+    test, words = number.metadata["test"], number.metadata["words"]
+    return within(lambda value: value == AUTO or (not isinstance(value, str) and test(value)), f"{words}, or {AUTO}")
 
 
 def positive() -> Any:

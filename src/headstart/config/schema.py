@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from headstart.config.data import Data
-from headstart.config.ranges import at_least, batches, fraction, not_negative, positive, within
+from headstart.config.ranges import at_least, batches, fraction, not_negative, or_auto, positive, within
 
 # --- model ---------------------------------------------------------------------------------------------------
 
@@ -113,7 +113,7 @@ class Optimizer:
     """What every optimizer takes."""
 
     name: str
-    lr: float = positive()
+    lr: int | float | str = or_auto(positive())
     weight_decay: float = not_negative()
 
 
@@ -246,8 +246,8 @@ class Config:
 
     freeze: bool | str = field(metadata={"words": "true, false or the name of the last block to freeze"})
     epochs: int = at_least(1)
-    batch_size: int = at_least(1)
-    lr: float = positive()
+    batch_size: int | str = or_auto(at_least(1))
+    lr: int | float | str = or_auto(positive())
     seed: int = within(lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295")
     monitor: str = within(
         lambda value: re.fullmatch(r"(train|val)/[a-z0-9_]+", value) is not None,

@@ -203,7 +203,7 @@ class ImageDataModule(pl.LightningDataModule):
         splits: "train", "val" and possibly "test", as `make_splits` gives them; to evaluate only, any of them.
         training: the transform of training images, which may be random.
         evaluation: the transform of all images outside training.
-        batch_size: images a training batch on each device.
+        batch_size: images a training batch on each device; may be set anew before there are loaders.
         evaluation_batch_size: likewise outside training; None takes `batch_size`.
         num_workers: processes that decode and transform; None chooses: none for small images in memory, else
             `default_workers()`.
@@ -229,11 +229,16 @@ class ImageDataModule(pl.LightningDataModule):
         self.splits = dict(splits)
         self.training, self.evaluation = training, evaluation
         self.batch_size, self.seed, self.balanced = batch_size, seed, balanced
-        self.evaluation_batch_size = evaluation_batch_size or batch_size
+        self._evaluation_batch_size = evaluation_batch_size
         images = next(iter(splits.values())).images
         small = isinstance(images, np.ndarray) and images.shape[1] < 64  # starting workers would take longer
         chosen = 0 if small else default_workers()
         self.num_workers = chosen if num_workers is None else num_workers
+
+    @property
+    def evaluation_batch_size(self) -> int:
+        """Images a batch outside training."""
+        return self._evaluation_batch_size or self.batch_size
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Training images in random order through the training transform."""

@@ -78,6 +78,6 @@ def images_of(folder: Path, config: Config) -> ImageDataModule:
         splits,
         training=training_transform(preprocessing, **config.augment.of_images()),
         evaluation=evaluation_transform(preprocessing),
-        batch_size=config.data.batch_size,
+        batch_size=config.data.first_batch_size,
         num_workers=0,
     )

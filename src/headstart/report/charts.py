@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from headstart.report.statistics import BINS, calibration_error, wilson
-from headstart.report.style import BLUE, INK, ORANGE, SPLIT_COLOURS, figure, new_figure, short
+from headstart.report.style import BLUE, INK, ORANGE, SKY, SPLIT_COLOURS, figure, new_figure, short
 
 Curves = Mapping[str, Sequence[tuple[float, float]]]  # of each metric, (epoch, value) in order
 NUMBERED = 12  # classes up to which a confusion matrix has its counts written into it
@@ -71,6 +71,30 @@ def _line(axes: Axes, points: Sequence[tuple[float, float]], colour: str | None,
 def _mark(axes: Axes, epoch: float | None, label: str, style: str) -> None:
     if epoch is not None:
         axes.axvline(epoch, color=INK, linewidth=1, linestyle=style, alpha=0.6, label=label)
+
+
+@figure
+def lr_range(steps: NDArray[np.float64], lr: float) -> Figure:
+    """The loss of a learning-rate range test against the rate.
+
+    Args:
+        steps: rate, loss and smoothed loss, shape (steps, 3).
+        lr: the rate that was taken, which is marked.
+    """
+    rates, losses, smoothed = steps.T
+    drawn = new_figure(WIDTH, 2.9)
+    axes = drawn.subplots()
+    axes.scatter(rates, losses, s=9, color=SKY, edgecolors="none", label="a batch")
+    axes.plot(rates, smoothed, color=BLUE, label="smoothed")
+    axes.axvline(lr, color=ORANGE, linewidth=1.4, linestyle="--", label=f"taken: {lr:g}")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss", title="loss by learning rate")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    # The end of a test that diverged would press all that matters into a line.
+    top = max(1.5 * float(np.median(losses[:10])), 1.1 * float(smoothed[: smoothed.argmin() + 1].max()))
+    axes.set_ylim(-0.04 * top, top)
+    axes.legend(fontsize=8)
+    return drawn
 
 
 @figure

@@ -96,6 +96,9 @@ def _charts(run: FinishedRun) -> dict[str, Callable[[], Figure]]:
     if run.curves:
         curve = partial(charts.curve, run.curves, best=run.best_epoch, stopped=run.stopped_early)
         found = {kind: partial(curve, kind=kind) for kind in ("loss", "accuracy", "learning_rate")}
+    lr = run.run.metrics.get("auto/lr")
+    if len(run.lr_range) and lr is not None:
+        found["lr_range"] = lambda: charts.lr_range(run.lr_range, lr)
     found["confusion"] = lambda: charts.confusion(run.matrix(judged), names)
     if len(names) > charts.NUMBERED:
         found["most_confused"] = lambda: charts.most_confused(run.matrix(judged), names)

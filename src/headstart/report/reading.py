@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from headstart.answers import CLASS_CURVES, KEPT, Evaluation, read_evaluation
 from headstart.errors import DataError
 from headstart.report.charts import Curves
+from headstart.run_folder import LR_RANGE
 from headstart.runs import Run, read_run
 
 
@@ -35,6 +36,7 @@ class FinishedRun:
         names: of the images of each split, as in split.csv and in the order of the evaluations.
         evaluations: by split, those that the run has kept.
         curves: of each scalar by epoch, as far as a logger kept them.
+        lr_range: rate, loss and smoothed loss of each step of the test of lr=auto, shape (steps, 3); empty without.
         class_curves: accuracy of each class on the validation split by epoch, shape (epochs, classes).
     """
 
@@ -47,6 +49,7 @@ class FinishedRun:
     evaluations: Mapping[str, Evaluation]
     curves: Curves
     class_curves: NDArray[np.float64]
+    lr_range: NDArray[np.float64]
 
     @property
     def folder(self) -> Path:
@@ -116,7 +119,8 @@ def read_finished(folder: Path) -> FinishedRun:
         names=names,
         evaluations=evaluations,
         curves=read_curves(folder),
-        class_curves=_class_curves(folder / "evaluation" / CLASS_CURVES),
+        class_curves=_numbers(folder / "evaluation" / CLASS_CURVES)[:, 1:],
+        lr_range=_numbers(folder / LR_RANGE),
     )
 
 
@@ -132,11 +136,13 @@ def _splits(path: Path, class_names: Sequence[str]) -> tuple[NDArray[np.int64], 
     return np.array(list(counts.values()), dtype=np.int64), names
 
 
-def _class_curves(path: Path) -> NDArray[np.float64]:
+def _numbers(path: Path) -> NDArray[np.float64]:
+    """The numbers below the header of a csv; none without the file."""
     if not path.is_file():
         return np.empty((0, 0))
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        return np.array([[float(value) for value in row[1:]] for row in list(csv.reader(file))[1:]])
+        rows = [[float(value) for value in row] for row in list(csv.reader(file))[1:]]
+    return np.array(rows) if rows else np.empty((0, 0))
 
 
 # --- curves --------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ THUMBNAIL = 48  # pixels
 # TensorBoard sorts by name, hence the numbers; the curves are scalars there already.
 ORDER = (
     *("seen", "augmented", "confusion", "most_confused", "reliability", "class_accuracy", "accuracy_by_size"),
-    *("examples", "worst"),
+    *("examples", "worst", "lr_range"),
 )
 
 

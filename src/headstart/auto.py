@@ -1,0 +1,135 @@
+"""The numbers that `auto` stands for: measured once before the training, and the same in all processes."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+
+from headstart.artifact import read_checkpoint
+from headstart.batch_size import best_batch_size
+from headstart.checkpoints import without_backbone
+from headstart.classifier import TransferClassifier
+from headstart.config.data import USUAL_BATCH
+from headstart.config.ranges import AUTO
+from headstart.data.module import ImageDataModule
+from headstart.features.loaders import FeatureDataModule
+from headstart.lr_range import RangeTest, lr_range_test
+
+log = logging.getLogger(__name__)
+
+
+class Auto(pl.Callback):
+    """The learning rate and the batch size of a run that leaves them to `auto`.
+
+    A run that is resumed takes those of its checkpoint. Else the first process measures them, before `fit`. Lightning
+    starts the others there, or has them wait for each other, and sets up callbacks before there are loaders and
+    optimizers: then the first one tells them.
+
+    Args:
+        lr: of the control panel: a number or auto.
+        batch_size: likewise.
+        checkpoint: that is resumed, if any.
+
+    Attributes:
+        lr: None if it is not known yet.
+        batch_size: likewise.
+        range_test: the curve, in the process that measured it.
+
+    Raises:
+        ModelError: the checkpoint cannot be read.
+    """
+
+    def __init__(self, lr: float | str, batch_size: int | str, checkpoint: str | Path | None) -> None:
+        self.asked = [name for name, value in (("lr", lr), ("batch_size", batch_size)) if value == AUTO]
+        theirs: dict[str, Any] = {}
+        if self.asked and checkpoint is not None:
+            theirs = read_checkpoint(checkpoint)["hyper_parameters"]
+        self.lr: float | None = theirs.get("optimizer", {}).get("lr") if lr == AUTO else float(lr)
+        self.batch_size: int | None = theirs.get("batch_size") if batch_size == AUTO else int(batch_size)
+        self.range_test: RangeTest | None = None
+        self._data: ImageDataModule | None = None
+
+    @property
+    def first_lr(self) -> float:
+        """A rate to build the classifier with."""
+        return 1.0 if self.lr is None else self.lr
+
+    @property
+    def first_batch_size(self) -> int:
+        """A batch size to build the loaders with."""
+        return self.batch_size or USUAL_BATCH
+
+    def measure(
+        self,
+        classifier: TransferClassifier,
+        data: ImageDataModule,
+        features: FeatureDataModule | None,
+        trainer: pl.Trainer,
+        *,
+        image_size: int,
+        seed: int,
+        show_progress: bool,
+    ) -> None:
+        """Measures what is not known, in the first process, and says so; the classifier and the data then have it.
+
+        Args:
+            classifier: with its backbone.
+            data: the images.
+            features: of a frozen backbone, if the head is trained on them.
+            trainer: that will train it.
+            image_size: side of the images, in pixels.
+            seed: of the run.
+            show_progress: show bars.
+
+        Raises:
+            ConfigError: there is no such number; see `lr_range_test` and `best_batch_size`.
+        """
+        self._data = data
+        how: dict[str, Any] = {
+            "device": trainer.strategy.root_device,
+            "precision": trainer.precision_plugin,
+            "gradient_clip": trainer.gradient_clip_val,
+            "show_progress": show_progress and trainer.is_global_zero,
+        }
+        if self.batch_size is None and trainer.is_global_zero:
+            if features is not None:
+                self.batch_size = USUAL_BATCH
+                log.info("batch_size=auto: %d, as a head on kept features takes any in no time", USUAL_BATCH)
+            else:
+                images = len(data.splits["train"]) // trainer.world_size
+                found = best_batch_size(classifier, image_size=image_size, train_images=images, **how)
+                self.batch_size = found.size
+                log.info("batch_size=auto: %s", found)
+            self._set(classifier, data)
+        if self.lr is None and trainer.is_global_zero:
+            with without_backbone(classifier, aside=features is not None):
+                self.range_test = lr_range_test(classifier, features or data, seed=seed, **how)
+            self.lr = self.range_test.lr
+            log.info("lr=auto: %s", self.range_test)
+            self._set(classifier, data)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Takes the numbers of the first process."""
+        if stage == "fit" and self.asked and trainer.world_size > 1:
+            assert isinstance(pl_module, TransferClassifier)
+            assert self._data is not None
+            self.lr, self.batch_size = trainer.strategy.broadcast((self.lr, self.batch_size))
+            self._set(pl_module, self._data)
+
+    def _set(self, classifier: TransferClassifier, data: ImageDataModule) -> None:
+        """Sets what is known, for loaders, optimizers and checkpoints to come."""
+        if self.batch_size is not None:
+            data.batch_size = classifier.hparams["batch_size"] = self.batch_size
+        if self.lr is not None:
+            classifier.optimizer = partial(classifier.optimizer, lr=self.lr)
+            classifier.hparams["optimizer"] = {**classifier.hparams["optimizer"], "lr": self.lr}
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """`auto/lr` and `auto/batch_size`, of what was left to auto."""
+        found = {"lr": self.lr, "batch_size": self.batch_size}
+        return {f"auto/{name}": value for name in self.asked if (value := found[name]) is not None}

@@ -1,0 +1,334 @@
+"""lr=auto: the test finds a rate that trains, and changes nothing else, not by a bit."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import random
+from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from headstart.classifier import TransferClassifier
+from headstart.data.module import ImageDataModule
+from headstart.data.sources import Samples
+from headstart.errors import ConfigError
+from headstart.lr_range import DIVERGED, STEPS, lr_range_test, smooth, suggested
+from headstart.optimization import build_optimizer
+from headstart.report import write_report
+
+from .conftest import SMALL, composed
+from .test_train import command, interrupt_after
+
+Train = Callable[..., dict[str, Any]]
+CPU = torch.device("cpu")
+
+
+def to_tensor(image: Any) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+
+
+def noisy(image: Any) -> Tensor:
+    """A random transform that draws from every generator."""
+    drawn = torch.rand(()) + random.random() + np.random.random()
+    return to_tensor(image) + 0.01 * drawn
+
+
+def images(count: int = 60, *, workers: int = 0, transform: Callable[[Any], Tensor] = noisy) -> ImageDataModule:
+    """Bright and dark images."""
+    rng, labels = np.random.default_rng(0), np.arange(count) % 2
+    pixels = (rng.integers(0, 120, (count, 8, 8, 3)) + 130 * labels[:, None, None, None]).astype(np.uint8)
+    samples = Samples(images=pixels, labels=labels, names=tuple(map(str, range(count))))
+    return ImageDataModule(
+        {"train": samples, "val": samples},
+        training=transform,
+        evaluation=to_tensor,
+        batch_size=8,
+        num_workers=workers,
+    )
+
+
+class Network(nn.Sequential):
+    """Everything that has a state of its own in training: BatchNorm and dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block1 = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+        self.block2 = nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.3))
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def classifier(*, freeze: bool | str = False, **settings: Any) -> TransferClassifier:
+    torch.manual_seed(0)
+    head = nn.Sequential(nn.Dropout(0.5), nn.Linear(8, 2))
+    return TransferClassifier(Network(), head, ("dark", "bright"), freeze=freeze, **settings)
+
+
+def random_states() -> list[Any]:
+    return [torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())]
+
+
+def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+# --- nothing is changed --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("freeze", [False, True, "block1"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_model_and_random_states_are_as_they_were(freeze: bool | str, workers: int) -> None:
+    model, data = classifier(freeze=freeze), images(workers=workers)
+    optimizer = model.build_optimizer()
+    state, modes = deepcopy(model.state_dict()), [module.training for module in model.modules()]
+    own, drawn = deepcopy(optimizer.state_dict()), random_states()
+    needs = [parameter.requires_grad for parameter in model.parameters()]
+    children = multiprocessing.active_children()
+
+    lr_range_test(model, data, device=CPU, precision=Precision())
+
+    assert random_states() == drawn
+    assert same(model.state_dict(), state)
+    assert [module.training for module in model.modules()] == modes
+    assert [parameter.requires_grad for parameter in model.parameters()] == needs
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert optimizer.state_dict() == own
+    assert multiprocessing.active_children() == children  # the workers have gone
+    assert all(float(metric.update_count) == 0 for metric in metrics_of(model))
+
+
+def metrics_of(model: TransferClassifier) -> list[Any]:
+    return [metric for split in model.metrics.values() for metric in split.values()]  # type: ignore[operator]
+
+
+def test_random_states_are_as_they_were_when_it_fails() -> None:
+    model, drawn = classifier(), random_states()
+    nn.init.constant_(model.head[1].weight, float("nan"))  # type: ignore[index]
+    with pytest.raises(ConfigError):
+        lr_range_test(model, images(), device=CPU, precision=Precision())
+    assert random_states() == drawn
+
+
+def test_the_scale_of_mixed_precision_is_as_it_was() -> None:
+    precision = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**40, growth_interval=3))
+    before = precision.state_dict()
+    found = lr_range_test(classifier(), images(), device=CPU, precision=precision)
+    assert precision.state_dict() == before
+    assert np.isfinite(found.losses).all()
+
+
+def test_a_fit_after_it_is_the_fit_without_it() -> None:
+    def fit(rehearse: bool) -> dict[str, Tensor]:
+        model, data = classifier(optimizer=partial(build_optimizer, name="adam", lr=1e-2)), images()
+        pl.seed_everything(3, verbose=False)
+        trainer = pl.Trainer(
+            accelerator="cpu", max_epochs=2, logger=False, enable_progress_bar=False, enable_checkpointing=False,
+            enable_model_summary=False, use_distributed_sampler=False,
+        )  # fmt: skip
+        if rehearse:
+            lr_range_test(model, data, device=CPU, precision=trainer.precision_plugin)
+        trainer.fit(model, data)
+        return model.state_dict()
+
+    assert same(fit(rehearse=True), fit(rehearse=False))
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+@pytest.mark.parametrize("words", [("freeze=false", "augment=pad_crop"), ("head=mlp", "model.weights=default")])
+def test_a_run_is_the_run_with_that_number(words: tuple[str, ...], train: Train, tmp_path: Path) -> None:
+    """Through the network, and on the features of a frozen one."""
+    common = (*words, "epochs=2")
+    found = train(*common, "lr=auto", folder=tmp_path / "auto")
+    given = train(*common, f"lr={found['auto/lr']}", folder=tmp_path / "number")
+    assert same(weights(tmp_path / "auto"), weights(tmp_path / "number"))
+    assert {key: value for key, value in found.items() if not key.startswith(("time/", "auto/", "features/"))} == {
+        key: value for key, value in given.items() if not key.startswith(("time/", "features/"))
+    }
+
+
+def test_the_same_seed_finds_the_same_rate() -> None:
+    first, second = (lr_range_test(classifier(), images(), device=CPU, precision=Precision()) for _ in range(2))
+    assert np.array_equal(first.losses, second.losses)
+    torch.manual_seed(99)  # whatever was drawn before
+    assert lr_range_test(classifier(), images(), device=CPU, precision=Precision()).lr == first.lr
+    other = lr_range_test(classifier(), images(), device=CPU, precision=Precision(), seed=1)
+    assert not np.array_equal(first.losses, other.losses)  # another dropout
+
+
+# --- what it does --------------------------------------------------------------------------------------------
+
+
+class Logits(nn.Module):
+    """One weight: the logit of "bright" is it times the feature. Its loss has a known curvature at 0: feature² / 4."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        logit = self.weight * features[:, :1]
+        return torch.cat([-logit / 2, logit / 2], dim=1)
+
+
+class Sign(nn.Module):
+    """The feature `size`, negative for dark images."""
+
+    def __init__(self, size: float) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        mean = pixels.mean(dim=(1, 2, 3), keepdim=True).flatten(1)
+        return self.size * (mean - 0.48).sign()
+
+
+@pytest.mark.parametrize("size", [2.0, 20.0, 200.0])
+def test_the_rate_follows_the_curvature(size: float) -> None:
+    """Gradient descent is stable below 2 / curvature; near it, one step does what is to be done."""
+    sgd = partial(build_optimizer, name="sgd", lr=1.0)
+    model = TransferClassifier(Sign(size), Logits(), ("dark", "bright"), optimizer=sgd)
+    found = lr_range_test(model, images(transform=to_tensor), device=CPU, precision=Precision())
+    stable = 2 / (size**2 / 4)
+    assert stable / 100 < found.lr < stable
+
+
+def test_groups_keep_their_ratios() -> None:
+    """A rate of 0 for the backbone leaves it where it is; the head's own is what is suggested."""
+
+    def groups(ratio: float, parameters: Any, lr: float = 1e-3) -> torch.optim.Optimizer:
+        *first, weight, bias = parameters
+        return torch.optim.SGD([{"params": first, "lr": ratio * lr}, {"params": [weight, bias]}], lr=lr)
+
+    def losses(ratio: float, freeze: bool) -> Any:
+        model = classifier(optimizer=partial(groups, ratio), freeze=freeze)
+        model.head[0].p = 0.0  # type: ignore[index, union-attr]
+        model.backbone.eval()
+        model.frozen = tuple(model.backbone.modules())  # BatchNorm and dropout as in a frozen one
+        return lr_range_test(model, images(), device=CPU, precision=Precision()).losses
+
+    still, frozen, trained = losses(0.0, freeze=False), losses(0.0, freeze=True), losses(0.1, freeze=False)
+    assert np.allclose(still, frozen)
+    assert not np.allclose(still[: len(trained)], trained[: len(still)])
+
+
+def test_what_is_frozen_stays_frozen_in_the_copy() -> None:
+    """Its BatchNorm would drift, and the losses with it."""
+    model = classifier(freeze=True)
+    model.head[0].p = 0.0  # type: ignore[index, union-attr]
+    found = lr_range_test(model, images(transform=to_tensor), device=CPU, precision=Precision())
+    model.eval()
+    data = images(transform=to_tensor)
+    pixels, labels = next(iter(data.train_dataloader()))
+    assert found.losses[0] == pytest.approx(nn.functional.cross_entropy(model(pixels), labels).item(), abs=1e-6)
+
+
+def test_it_stops_where_the_loss_diverges() -> None:
+    sgd = partial(build_optimizer, name="sgd", lr=1.0)
+    model = TransferClassifier(Sign(20.0), Logits(), ("dark", "bright"), optimizer=sgd)
+    mislabelled = images(transform=to_tensor)
+    mislabelled.splits["train"].labels[::5] = 0  # no weight is right for all of them
+    found = lr_range_test(model, mislabelled, device=CPU, precision=Precision())
+    assert 10 < len(found.rates) < STEPS
+    assert found.smoothed[-1] > DIVERGED * found.smoothed.min()
+    assert found.lr < found.rates[-1]
+
+
+def test_fewer_images_than_steps_are_shown_again() -> None:
+    found = lr_range_test(classifier(), images(9), device=CPU, precision=Precision())
+    assert len(found.losses) == STEPS
+
+
+def test_a_loss_that_is_not_finite_is_said() -> None:
+    model = classifier()
+    nn.init.constant_(model.head[1].weight, float("nan"))  # type: ignore[index]
+    with pytest.raises(ConfigError, match=r"lr=auto: the loss is not finite .*look for weights that are not finite"):
+        lr_range_test(model, images(), device=CPU, precision=Precision())
+
+
+def test_a_loss_that_falls_nowhere_is_said() -> None:
+    model = TransferClassifier(Sign(0.0), Logits(), ("dark", "bright"))
+    with pytest.raises(ConfigError, match=r"lr=auto: the loss falls at no rate .*give a number, such as lr=1e-3"):
+        lr_range_test(model, images(), device=CPU, precision=Precision())
+
+
+def test_the_suggestion_is_where_most_of_the_fall_is_done() -> None:
+    rates = np.geomspace(1e-7, 10, 100)
+    losses = 1 + 1 / (1 + (rates / 1e-3) ** 2)  # from 2 to 1, half of it at 1e-3
+    losses[rates > 1] = 7.0
+    lr = suggested(rates, losses, losses)
+    assert 1e-3 < lr < 3e-3
+    assert lr == float(f"{lr:.1e}")  # to be repeated from what the log says
+    assert smooth([2.0, 2.0, 2.0]).tolist() == pytest.approx([2.0, 2.0, 2.0])
+
+
+# --- whole runs ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from headstart.train import run
+
+    folder = tmp_path_factory.mktemp("auto") / "run"
+    run(composed(*SMALL, "lr=auto", "epochs=2", "freeze=false", "model.weights=default"), folder)
+    return folder
+
+
+def test_the_rate_is_written_where_it_is_looked_for(finished: Path) -> None:
+    lr = json.loads((finished / "metrics.json").read_text())["auto/lr"]
+    checkpoint = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["hyper_parameters"]["optimizer"]["lr"] == lr
+    assert checkpoint["optimizer_states"][0]["param_groups"][0]["lr"] == lr
+    assert json.loads((finished / "model" / "model.json").read_text())["optimizer"]["lr"] == lr
+    config = (finished / "config.yaml").read_text()
+    assert "\nlr: auto\n" in config
+    assert "lr: ${lr}" in config
+    header, *rows = (finished / "lr_range.csv").read_text().splitlines()
+    assert header == "rate,loss,smoothed_loss"
+    assert 50 < len(rows) <= STEPS
+
+
+def test_a_report_shows_the_curve_also_when_it_is_made_again(finished: Path) -> None:
+    page = write_report(finished, None)
+    assert (finished / "report" / "figures" / "lr_range.png").exists()
+    assert 'id="lr_range"' in page.read_text()
+
+
+def test_a_resumed_run_takes_the_rate_of_its_checkpoint(
+    train: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ("lr=auto", "freeze=false", "data.train_per_class=6", "epochs=3", "scheduler=cosine")
+    whole = train(*words, folder=tmp_path / "whole")
+    interrupt_after(1, *words, folder=tmp_path / "part")
+    caplog.clear()
+    last = tmp_path / "part" / "checkpoints" / "last.ckpt"
+    resumed = train(*words, f"ckpt_path={last}", folder=tmp_path / "resumed")
+    assert "lr=auto" not in caplog.text
+    assert resumed["auto/lr"] == whole["auto/lr"]
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "resumed"))
+    assert not (tmp_path / "resumed" / "lr_range.csv").exists()
+
+
+@pytest.mark.slow
+def test_all_processes_train_at_the_rate_of_the_first(tmp_path: Path) -> None:
+    words = ("trainer=ddp", "trainer.accelerator=cpu", "epochs=1", "freeze=false", "batch_size=auto", *SMALL[2:])
+    result = command(*words, "lr=auto", "data.train_per_class=null", f"hydra.run.dir={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    checkpoint = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["optimizer_states"][0]["param_groups"][0]["lr"] == metrics["auto/lr"]
+    steps = checkpoint["global_step"]
+    assert steps == -(-metrics["data/train_size"] // 2 // metrics["auto/batch_size"])
+    assert (result.stdout + result.stderr).count("lr=auto: ") <= 1
