@@ -23,6 +23,7 @@ from headstart.classifier import TransferClassifier
 from headstart.data.module import ImageDataModule
 from headstart.data.sources import Samples
 from headstart.errors import ConfigError
+from headstart.finetuning import Finetuning
 from headstart.lr_range import DIVERGED, STEPS, lr_range_test, smooth, suggested
 from headstart.optimization import build_optimizer
 from headstart.report import write_report
@@ -206,20 +207,17 @@ def test_the_rate_follows_the_curvature(size: float) -> None:
 
 
 def test_groups_keep_their_ratios() -> None:
-    """A rate of 0 for the backbone leaves it where it is; the head's own is what is suggested."""
-
-    def groups(ratio: float, parameters: Any, lr: float = 1e-3) -> torch.optim.Optimizer:
-        *first, weight, bias = parameters
-        return torch.optim.SGD([{"params": first, "lr": ratio * lr}, {"params": [weight, bias]}], lr=lr)
+    """A rate next to 0 for the backbone leaves it where it is; the head's own is what is suggested."""
 
     def losses(ratio: float, freeze: bool) -> Any:
-        model = classifier(optimizer=partial(groups, ratio), freeze=freeze)
+        sgd = partial(build_optimizer, name="sgd", lr=1e-3)
+        model = classifier(optimizer=sgd, freeze=freeze, finetuning=Finetuning(backbone_lr=ratio))
         model.head[0].p = 0.0  # type: ignore[index, union-attr]
         model.backbone.eval()
-        model.frozen = tuple(model.backbone.modules())  # BatchNorm and dropout as in a frozen one
+        model.thawing.frozen = list(model.backbone.modules())  # BatchNorm and dropout as in a frozen one
         return lr_range_test(model, images(), device=CPU, precision=Precision()).losses
 
-    still, frozen, trained = losses(0.0, freeze=False), losses(0.0, freeze=True), losses(0.1, freeze=False)
+    still, frozen, trained = losses(1e-12, freeze=False), losses(1.0, freeze=True), losses(0.1, freeze=False)
     assert np.allclose(still, frozen)
     assert not np.allclose(still[: len(trained)], trained[: len(still)])
 
