@@ -145,7 +145,9 @@ def test_more_segments_than_files_may_be_open(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_used_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="Make room, lower features.max_gb, or name another folder by the environment"):
+    with pytest.raises(
+        DataError, match="Make room, lower features.max_gb or data.cache_gb, or name another folder by the environment"
+    ):
         FeatureStore(tmp_path / "file" / "set", WIDTH, "float32", ABOUT)
 
 
@@ -164,7 +166,10 @@ def files_of_at_most(size: int) -> Iterator[None]:
 def test_a_full_disk_keeps_what_was_written(room: int, tmp_path: Path) -> None:
     fill(tmp_path, range(3))
     with opened(tmp_path) as store:
-        with files_of_at_most(room), pytest.raises(DataError, match="kept. Make room, lower features.max_gb, or name"):
+        with (
+            files_of_at_most(room),
+            pytest.raises(DataError, match="kept. Make room, lower features.max_gb or data.cache_gb, or name"),
+        ):
             store.append([key(n) for n in range(3, 9)], np.stack([row(n) for n in range(3, 9)]))
         assert store.missing([key(n) for n in range(9)]) == [key(n) for n in range(3, 9)]
         store.append([key(5)], row(5)[None])  # room was made

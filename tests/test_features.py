@@ -330,9 +330,7 @@ def test_what_is_remembered_wrongly_of_a_file_is_forgotten(
     fit()
     with sqlite3.connect(own_cache / "digests.sqlite") as table:
         table.execute("UPDATE files SET digest = zeroblob(32) WHERE CAST(path AS TEXT) LIKE '%cat/3.jpg'")
-    with pytest.raises(
-        DataError, match=r"3\.jpg was changed while its features were computed. Run the same command ag"
-    ):
+    with pytest.raises(DataError, match=r"3\.jpg was changed while it was being read. Run the same command ag"):
         fit()
     assert counts(fit()) == (0, IMAGES)
 

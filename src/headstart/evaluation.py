@@ -30,7 +30,7 @@ from headstart.features.frozen import frozen_features
 from headstart.features.loaders import FeatureDataModule
 from headstart.outputs import KeepOutputs, figures_of_splits
 from headstart.record import split_sha256, split_table
-from headstart.trainer import build_trainer, can_serve_features, quiet_lightning
+from headstart.trainer import build_trainer, quiet_lightning, sees_all_images
 
 FIRST = ("test", "val", "train")  # which split is evaluated, of those that the data have
 
@@ -228,7 +228,7 @@ def features_of(
 ) -> FeatureDataModule | None:
     """What the frozen backbone gives for the images, from the cache as far as it is there: as in training."""
     frozen = classifier.hparams["freeze"] is True
-    if not (frozen and isinstance(settings, CachedFeatures) and can_serve_features(trainer, classifier)):
+    if not (frozen and isinstance(settings, CachedFeatures) and sees_all_images(trainer)):
         return None
     head = next(layer for layer in classifier.head.modules() if isinstance(layer, nn.Linear))
     found = frozen_features(

@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from headstart.answers import FEATURED, Outputs
 from headstart.classifier import TransferClassifier
+from headstart.data.decoded import DecodedDataModule
 from headstart.data.module import ImageDataModule
 from headstart.features.loaders import FeatureDataModule
 
@@ -86,7 +87,7 @@ def gathered(share: Tensor, world: int) -> Tensor:
 def figures_of_splits(
     trainer: pl.Trainer,
     classifier: TransferClassifier,
-    data: ImageDataModule | FeatureDataModule,
+    data: ImageDataModule | DecodedDataModule | FeatureDataModule,
     keep: KeepOutputs,
     kept: Collection[str],
 ) -> tuple[dict[str, float], dict[str, Outputs]]:

@@ -23,7 +23,9 @@ from headstart.callbacks import ClassCurves, build_callbacks, build_loggers
 from headstart.checkpoints import KeepBest, check_checkpoint, complete_checkpoints, without_backbone
 from headstart.classifier import TransferClassifier
 from headstart.config import CachedFeatures, Config, to_yaml
+from headstart.config.ranges import AUTO
 from headstart.data import open_source
+from headstart.data.decoded import decoded_images
 from headstart.data.mixing import build_mixing
 from headstart.data.module import ImageDataModule, make_splits
 from headstart.data.sources import Samples
@@ -43,7 +45,7 @@ from headstart.report.statistics import fitted_temperature
 from headstart.run_folder import check_folder, record_answers, record_end, record_model, record_range_test, record_start
 from headstart.speed import Speed
 from headstart.table import show_run
-from headstart.trainer import build_trainer, can_serve_features, lost_processes, quiet_lightning
+from headstart.trainer import build_trainer, lost_processes, quiet_lightning, sees_all_images
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +144,8 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
     if (
         config.freeze is True
         and isinstance(config.features, CachedFeatures)
-        and can_serve_features(trainer, classifier)
+        and sees_all_images(trainer)
+        and classifier.mixing is None  # images, not features
     ):
         features = frozen_features(
             backbone.module,
@@ -154,6 +157,16 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
             engine=config.features.engine,
             views=1 if config.augment.name == "none" else min(config.features.views, config.epochs),
             max_gb=config.features.max_gb,
+            show_progress=config.trainer.enable_progress_bar and trainer.is_global_zero,
+        )
+    decoded = None
+    if config.data.cache == "decoded" and not features and sees_all_images(trainer):
+        decoded = decoded_images(
+            data,
+            preprocessing,
+            config.augment.of_images(),
+            device=trainer.strategy.root_device,
+            max_gb=config.data.cache_gb,
             show_progress=config.trainer.enable_progress_bar and trainer.is_global_zero,
         )
     auto.measure(
@@ -172,7 +185,7 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
     record_range_test(folder, auto.range_test)
     write_layout(loggers)
     fit_start = time.perf_counter()
-    batches = features.data if features else data
+    batches = features.data if features else decoded if decoded else data
     try:
         with without_backbone(classifier, aside=features is not None), lost_processes(folder):
             trainer.fit(classifier, batches, ckpt_path=config.ckpt_path, weights_only=True)
@@ -261,8 +274,8 @@ def circumstances(config: Config, data: ImageDataModule, trainer: pl.Trainer, *,
         num_workers=data.num_workers,
         most_workers=default_workers(),
         files=not isinstance(data.splits["train"].images, np.ndarray),
-        decoded=getattr(config.data, "cache", None) == "decoded",
-        tuned=str(config.data.batch_size) == "auto",
+        decoded=config.data.cache == "decoded",
+        tuned=config.data.batch_size == AUTO,
         on_cpu=trainer.strategy.root_device.type == "cpu",
         gpu=torch.cuda.is_available(),
         half=("bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed") if cuda and full else None,

@@ -16,7 +16,6 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 
 from headstart.checkpoints import KeepBest
-from headstart.classifier import TransferClassifier
 from headstart.errors import ConfigError, ProcessError, brief
 
 
@@ -100,12 +99,8 @@ def chosen_precision(asked: str, accelerator: str) -> str:
     return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
 
 
-def can_serve_features(trainer: pl.Trainer, classifier: TransferClassifier) -> bool:
-    """Whether a run can train on features.
-
-    Every image must be seen, none of them mixed with another, and processes not be copied from this one.
-    """
+def sees_all_images(trainer: pl.Trainer) -> bool:
+    """Whether what is kept of all images pays: every one will be seen, and processes are not copied from this one."""
     limits = (trainer.limit_train_batches, trainer.limit_val_batches, trainer.limit_test_batches)
     sees_all = all(isinstance(limit, float) and limit == 1 for limit in limits)
-    copied = isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
-    return sees_all and classifier.mixing is None and not copied
+    return sees_all and not isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)

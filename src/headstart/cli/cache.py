@@ -1,4 +1,4 @@
-"""`headstart cache`: what is kept of frozen backbones. It imports no torch: it answers at once."""
+"""`headstart cache`: what is kept of frozen backbones and images. It imports no torch: it answers at once."""
 
 from __future__ import annotations
 
@@ -9,32 +9,39 @@ from typing import Any
 from rich.console import Console
 from rich.filesize import decimal
 
-from headstart.features.cache import CachedSet, cache_folder, cached_sets, clear
+from headstart.features.cache import FEATURES, IMAGES, CachedSet, cache_folder, cached_sets, clear
 
 
 def add(commands: Any) -> None:
     """Adds the command to the parser."""
-    parser = commands.add_parser("cache", help="features of frozen backbones that are kept: list, clear")
+    parser = commands.add_parser(
+        "cache", help="features of frozen backbones and decoded images that are kept: list, clear"
+    )
     parser.add_argument("action", nargs="?", choices=("list", "clear"), default="list")
     parser.set_defaults(run=lambda words: clear_cache() if words.action == "clear" else list_cache())
 
 
 def list_cache() -> None:
-    """Prints what the feature cache holds, the last used first."""
+    """Prints what the cache holds: features, then images, the last used first."""
     console = Console()
-    sets = cached_sets(cache_folder())
-    for found in sets:
-        console.print(_described(found), soft_wrap=True, highlight=False)
-    rows, size = sum(found.rows for found in sets), sum(found.size for found in sets)
-    console.print(f"{rows:,} rows, {decimal(size)} in {cache_folder()}", soft_wrap=True, highlight=False)
+    for kind, unit in ((FEATURES, "rows"), (IMAGES, "images")):
+        sets = cached_sets(cache_folder(), kind)
+        for found in sets:
+            console.print(_described(found), soft_wrap=True, highlight=False)
+        rows, size = sum(found.rows for found in sets), sum(found.size for found in sets)
+        if sets or kind == FEATURES:
+            console.print(f"{rows:,} {unit}, {decimal(size)} in {cache_folder()}", soft_wrap=True, highlight=False)
 
 
 def _described(found: CachedSet) -> str:
     """Two lines about a set: which network, how much, how old; and which images, computed how."""
     about = found.about
+    used = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.used))
+    if "decoded" in about:
+        what = f"decoded images: {about['decoded']}  {found.rows:,} images"
+        return f"{what}  {decimal(found.size)}  last used {used}\n    {_steps(str(about.get('transform', '')))}"
     network = " ".join(str(value) for value in about.get("model", {}).values()) or f"unknown ({found.folder.name})"
     weights = str(about.get("backbone_sha256", ""))[:8]
-    used = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.used))
     computed = " ".join(str(about.get(name, "")) for name in ("device", "precision", "engine"))
     return (
         f"{network}  weights {weights}  {found.rows:,} rows  {decimal(found.size)}  last used {used}\n"
@@ -50,7 +57,7 @@ def _steps(transform: str) -> str:
 
 
 def clear_cache() -> None:
-    """Empties the feature cache, but for what a run uses now."""
+    """Empties the cache, but for what a run uses now."""
     freed, in_use = clear(cache_folder())
     kept = f"; {in_use} in use were kept" if in_use else ""
     Console().print(f"freed {decimal(freed)} in {cache_folder()}{kept}", soft_wrap=True, highlight=False)

@@ -18,6 +18,9 @@ class Data:
     batch_size: int | str = or_auto(at_least(1))
     evaluation_batch_size: int | None = at_least(1)
     num_workers: int | None = at_least(0)
+    # The defaults are for config.yaml of runs from before they were there.
+    cache: Literal["none", "decoded"] = "none"
+    cache_gb: float = within(lambda value: 0 < value < float("inf"), "a number above 0", default=50.0)
     split_seed: int = at_least(0)
     val_fraction: float = fraction(zero=False)
     test_fraction: float = fraction(zero=True)

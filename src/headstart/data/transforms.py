@@ -225,3 +225,26 @@ def _randaugment(
 ) -> list[torch.nn.Module]:
     policy = v2.RandAugment(num_ops=int(operations), magnitude=int(magnitude))
     return [_random_part(preprocessing, scale), flip, policy]
+
+
+class WholeImage(torch.nn.Module):
+    """The whole image, squashed to a square, with the size that it had: what random parts can be cut out of later.
+
+    Args:
+        side: of the square, in pixels.
+        interpolation: as of `Preprocessing`.
+    """
+
+    SIZE_BYTES = 8  # width and height, as two little-endian 32-bit numbers
+
+    def __init__(self, side: int, interpolation: str) -> None:
+        super().__init__()
+        self.side = side
+        self.squash = _compose(
+            v2.Resize((side, side), InterpolationMode(interpolation), antialias=True), v2.PILToTensor()
+        )
+
+    def forward(self, image: Image.Image) -> Tensor:
+        """From an RGB image to uint8 of shape (3 · side² + SIZE_BYTES,)."""
+        size = b"".join(length.to_bytes(4, "little") for length in image.size)
+        return torch.cat([self.squash(image).flatten(), torch.frombuffer(bytearray(size), dtype=torch.uint8)])

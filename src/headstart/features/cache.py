@@ -1,4 +1,4 @@
-"""The folder of all feature sets: where it is, what is in it, and what has to go when it is full."""
+"""The folder of all sets of features and images: where it is, what is in it, and what goes when it is full."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from headstart.features.store import IN_USE, RECORD
 
 log = logging.getLogger(__name__)
 GIGABYTE = 10**9
+FEATURES, IMAGES = "features", "images"  # the kinds of sets: features of backbones, decoded images
 DIGESTS = "digests.sqlite"  # in the cache folder: what is known of files; see `digests.file_digests`
 SET_NAME = re.compile("[0-9a-f]{32}")  # whatever else lies there is not ours
 
 
 def cache_folder() -> Path:
-    """Where features are kept: the environment variable HEADSTART_CACHE, else ~/.cache/headstart."""
+    """Where features and images are kept: the environment variable HEADSTART_CACHE, else ~/.cache/headstart."""
     named = os.environ.get("HEADSTART_CACHE") or "~/.cache/headstart"
     return Path(os.path.expanduser(named))  # noqa: PTH111 (pathlib's own fails for a user without a home)
 
@@ -35,9 +36,11 @@ def writable_cache_folder() -> Path:
     """The cache folder, or a temporary one, with a warning, if nothing can be written there."""
     folder = cache_folder()
     try:
-        sets_folder(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder), tempfile.TemporaryFile(dir=sets_folder(folder)):
-            return folder
+        with tempfile.TemporaryFile(dir=_made(folder)):
+            for kind in (FEATURES, IMAGES):
+                with tempfile.TemporaryFile(dir=_made(sets_folder(folder, kind))):
+                    pass
+        return folder
     except OSError as error:
         temporary = _temporary_folder()
         log.warning(
@@ -48,6 +51,11 @@ def writable_cache_folder() -> Path:
             temporary,
         )
         return temporary
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 @functools.cache
@@ -77,7 +85,7 @@ class CachedSegment:
 
 @dataclass(frozen=True)
 class CachedSet:
-    """A feature set: rows of one backbone for one transform.
+    """A set: rows of one backbone for one transform, or images decoded in one way.
 
     Attributes:
         folder: where it is.
@@ -105,14 +113,14 @@ class CachedSet:
         return max((segment.used for segment in self.segments), default=0.0)
 
 
-def sets_folder(cache: Path) -> Path:
-    """The folder whose folders are the feature sets."""
-    return cache / "features"
+def sets_folder(cache: Path, kind: str = FEATURES) -> Path:
+    """The folder whose folders are the sets of one kind."""
+    return cache / kind
 
 
-def cached_sets(cache: Path) -> list[CachedSet]:
-    """All feature sets, the last used first."""
-    folders = [path for path in sets_folder(cache).glob("*") if SET_NAME.fullmatch(path.name) and path.is_dir()]
+def cached_sets(cache: Path, kind: str = FEATURES) -> list[CachedSet]:
+    """All sets of one kind, the last used first."""
+    folders = [path for path in sets_folder(cache, kind).glob("*") if SET_NAME.fullmatch(path.name) and path.is_dir()]
     return sorted((_read_set(folder) for folder in folders), key=lambda found: found.used, reverse=True)
 
 
@@ -129,7 +137,7 @@ def _read_set(folder: Path) -> CachedSet:
     return CachedSet(folder, about, tuple(segments))
 
 
-def make_room(cache: Path, needed: int, limit: int, keep: Collection[Path] = ()) -> int:
+def make_room(cache: Path, needed: int, limit: int, keep: Collection[Path] = (), kind: str = FEATURES) -> int:
     """Drops the least recently used segments until there is room for more.
 
     Args:
@@ -138,11 +146,12 @@ def make_room(cache: Path, needed: int, limit: int, keep: Collection[Path] = ())
         limit: bytes that the cache may have in all.
         keep: records of the segments that this process is about to use, which stay. It has no set open; what other
             processes have open stays too.
+        kind: of the sets; the others are not touched, as they have a limit of their own.
 
     Returns:
-        Bytes that the cache and what is needed have in all: more than the limit if too much of it stays.
+        Bytes that the sets of this kind and what is needed have in all: more than the limit if too much of it stays.
     """
-    sets = cached_sets(cache)
+    sets = cached_sets(cache, kind)
     total = sum(found.size for found in sets)
     droppable = [(segment, found.folder) for found in sets for segment in found.segments if segment.records not in keep]
     for segment, folder in sorted(droppable, key=lambda item: item[0].used):
@@ -188,7 +197,7 @@ def clear(cache: Path) -> tuple[int, int]:
         The bytes that were freed, and how many sets are in use.
     """
     freed = in_use = 0
-    for found in cached_sets(cache):
+    for found in (*cached_sets(cache, FEATURES), *cached_sets(cache, IMAGES)):
         if drop(found.folder, found.segments):
             freed += found.size
         else:

@@ -1,4 +1,4 @@
-"""The one pass of images through a frozen backbone: workers decode, the engine computes, the store keeps."""
+"""The one pass over images whose rows are missing: workers decode, one process computes, the store keeps."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import hashlib
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
@@ -21,14 +23,15 @@ from headstart.data.module import mixed_seed
 from headstart.data.sources import Samples
 from headstart.data.transforms import Transform
 from headstart.data.workers import step_back
-from headstart.errors import DataError, ModelError
-from headstart.features.engines import Network
+from headstart.errors import DataError
 from headstart.features.store import FeatureStore, Key, key_of
 from headstart.progress import Advance
 
 log = logging.getLogger(__name__)
 PREFETCH = 4  # batches that a worker is ahead; each may have to wait for the forward pass
 WAIT = 0.2  # seconds between looks at what other processes are computing
+
+Compute = Callable[[Tensor, Sequence[str]], NDArray[Any]]  # from views and the names of their images to rows
 
 
 class ChangedError(DataError):
@@ -58,7 +61,7 @@ class Views:
 
 
 class ViewDataset(Dataset[Tensor]):
-    """Renders views: an item is float32 of shape (views, 3, height, width).
+    """Renders views: an item is of shape (views, ...), such as float32 (views, 3, height, width).
 
     Args:
         splits: the images.
@@ -85,7 +88,7 @@ class ViewDataset(Dataset[Tensor]):
         data = read_bytes(image)
         decoded = decode_image(data, image)
         if hashlib.sha256(data).digest() != wanted.digest:
-            raise ChangedError(f"{image} was changed while its features were computed. Run the same command again.")
+            raise ChangedError(f"{image} was changed while it was being read. Run the same command again.")
         return decoded
 
 
@@ -93,7 +96,7 @@ class Claims:
     """Batches of views for a DataLoader, each claimed in the store when it is asked for.
 
     Args:
-        store: where the features will be kept.
+        store: where the rows will be kept.
         wanted: the views.
         size: views in a batch.
 
@@ -144,20 +147,22 @@ def extract(
     store: FeatureStore,
     dataset: ViewDataset,
     wanted: Sequence[Views],
-    network: Network,
+    compute: Compute,
     *,
-    engine: str,
+    batch_size: int,
+    device: torch.device | None,
     num_workers: int,
     advance: Advance,
 ) -> int:
-    """Computes features and keeps them, but for those that another process is computing: it waits for these.
+    """Computes rows and keeps them, but for those that another process is computing: it waits for these.
 
     Args:
         store: where to keep them.
         dataset: renders the views.
         wanted: which views.
-        network: the backbone, on its device.
-        engine: how to compute it; see `Network.engine`.
+        compute: from views to rows.
+        batch_size: views that are computed at once.
+        device: where; None if decoding is all there is to do.
         num_workers: processes that decode.
         advance: told how many views are done.
 
@@ -166,14 +171,13 @@ def extract(
 
     Raises:
         DataError: an image that cannot be read, or no room to write to.
-        ModelError: features that are no finite numbers, or an engine that does not fit.
     """
     computed, left, waited = 0, list(wanted), False
     while left:
-        claims = Claims(store, left, network.batch_size("eager"))
+        claims = Claims(store, left, batch_size)
         if not claims:
             if not waited:
-                log.info("waiting for another process that computes %s features", f"{len(left):,}")
+                log.info("waiting for another process that computes the rows of %s images", f"{len(left):,}")
             waited = True
             time.sleep(WAIT)
         loader = DataLoader(
@@ -181,19 +185,16 @@ def extract(
             batch_sampler=claims,
             collate_fn=_join,
             num_workers=num_workers if claims else 0,
-            pin_memory=network.device.type == "cuda",
+            pin_memory=device is not None and device.type == "cuda",
             prefetch_factor=PREFETCH if claims and num_workers else None,
-            worker_init_fn=step_back if network.device.type == "cpu" else None,
+            worker_init_fn=step_back if device is not None and device.type == "cpu" else None,
             generator=torch.Generator(),  # of its own: whether there is something to compute must not change a run
         )
         for images in loader:
             batch = claims.dispatched.popleft()
-            features = network.engine(engine, images)(images)
-            _check_finite(
-                features, [dataset.splits[item.split].names[item.index] for item in batch for _ in item.views]
-            )
+            names = [dataset.splits[item.split].names[item.index] for item in batch for _ in item.views]
             keys = [key for item in batch for key in item.keys]
-            store.append(keys, features.to(network.stored_dtype).numpy())
+            store.append(keys, compute(images, names))
             store.release(keys)
             computed += len(keys)
             advance(len(keys))
@@ -207,12 +208,3 @@ def _join(views: list[Tensor]) -> Tensor:
         joined: Tensor = default_collate(views)  # straight into the memory that processes share
         return joined.flatten(0, 1)
     return torch.cat(views)
-
-
-def _check_finite(features: Tensor, names: Sequence[str]) -> None:
-    wrong = (~features.isfinite().all(dim=1)).nonzero()
-    if len(wrong):
-        raise ModelError(
-            f"{names[int(wrong[0])]}: the backbone's features of this image are not finite numbers. Are the weights "
-            f"damaged, or do they need another preprocessing? With 16-bit precision, try trainer.precision=32-true."
-        )

@@ -120,9 +120,14 @@ class Rows:
     def __len__(self) -> int:
         return len(self._positions)
 
-    def take(self, indices: NDArray[np.int64]) -> NDArray[Any]:
-        """The rows at these indices, copied: shape (len(indices), width)."""
-        taken = np.empty((len(indices), self.row_bytes // self.dtype.itemsize), self.dtype)
+    @property
+    def width(self) -> int:
+        """Values of a row."""
+        return self.row_bytes // self.dtype.itemsize
+
+    def take(self, indices: NDArray[np.int64], out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """The rows at these indices, copied, to `out` if it is given: shape (len(indices), width)."""
+        taken = np.empty((len(indices), self.width), self.dtype) if out is None else out
         which, positions = self._which[indices], self._positions[indices]
         for number in np.unique(which):
             here = which == number
@@ -242,9 +247,9 @@ class FeatureStore:
 
     def _unusable(self, error: OSError) -> DataError:
         return DataError(
-            f"{self.folder}: cannot write to the feature cache ({error.strerror}). What was computed so far is kept. "
-            f"Make room, lower features.max_gb, or name another folder by the environment variable HEADSTART_CACHE; "
-            f"then run the same command again."
+            f"{self.folder}: cannot write to the cache ({error.strerror}). What was computed so far is kept. "
+            f"Make room, lower features.max_gb or data.cache_gb, or name another folder by the environment variable "
+            f"HEADSTART_CACHE; then run the same command again."
         )
 
     def _begin_segment(self) -> None:

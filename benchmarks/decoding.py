@@ -1,0 +1,151 @@
+"""Decoding JPEG files with torchvision and with Pillow; and an epoch of decoded images against one of files.
+
+    python benchmarks/decoding.py --root ../shared/data/hymenoptera
+    python benchmarks/decoding.py --root FOLDER --augment randaugment
+
+Prints, on one core: images a second of each decoder, their ratio, and how far their pixels differ; what each does with
+odd files; then images a second of whole training epochs without a network, from files and from decoded images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+from PIL import Image
+from torchvision.io import ImageReadMode, decode_jpeg
+
+from headstart import config
+from headstart.data.decoded import decoded_images
+from headstart.data.images import decode_image
+from headstart.data.module import ImageDataModule
+from headstart.data.sources import Samples
+from headstart.data.transforms import Preprocessing, evaluation_transform, training_transform
+
+PREPROCESSING = Preprocessing(256, 224, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+BATCH = 32
+JPEG = b"\xff\xd8"  # what such a file begins with, whatever its name
+
+
+def with_pillow(data: bytes) -> Image.Image:
+    return decode_image(data, "a file")
+
+
+def with_torchvision(data: bytes) -> Image.Image:
+    """As an image, too: resizing is Pillow's, as the weights' own preprocessing has it."""
+    buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    pixels = decode_jpeg(buffer, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+
+
+def compare_decoders(files: list[Path]) -> None:
+    contents = [path.read_bytes() for path in files]
+    seconds: dict[str, list[float]] = {"torchvision": [], "Pillow": []}
+    for _ in range(3):
+        for name, decode in (("torchvision", with_torchvision), ("Pillow", with_pillow)):
+            start = time.perf_counter()
+            for data in contents:
+                decode(data)
+            seconds[name].append(time.perf_counter() - start)
+    largest, means = 0, []
+    for data in contents:
+        difference = np.abs(np.asarray(with_torchvision(data)).astype(int) - np.asarray(with_pillow(data)))
+        largest = max(largest, int(difference.max()))
+        means.append(difference.mean())
+    rates = {name: len(contents) / min(times) for name, times in seconds.items()}
+    print(f"{len(files)} files: torchvision {rates['torchvision']:.0f}, Pillow {rates['Pillow']:.0f} images/s")
+    print(f"torchvision over Pillow: {rates['torchvision'] / rates['Pillow']:.2f}")
+    print(f"pixels differ by {largest} at most, by {np.mean(means):.4f} on the average")
+
+
+def compare_odd_files(photo: Path) -> None:
+    with Image.open(photo) as file:
+        picture = file.convert("RGB")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    kinds = {
+        "CMYK": (picture.convert("CMYK"), {}),
+        "grey": (picture.convert("L"), {}),
+        "turned by EXIF": (picture, {"exif": turned}),
+        "progressive": (picture, {"progressive": True}),
+    }
+    odd: dict[str, bytes] = {}
+    for name, (image, options) in kinds.items():
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", **options)
+        odd[name] = buffer.getvalue()
+    odd["truncated"] = photo.read_bytes()[:-900]
+    for name, data in odd.items():
+        found = []
+        for decode in (with_torchvision, with_pillow):
+            try:
+                found.append(np.asarray(decode(data)))
+            except Exception as error:
+                found.append(f"{type(error).__name__}: {str(error).splitlines()[0][:60]}")
+        if all(isinstance(one, np.ndarray) for one in found) and found[0].shape == found[1].shape:
+            difference = np.abs(found[0].astype(int) - found[1])
+            print(f"{name}: pixels differ by {difference.max()} at most, by {difference.mean():.3f} on the average")
+        else:
+            print(f"{name}: " + "; ".join(str(getattr(one, "shape", one)) for one in found))
+
+
+def compare_epochs(files: list[Path], augment: str) -> None:
+    with initialize_config_dir(str(Path(__file__).parent.parent / "conf")):
+        settings = config.check(compose("train", [f"augment={augment}"])).augment.of_images()
+    paths = [str(path) for path in files]
+    splits = {"train": Samples(paths, np.zeros(len(paths), dtype=np.int64), paths)}
+
+    def images() -> ImageDataModule:
+        return ImageDataModule(
+            splits,
+            training=training_transform(PREPROCESSING, **settings),
+            evaluation=evaluation_transform(PREPROCESSING),
+            batch_size=BATCH,
+            num_workers=0,
+        )
+
+    def rate(loader: object, epochs: int = 2) -> float:
+        """Of the best epoch, by the time of the processor: other work on the machine counts little."""
+        rates = []
+        for _ in range(epochs):
+            start = time.process_time()
+            count = sum(len(labels) for _, labels in loader)  # type: ignore[attr-defined]
+            rates.append(count / (time.process_time() - start))
+        return max(rates)
+
+    print(f"{augment}, files: {rate(images().train_dataloader()):.0f} images/s")
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["HEADSTART_CACHE"] = cache
+        start = time.process_time()
+        found = decoded_images(
+            images(), PREPROCESSING, settings, device=torch.device("cpu"), max_gb=50, show_progress=False
+        )
+        assert found is not None
+        print(f"decoding them, for evaluation too: {len(paths) / (time.process_time() - start):.0f} images/s")
+        print(f"{augment}, decoded images on the CPU: {rate(found.train_dataloader()):.0f} images/s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, help="a folder with JPEG files, at any depth")
+    parser.add_argument("--augment", default="standard")
+    parser.add_argument("--only", choices=("decoders", "epochs"))
+    words = parser.parse_args()
+    files = sorted(path for path in words.root.rglob("*.jp*g") if path.read_bytes()[:2] == JPEG)
+    torch.set_num_threads(1)
+    if words.only != "epochs":
+        compare_decoders(files)
+        compare_odd_files(files[0])
+    if words.only != "decoders":
+        compare_epochs(files, words.augment)
+
+
+if __name__ == "__main__":
+    main()
