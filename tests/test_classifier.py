@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from headstart.classifier import TransferClassifier
+from headstart.data.module import class_weights
 from headstart.data.sources import Samples
 from headstart.optimization import build_optimizer, build_schedule, direction
-from headstart.train import class_weights
 
 
 def test_balanced_weights_are_the_inverse_of_the_shares() -> None:

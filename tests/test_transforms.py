@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader
 from torchvision import models
 
 from headstart.backbones import build_backbone
-from headstart.data.module import EpochSampler, ImageDataModule, ImageDataset, ShareSampler
+from headstart.data.module import ImageDataModule, ImageDataset
+from headstart.data.samplers import EpochSampler, ShareSampler
 from headstart.data.sources import Samples
 from headstart.data.transforms import Preprocessing, evaluation_transform, training_transform
 from headstart.errors import ConfigError

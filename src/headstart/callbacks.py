@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from headstart.checkpoints import KeepBest, KeepLast
 from headstart.classifier import TransferClassifier
-from headstart.data.module import mixed_seed
+from headstart.data.samplers import mixed_seed
 from headstart.monitor import direction
 
 

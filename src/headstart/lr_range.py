@@ -13,7 +13,8 @@ from lightning.pytorch.plugins.precision import Precision
 from numpy.typing import NDArray
 
 from headstart.classifier import TransferClassifier
-from headstart.data.module import Batch, EpochSampler, ImageDataModule, mixed_seed
+from headstart.data.module import Batch, ImageDataModule
+from headstart.data.samplers import EpochSampler, mixed_seed
 from headstart.errors import ConfigError
 from headstart.features.loaders import FeatureDataModule
 from headstart.progress import progress_bar

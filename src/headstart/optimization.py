@@ -131,3 +131,8 @@ def _cosine(optimizer: Optimizer, steps: int, warmup: int) -> lr_scheduler.LRSch
         return fall
     rise = lr_scheduler.LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
     return lr_scheduler.SequentialLR(optimizer, [rise, fall], milestones=[warmup])
+
+
+def schedule_length(scheduler: str, epochs: int, *, thaws: bool) -> dict[str, int]:
+    """The epochs that a schedule is made for, where that shapes it: it cannot be resumed with another number."""
+    return {"epochs": epochs} if scheduler in ("cosine", "onecycle") or thaws else {}

@@ -117,3 +117,12 @@ def figures_of_splits(
         if keep.outputs:
             outputs[split] = keep.outputs
     return figures, outputs
+
+
+def parameter_counts(classifier: TransferClassifier) -> dict[str, int]:
+    """`params/total` and `params/trainable`."""
+    parameters = list(classifier.parameters())
+    return {
+        "params/total": sum(p.numel() for p in parameters),
+        "params/trainable": sum(p.numel() for p in parameters if p.requires_grad),
+    }

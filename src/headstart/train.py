@@ -12,7 +12,6 @@ from pathlib import Path
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from torch import Tensor
 
 from headstart.answers import KEPT, evaluations
 from headstart.artifact import read_checkpoint
@@ -21,23 +20,24 @@ from headstart.backbones import build_backbone, check_input
 from headstart.bottleneck import Circumstances, verdict
 from headstart.callbacks import ClassCurves, build_callbacks, build_loggers
 from headstart.checkpoints import KeepBest, check_checkpoint, complete_checkpoints, without_backbone
+from headstart.choosing import FROZEN, SCRATCH, choose
 from headstart.classifier import TransferClassifier
 from headstart.config import CachedFeatures, Config, to_yaml
+from headstart.config.composing import finetune_preset
 from headstart.config.ranges import AUTO
 from headstart.data import open_source
 from headstart.data.decoded import decoded_images
 from headstart.data.mixing import build_mixing
-from headstart.data.module import ImageDataModule, make_splits
-from headstart.data.sources import Samples
+from headstart.data.module import ImageDataModule, class_weights, make_splits
 from headstart.data.transforms import evaluation_transform, training_transform
 from headstart.data.workers import default_workers
-from headstart.errors import ConfigError, suggestion
 from headstart.features.digests import module_sha256
 from headstart.features.frozen import frozen_features
 from headstart.finetuning import Finetuning
 from headstart.heads import build_head
-from headstart.optimization import build_optimizer, build_schedule
-from headstart.outputs import KeepOutputs, figures_of_splits
+from headstart.monitor import check_monitor
+from headstart.optimization import build_optimizer, build_schedule, schedule_length
+from headstart.outputs import KeepOutputs, figures_of_splits, parameter_counts
 from headstart.record import split_sha256, split_table
 from headstart.report import report_run
 from headstart.report.scalars import write_hyperparameters, write_layout
@@ -104,13 +104,24 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
         seed=config.seed,
         balanced=config.data.sampling == "balanced",
     )
-    finetuning = Finetuning(**config.finetune.settings())
+    freeze, finetuning, choice = config.freeze, Finetuning(**config.finetune.settings()), None
+    if config.finetune.name == AUTO:
+        bars = config.trainer.enable_progress_bar and trainer.is_global_zero
+        choice = choose(backbone, data, trainer, checkpoint=config.ckpt_path, seed=config.seed, show_progress=bars)
+        for line in str(choice).splitlines():
+            log.info(line)
+        if choice.strategy == FROZEN:
+            freeze = True
+        elif choice.strategy == SCRATCH:
+            backbone = backbone._replace(module=build_backbone(**asdict(config.model) | {"weights": None}).module)
+        else:
+            finetuning = Finetuning(**finetune_preset(choice.strategy) | config.finetune.changed())
     optimizer = asdict(config.optimizer) | {"lr": auto.first_lr}
     classifier = TransferClassifier(
         backbone.module,
         build_head(num_features=backbone.num_features, num_classes=len(source.class_names), **asdict(config.head)),
         source.class_names,
-        freeze=config.freeze,
+        freeze=freeze,
         finetuning=finetuning,
         optimizer=partial(build_optimizer, **optimizer),
         scheduler=partial(build_schedule, **asdict(config.scheduler)),
@@ -123,26 +134,28 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
             "head": asdict(config.head),
             "class_names": list(source.class_names),
             "preprocessing": asdict(preprocessing),
-            "freeze": config.freeze,
+            "freeze": freeze,
             "finetune": asdict(finetuning) if finetuning != Finetuning() else None,
-            "backbone_sha256": module_sha256(backbone.module) if config.freeze is True else None,
+            "chosen": asdict(choice) if choice else None,
+            "backbone_sha256": module_sha256(backbone.module) if freeze is True else None,
             "optimizer": optimizer,
             "batch_size": data.batch_size,
-            "scheduler": asdict(config.scheduler) | schedule_length(config.scheduler.name, finetuning, config.epochs),
+            "scheduler": asdict(config.scheduler)
+            | schedule_length(config.scheduler.name, config.epochs, thaws=finetuning.thawed_by > 0),
             "monitor": config.monitor,
             "ema": config.callbacks.ema,
             "split": split_sha256(split),
             "data": config.data.told(),
         },
     )
-    check_monitor(config.monitor, classifier)
+    check_monitor(config.monitor, classifier.logged_metrics)
     if config.ckpt_path is not None:
         check_checkpoint(config.ckpt_path, classifier)
 
     features_start = time.perf_counter()
     features = None
     if (
-        config.freeze is True
+        freeze is True
         and isinstance(config.features, CachedFeatures)
         and sees_all_images(trainer)
         and classifier.mixing is None  # images, not features
@@ -202,6 +215,7 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
         "epochs/run": trainer.current_epoch,
         **({"epochs/best": best} if best else {}),
         **auto.metrics,
+        **({"auto/images_a_class": choice.images, "auto/similarity": choice.similarity} if choice else {}),
         **({"features/computed": features.computed, "features/cached": features.cached} if features else {}),
         **({"time/features_s": round(fit_start - features_start, 3)} if features else {}),
         **speed.figures,
@@ -224,33 +238,6 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
     elif config.report is True or (config.report == "auto" and not sweep):
         report_run(folder, data)
     return metrics[config.monitor]
-
-
-def schedule_length(scheduler: str, finetuning: Finetuning, epochs: int) -> dict[str, int]:
-    """The epochs that a schedule is made for, where that shapes it: it cannot be resumed with another number."""
-    return {"epochs": epochs} if scheduler in ("cosine", "onecycle") or finetuning.thawed_by > 0 else {}
-
-
-def class_weights(kind: str | None, samples: Samples, num_classes: int) -> Tensor | None:
-    """Weights of the classes in the training loss: N / (classes × N of the class) for "balanced"."""
-    if kind is None:
-        return None
-    counts = torch.bincount(torch.from_numpy(samples.labels), minlength=num_classes)
-    return len(samples) / (num_classes * counts.clamp(min=1).float())
-
-
-def check_monitor(monitor: str, classifier: TransferClassifier) -> None:
-    """Makes sure that the monitored metric will be measured.
-
-    Raises:
-        ConfigError: it will not; the message lists what is.
-    """
-    known = [f"{split}/{name}" for split in ("train", "val") for name in classifier.logged_metrics]
-    if monitor not in known:
-        raise ConfigError(
-            f"monitor={monitor}: this is not measured here (top5_accuracy is, with more than five classes)."
-            f"{suggestion(monitor, known)} There are {', '.join(known)}."
-        )
 
 
 def restore_best(trainer: pl.Trainer, classifier: TransferClassifier) -> int | None:
@@ -283,12 +270,3 @@ def circumstances(config: Config, data: ImageDataModule, trainer: pl.Trainer, *,
         frozen=config.freeze is True,
         pretrained=config.model.weights is not None,
     )
-
-
-def parameter_counts(classifier: TransferClassifier) -> dict[str, int]:
-    """`params/total` and `params/trainable`."""
-    parameters = list(classifier.parameters())
-    return {
-        "params/total": sum(p.numel() for p in parameters),
-        "params/trainable": sum(p.numel() for p in parameters if p.requires_grad),
-    }

@@ -58,6 +58,15 @@ def quoted(text: str) -> str:
     return str(QuotedString(text, Quote.double).with_quotes())
 
 
+def finetune_preset(name: str) -> dict[str, Any]:
+    """The settings of `finetune=NAME`, by their names in `Finetune`."""
+    shared: Any = OmegaConf.load(CONF / "shared" / "finetune.yaml")
+    own: Any = OmegaConf.load(CONF / "finetune" / f"{name}.yaml")
+    values = {**shared, **own.finetune}
+    del values["name"]
+    return values
+
+
 def _compose(words: Sequence[str]) -> DictConfig:
     if not CONF.is_dir():
         raise ConfigError(

@@ -96,7 +96,7 @@ class RandAugment(RandomResizedCrop):
 class Finetune:
     """How what is not frozen is trained."""
 
-    name: Literal["none", "full", "head_then_full", "gradual", "layer_decay", "bn_frozen"] = "none"
+    name: Literal["none", "full", "head_then_full", "gradual", "layer_decay", "bn_frozen", "auto"] = "none"
     head_epochs: int = within(lambda value: value >= 0, "a whole number of at least 0", default=0)
     thawed_by: float = within(lambda value: 0 <= value <= 1, "a number from 0 to 1", default=0.0)
     backbone_lr: float = within(lambda value: 0 < value < float("inf"), "a number above 0", default=1.0)
@@ -106,6 +106,10 @@ class Finetune:
     def settings(self) -> dict[str, Any]:
         """The arguments of `Finetuning`."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "name"}
+
+    def changed(self) -> dict[str, Any]:
+        """Those of them that are not their defaults: of auto, what was set beside it."""
+        return {name: value for name, value in self.settings().items() if value != getattr(Finetune(), name)}
 
 
 @dataclass(kw_only=True)

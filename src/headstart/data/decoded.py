@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from headstart.data.batch_augmentation import BatchAugmentation
 from headstart.data.images import decode_image
-from headstart.data.module import Batch, EpochSampler, ImageDataModule, ShareSampler, drops_last
+from headstart.data.module import Batch, ImageDataModule
+from headstart.data.samplers import EpochSampler, ShareSampler, drops_last
 from headstart.data.transforms import Preprocessing, Transform, normalisation, pixel_transform
 from headstart.features.cache import GIGABYTE, IMAGES, writable_cache_folder
 from headstart.features.digests import code_sha256

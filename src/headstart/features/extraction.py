@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from headstart.data.images import decode_image, read_bytes
-from headstart.data.module import mixed_seed
+from headstart.data.samplers import mixed_seed
 from headstart.data.sources import Samples
 from headstart.data.transforms import Transform
 from headstart.data.workers import step_back

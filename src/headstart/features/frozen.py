@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from headstart.data.images import decode_image
-from headstart.data.module import ImageDataModule, mixed_seed
+from headstart.data.module import ImageDataModule
+from headstart.data.samplers import mixed_seed
 from headstart.data.transforms import evaluation_transform
 from headstart.errors import ModelError
 from headstart.features.cache import GIGABYTE, writable_cache_folder

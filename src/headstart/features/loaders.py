@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from headstart.data.module import Batch, EpochSampler, ImageDataModule, drops_last
+from headstart.data.module import Batch, ImageDataModule
+from headstart.data.samplers import EpochSampler, drops_last
 from headstart.features.store import Rows
 
 MEMORY_BYTES = 128 * 2**20  # of features that are read into memory, all splits together; more stay mapped

@@ -17,7 +17,8 @@ from PIL import Image
 
 from headstart.answers import TOP, Evaluation
 from headstart.data.images import read_thumbnail
-from headstart.data.module import ImageDataset, mixed_seed, open_image
+from headstart.data.module import ImageDataset, open_image
+from headstart.data.samplers import mixed_seed
 from headstart.data.sources import Samples
 from headstart.data.transforms import Preprocessing, Transform, pixels_of
 from headstart.errors import DataError
