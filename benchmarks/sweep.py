@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from headstart.heads import build_head
-from headstart.optimization import build_optimizer
+from headstart.optimization import ParameterGroup, build_optimizer
 
 ROOT = Path(__file__).parent.parent
 BATCH, FEATURES = 32, 1280  # the default batch and MobileNetV2's width
@@ -44,7 +44,7 @@ def plain_seconds(run: Path) -> float:
     described = json.loads((run / "model" / "model.json").read_text(encoding="utf-8"))
     features, labels = torch.randn(BATCH, FEATURES), torch.randint(2, (BATCH,))
     head: nn.Module = build_head(num_features=FEATURES, num_classes=2, **described["head"])
-    optimizer = build_optimizer(head.parameters(), **described["optimizer"])
+    optimizer = build_optimizer([ParameterGroup("head", list(head.parameters()), 1.0)], **described["optimizer"])
     start = time.perf_counter()
     for _ in range(metrics["epochs/run"] * -(-metrics["data/train_size"] // BATCH)):
         optimizer.zero_grad()

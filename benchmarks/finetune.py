@@ -1,0 +1,201 @@
+"""How near training from images comes to training on tensors that lie on the device already.
+
+    python benchmarks/finetune.py                                           # generated photographs, 500 × 375
+    python benchmarks/finetune.py --root FOLDER                             # your own, a folder for each class
+    python benchmarks/finetune.py --models resnet50 vgg16 --batch-size 256 --images 8192    # on a GPU
+
+The same network is trained in the same way by the same Trainer, everything of it, from four kinds of batches in turns:
+synthetic ones on the device; the decoded images of `data.cache=decoded`; files through `ImageDataModule`; and files as
+torchvision's ImageFolder and a plain DataLoader with a process for each core read them. Printed is the fastest of the
+rounds, in images a second, and the ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision import datasets, transforms
+
+from headstart.backbones import Backbone, build_backbone
+from headstart.classifier import TransferClassifier
+from headstart.data.decoded import decoded_images
+from headstart.data.folders import imagefolder
+from headstart.data.module import Batch, ImageDataModule
+from headstart.data.transforms import evaluation_transform, training_transform
+from headstart.data.workers import default_workers
+from headstart.optimization import build_optimizer
+from headstart.trainer import build_trainer, quiet_lightning
+
+WARM = 2  # steps that are not timed: memory, kernels, workers
+AUGMENT: dict[str, Any] = {"name": "standard", "scale": 0.35}
+
+
+class Clock(pl.Callback):
+    """Seconds of the steps of an epoch, but for the first ones."""
+
+    def __init__(self) -> None:
+        self.images_a_second = 0.0
+        self._start, self._images = 0.0, 0
+
+    def on_train_batch_end(self, trainer: pl.Trainer, _: Any, __: Any, batch: Batch, step: int) -> None:
+        """Starts after the warm steps, and ends with the last."""
+        if step + 1 == WARM:
+            self._finish(trainer)
+            self._start, self._images = time.perf_counter(), 0
+        elif step + 1 > WARM:
+            self._images += len(batch[1])
+            if step + 1 == trainer.num_training_batches:
+                self._finish(trainer)
+                self.images_a_second = self._images / (time.perf_counter() - self._start)
+
+    @staticmethod
+    def _finish(trainer: pl.Trainer) -> None:
+        if trainer.strategy.root_device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+class Synthetic:
+    """Batches of one tensor that lies on the device."""
+
+    def __init__(self, batch: Batch, steps: int) -> None:
+        self.batch, self.steps = batch, steps
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter([self.batch] * self.steps)
+
+
+def write_photographs(root: Path, images: int) -> Path:
+    """Smooth noise, which a JPEG of 500 × 375 pixels takes about 40 kB for, as a photograph does."""
+    rng = np.random.default_rng(0)
+    for index in range(images):
+        path = root / "train" / "ab"[index % 2] / f"{index}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        coarse = Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)).resize(
+            (500, 375), Image.Resampling.BICUBIC
+        )
+        grain = np.asarray(coarse, dtype=np.int16) + rng.integers(-8, 9, (375, 500, 1))
+        Image.fromarray(grain.clip(0, 255).astype(np.uint8)).save(path, quality=90)
+    return root / "train"
+
+
+def plain_loader(root: Path, backbone: Backbone, batch_size: int) -> DataLoader[Any]:
+    """As PyTorch's tutorials read a folder."""
+    preprocessing = backbone.preprocessing
+    steps = [
+        transforms.RandomResizedCrop(preprocessing.crop, scale=(AUGMENT["scale"], 1.0)),
+        transforms.RandomHorizontalFlip(),
+        transforms.ToTensor(),
+        transforms.Normalize(preprocessing.mean, preprocessing.std),
+    ]
+    return DataLoader(
+        datasets.ImageFolder(str(root), transforms.Compose(steps)),
+        batch_size=batch_size,
+        shuffle=True,
+        num_workers=os.cpu_count() or 1,
+        pin_memory=torch.cuda.is_available(),
+        drop_last=True,
+    )
+
+
+def images_a_second(backbone: Backbone, trainer: pl.Trainer, clock: Clock, data: Any) -> float:
+    """Trains an epoch."""
+    classifier = TransferClassifier(
+        backbone.module,
+        torch.nn.Linear(backbone.num_features, 2),
+        ("a", "b"),
+        freeze=False,
+        optimizer=partial(build_optimizer, name="adamw", lr=1e-5, weight_decay=0.01),
+    )
+    trainer.fit(classifier, data)
+    return clock.images_a_second
+
+
+def main() -> None:
+    """Prints a table for each network."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, help="a folder with a folder for each class (generated photographs)")
+    parser.add_argument("--models", nargs="+", default=["mobilenet_v2", "resnet50"], help="of torchvision")
+    parser.add_argument("--images", type=int, default=256, help="that are generated (256)")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--compile", action="store_true", help="torch.compile")
+    arguments = parser.parse_args()
+    quiet_lightning()
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ["HEADSTART_CACHE"] = str(Path(scratch) / "cache")
+        root = arguments.root or write_photographs(Path(scratch), arguments.images)
+        on_gpu = torch.cuda.is_available()
+        device = torch.cuda.get_device_name() if on_gpu else f"{platform.processor() or platform.machine()}, no GPU"
+        print(f"{device}, {os.cpu_count()} cores, torch {torch.__version__}, batches of {arguments.batch_size}")
+        for name in arguments.models:
+            measure(name, root, arguments, "gpu" if on_gpu else "cpu")
+
+
+def measure(name: str, root: Path, arguments: argparse.Namespace, accelerator: str) -> None:
+    """Prints images a second of each kind of batches."""
+    source = imagefolder(root, least=1)
+    (samples,) = source.splits.values()
+    backbone = build_backbone("torchvision", name, None)
+    if arguments.compile:
+        backbone.module.compile()
+    preprocessing = backbone.preprocessing
+    found: dict[str, list[float]] = {}
+
+    def trained(kind: str, data: Callable[[pl.Trainer], Any]) -> None:
+        clock = Clock()
+        settings = {"accelerator": accelerator, "devices": 1, "strategy": "auto", "precision": "auto", "max_epochs": 1}
+        quiet = {"enable_progress_bar": False, "num_sanity_val_steps": 0, "limit_val_batches": 0}
+        trainer = build_trainer([clock], [], settings | quiet)
+        found.setdefault(kind, []).append(images_a_second(backbone, trainer, clock, data(trainer)))
+
+    files = ImageDataModule(
+        {"train": samples},
+        training=training_transform(preprocessing, **AUGMENT),
+        evaluation=evaluation_transform(preprocessing),
+        batch_size=arguments.batch_size,
+        num_workers=default_workers(),
+    )
+    steps = max(WARM + 2, len(samples) // arguments.batch_size)
+
+    def synthetic(trainer: pl.Trainer) -> Synthetic:
+        place, size = trainer.strategy.root_device, arguments.batch_size
+        images = torch.randn(size, 3, preprocessing.crop, preprocessing.crop, device=place)
+        return Synthetic((images, torch.randint(2, (size,), device=place)), steps)
+
+    def decoded(trainer: pl.Trainer) -> Any:
+        place = trainer.strategy.root_device
+        return decoded_images(files, preprocessing, AUGMENT, device=place, max_gb=50.0, show_progress=False)
+
+    for _ in range(arguments.rounds):
+        trained("synthetic", synthetic)
+        trained("decoded", decoded)
+        trained("files", lambda _: files)
+        trained("plain", lambda _: plain_loader(root, backbone, arguments.batch_size))
+    best = {kind: max(speeds) for kind, speeds in found.items()}
+    figures = ", ".join(f"{kind} {speed:,.1f}" for kind, speed in best.items())
+    print(f"{name}: images a second: {figures}")
+    print(
+        f"{name}: decoded / synthetic {best['decoded'] / best['synthetic']:.3f}, "
+        f"decoded / plain {best['decoded'] / best['plain']:.2f}, "
+        f"files / synthetic {best['files'] / best['synthetic']:.3f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
