@@ -21,6 +21,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 import headstart
 from headstart.cli import main
 from headstart.errors import ConfigError, DataError
+from headstart.report.charts import curve
 from headstart.report.comparison import compare_runs
 from headstart.report.reading import read_curves, read_finished
 from headstart.report.statistics import wilson
@@ -389,3 +390,17 @@ def test_a_run_that_saw_only_some_batches_has_no_report(hard: Path, tmp_path: Pa
     assert "there is no report: only some of the images were evaluated" in caplog.text
     assert metrics(tmp_path / "run")["epochs/run"] == 1
     assert not (tmp_path / "run" / "report").exists()
+
+
+def test_of_many_learning_rates_the_first_and_the_last_are_named() -> None:
+    blocks = ["head", *(f"block{number}" for number in range(12, 0, -1))]
+    found = {
+        f"lr-AdamW/{name}{decay}": [(1.0, 1e-3 * 0.8**depth), (2.0, 5e-4 * 0.8**depth)]
+        for depth, name in enumerate(blocks)
+        for decay in ("", ", no decay")
+    }
+    axes = curve(found, "learning_rate").axes[0]
+    assert len(axes.lines) == len(blocks)  # what does not decay has the same rates
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["AdamW/head", "AdamW/block1"]

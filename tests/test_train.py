@@ -461,6 +461,19 @@ LIVES = (*TWO, "freeze=false", "callbacks=none", "data.train_per_class=12")
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
+def test_a_compiled_run_has_the_checkpoints_of_one_that_is_not(train: Train, tmp_path: Path) -> None:
+    words = ("freeze=false", "model.weights=default", "epochs=1", "data.train_per_class=3")
+    plain = train(*words, folder=tmp_path / "plain")
+    compiled = train(*words, "compile=true", folder=tmp_path / "compiled")
+    assert compiled["val/loss"] == pytest.approx(plain["val/loss"], rel=0.01)  # sums are taken in another order
+    expected, found = tensors(tmp_path / "plain"), tensors(tmp_path / "compiled")
+    assert list(found) == list(expected)
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.01)
+    load_checkpoint(tmp_path / "compiled" / "checkpoints" / "best.ckpt")
+
+
+@pytest.mark.slow
 def test_a_process_that_is_lost_ends_the_run_with_a_message_and_the_run_resumes(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     last = folder / "checkpoints" / "last.ckpt"

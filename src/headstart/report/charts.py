@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, PercentFormatter
 from numpy.typing import NDArray
@@ -16,10 +17,12 @@ from headstart.report.statistics import BINS, calibration_error, wilson
 from headstart.report.style import BLUE, INK, ORANGE, SKY, SPLIT_COLOURS, figure, new_figure, short
 
 Curves = Mapping[str, Sequence[tuple[float, float]]]  # of each metric, (epoch, value) in order
+Colour = str | tuple[float, float, float, float] | None
 NUMBERED = 12  # classes up to which a confusion matrix has its counts written into it
 NAMED = 40  # classes up to which an axis names each of them
 WIDTH = 5.2  # inches: on a phone, letters are still to be read
 PAIRS = 15  # the most confused pairs that are shown
+LISTED = 4  # learning rates up to which a legend names each of them
 HARDEST = 30  # classes that are shown where there are too many
 
 
@@ -35,9 +38,9 @@ def curve(found: Curves, kind: str, *, best: float | None = None, stopped: bool 
     """
     drawn = new_figure(WIDTH, 2.9)
     axes = drawn.subplots()
-    lines: dict[str, tuple[Sequence[tuple[float, float]], str | None]]
+    lines: Mapping[str, tuple[Sequence[tuple[float, float]], Colour]]
     if kind == "learning_rate":
-        lines = {name.removeprefix("lr-"): (points, None) for name, points in found.items() if name.startswith("lr-")}
+        lines = _rates(found)
         values = [value for points, _ in lines.values() for _, value in points]
         if values and 0 < 2 * min(values) < max(values):
             axes.set_yscale("log")
@@ -62,7 +65,19 @@ def curve(found: Curves, kind: str, *, best: float | None = None, stopped: bool 
     return drawn
 
 
-def _line(axes: Axes, points: Sequence[tuple[float, float]], colour: str | None, label: str) -> None:
+def _rates(found: Curves) -> dict[str, tuple[Sequence[tuple[float, float]], Colour]]:
+    """Learning rates of groups of parameters, paler from the head down; of many, the legend has the first and last."""
+    # What does not decay has the rate of what does.
+    names = [name for name in found if name.startswith("lr-") and not name.endswith(", no decay")]
+    lines: dict[str, tuple[Sequence[tuple[float, float]], Colour]] = {}
+    for number, name in enumerate(names):
+        told = len(names) <= LISTED or number in (0, len(names) - 1)
+        label = name.removeprefix("lr-") if told else f"_{name}"  # matplotlib leaves out what begins like this
+        lines[label] = found[name], to_rgba(BLUE, 1 - 0.75 * number / max(1, len(names) - 1))
+    return lines
+
+
+def _line(axes: Axes, points: Sequence[tuple[float, float]], colour: Colour, label: str) -> None:
     if points:
         epochs, values = zip(*points, strict=True)
         axes.plot(epochs, values, color=colour, label=label, marker="o" if len(points) < 15 else None, markersize=3.5)
