@@ -12,8 +12,24 @@ import numpy as np
 import pytest
 import torch
 
-from headstart.choosing import FEW, FROZEN, MANY, SCRATCH, SIMILAR, USELESS, chosen, similarity
+from headstart.backbones import build_backbone
+from headstart.choosing import (
+    FEW,
+    FROZEN,
+    LEAST,
+    MANY,
+    PROBED,
+    SCRATCH,
+    SIMILAR,
+    USELESS,
+    chosen,
+    similarity,
+    some_of,
+)
 from headstart.config.composing import finetune_preset
+from headstart.data.module import ImageDataModule
+from headstart.data.sources import Samples
+from headstart.data.transforms import evaluation_transform
 from headstart.errors import ModelError
 
 from .conftest import composed
@@ -32,14 +48,17 @@ Train = Callable[..., dict[str, Any]]
         (FEW, SIMILAR - 0.01, "head_then_full"),
         (MANY, USELESS - 0.01, SCRATCH),
         (MANY - 1, USELESS - 0.01, "head_then_full"),
+        (FEW - 1, None, FROZEN),
+        (MANY, None, "head_then_full"),  # what was not measured throws no weights away
     ],
 )
-def test_the_cases(images: float, alike: float, strategy: str) -> None:
+def test_the_cases(images: float, alike: float | None, strategy: str) -> None:
     choice = chosen(images, alike)
     assert choice.strategy == strategy
     why, then = str(choice).splitlines()
     assert f"{images:,.0f} a class" in why
-    assert f"{alike:.0%} of the way from guessing to no mistake" in why
+    measured = "too few to try" if alike is None else f"{alike:.0%} of the way from guessing to no mistake"
+    assert measured in why
     assert "Another choice: finetune=NAME, or freeze=true" in then
     assert strategy in (FROZEN, SCRATCH) or f"finetune={strategy}" in then
 
@@ -54,7 +73,31 @@ def test_similarity_is_what_a_probe_gets_right_beyond_guessing() -> None:
     half = noise + 2 * torch.nn.functional.one_hot(torch.from_numpy(labels), 16)
     assert 0.2 < similarity(half, labels, 0) < 0.95
     assert similarity(apart, labels, 1) == similarity(apart, labels, 1)
-    assert similarity(apart[:3], np.array([0, 1, 2]), 0) == 0  # nothing can be held out
+    assert similarity(apart[:3], np.array([0, 1, 2]), 0) is None  # nothing can be held out
+    assert similarity(apart[:7], np.array([0, 0, 0, 0, 0, 0, 1]), 0) is None  # of one class alone
+
+
+def test_many_classes_and_rare_ones_are_looked_at() -> None:
+    labels = np.concatenate([np.repeat(np.arange(800), 6), [800, 800, 801]])
+    pixels = np.zeros((len(labels), 8, 8, 3), dtype=np.uint8)
+    transform = evaluation_transform(build_backbone("headstart", "glyphnet", None).preprocessing)
+    train = {"train": Samples(pixels, labels, [""] * len(labels))}
+    some = some_of(ImageDataModule(train, training=transform, evaluation=transform, batch_size=32), 0)
+    counts = np.bincount(some.splits["train"].labels)
+    assert (counts[:800] == LEAST).all()
+    assert (counts[800:] == [2, 1]).all()
+    features = torch.randn(802, 64)[torch.from_numpy(some.splits["train"].labels)]
+    found = similarity(features + 0.1 * torch.randn(features.shape), some.splits["train"].labels, 0)
+    assert found is not None
+    assert found > 0.9
+    few = np.repeat([0, 1], [1950, 3])
+    some = some_of(
+        ImageDataModule(
+            {"train": Samples(pixels[:1953], few, [""] * 1953)}, training=transform, evaluation=transform, batch_size=32
+        ),
+        0,
+    )
+    assert (np.bincount(some.splits["train"].labels) == [PROBED // 2, 3]).all()
 
 
 @pytest.mark.parametrize("name", [name for name in choices("finetune") if name not in ("none", "auto")])
@@ -67,6 +110,10 @@ def test_a_run_chooses_and_a_resumed_one_keeps_its_choice(
     train: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("headstart.choosing.SIMILAR", 1.1)
+    with caplog.at_level(logging.INFO):
+        short = train("finetune=auto", "model.weights=default", "epochs=1", folder=tmp_path / "short")
+    assert short["params/trainable"] == short["params/total"]  # few epochs leave something to thaw in
+    caplog.clear()
     words = ("finetune=auto", "model.weights=default", "epochs=4", "finetune.batchnorm=frozen")
     with caplog.at_level(logging.INFO):
         whole = train(*words, folder=tmp_path / "whole")

@@ -100,6 +100,13 @@ def test_processes_have_the_shares_that_they_have_of_files(images: ImageDataModu
 
 
 @pytest.mark.usefixtures("own_cache")
+def test_batches_of_one_image_have_their_own_size(images: ImageDataModule) -> None:
+    """An odd number of bytes stands in front of it."""
+    images.batch_size = 1
+    found = decoded(images, name="standard", scale=0.35)
+    assert all(len(labels) == 1 for _, labels in found.train_dataloader())
+
+
 def test_a_last_batch_of_one_image_is_left_out_of_training_alone(images: ImageDataModule) -> None:
     images.batch_size = 5
     assert [len(labels) for _, labels in decoded(images).train_dataloader()] == [5, 5]

@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.strategies import FSDPStrategy
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from headstart.backbones import build_backbone
@@ -219,6 +220,47 @@ def test_blocks_thaw_one_after_the_other(train: Train, tmp_path: Path) -> None:
     assert falling == sorted(falling, reverse=True)
 
 
+@pytest.mark.parametrize("word", ["freeze=true", "freeze=block1", "finetune=bn_frozen"])
+def test_what_is_frozen_is_bit_identical_in_an_average_of_weights(word: str, train: Train, tmp_path: Path) -> None:
+    metrics = train(word, "callbacks.ema=0.9", "features=off", "model.weights=default", "epochs=3")
+    saved = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    start = build_backbone("headstart", "glyphnet", "default").module.state_dict()
+    moved = {n for n, value in start.items() if not torch.equal(saved[f"backbone.{n}"], value)}
+    assert bool(moved) == (word != "freeze=true")
+    assert not any(n.startswith(("stem", "block1")) for n in moved) or word == "finetune=bn_frozen"
+    assert not any("running" in n for n in moved) or word == "freeze=block1"
+    assert metrics["epochs/run"] == 3
+
+
+def test_resumed_when_all_epochs_have_run_it_counts_what_trained(train: Train, tmp_path: Path) -> None:
+    words = ("finetune=head_then_full", "epochs=2", "data.train_per_class=3")
+    whole = train(*words, folder=tmp_path / "whole")
+    again = train(*words, f"ckpt_path={tmp_path}/whole/checkpoints/last.ckpt", folder=tmp_path / "again")
+    assert figures(again) == figures(whole)
+
+
+def test_a_schedule_of_other_steps_is_not_resumed(train: Train, tmp_path: Path) -> None:
+    words = ("finetune=full", "scheduler=onecycle", "data.train_per_class=6", "epochs=3")
+    interrupt_after(1, *words, folder=tmp_path / "part")
+    last = f"ckpt_path={tmp_path}/part/checkpoints/last.ckpt"
+    with pytest.raises(ModelError, match="images_a_step=32, and this run's is .* images_a_step=8"):
+        train(*words, "batch_size=8", last)
+    with pytest.raises(ModelError, match="images_a_step=32, and this run's is .* images_a_step=64"):
+        train(*words, "trainer.accumulate_grad_batches=2", last)
+
+
+def test_a_checkpoint_of_before_is_refused_by_name(train: Train, tmp_path: Path) -> None:
+    """Its optimizer had the same parameters in another order."""
+    words = ("freeze=false", "data.train_per_class=3", "epochs=2")
+    interrupt_after(1, *words, folder=tmp_path / "part")
+    last = tmp_path / "part" / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(last, weights_only=True)
+    del checkpoint["hyper_parameters"]["ema"]
+    torch.save(checkpoint, last)
+    with pytest.raises(ModelError, match="had their parameters in another order. Start anew from its weights by model"):
+        train(*words, f"ckpt_path={last}")
+
+
 def test_a_schedule_of_other_epochs_is_not_resumed(train: Train, tmp_path: Path) -> None:
     words = ("finetune=gradual", "data.train_per_class=3")
     interrupt_after(1, *words, "epochs=4", folder=tmp_path / "part")
@@ -237,9 +279,16 @@ def test_a_schedule_of_other_epochs_is_not_resumed(train: Train, tmp_path: Path)
             "freeze=true trains the head alone, and finetune=gradual the backbone",
         ),
         (("finetune=head_then_full", "epochs=1"), "finetune.head_epochs=1: the backbone would never thaw in epochs=1"),
-        (("finetune.thawed_by=1.5",), r"finetune.thawed_by=1.5: expected a number from 0 to 1"),
-        (("finetune.block_decay=0",), r"finetune.block_decay=0.0: expected a number above 0 and at most 1"),
-        (("finetune.batchnorm=off",), "finetune.batchnorm"),
+        (("finetune.backbone_lr=0.1",), "freeze=true trains the head alone, and finetune=none and its backbone_lr the"),
+        (("finetune=auto", "freeze=stem"), "finetune=auto decides what is frozen: leave freeze=stem out"),
+        (("finetune=auto", "model.weights=null"), "finetune=auto looks at the images with pretrained weights"),
+        (("data.sampling=balanced", "loss.class_weights=balanced"), "would weigh the smaller classes twice"),
+        (("freeze=false", "finetune.thawed_by=1.5"), r"finetune.thawed_by=1.5: expected a number from 0 to 1"),
+        (
+            ("freeze=false", "finetune.block_decay=0"),
+            "finetune.block_decay=0.0: expected a number above 0",
+        ),
+        (("freeze=false", "finetune.batchnorm=off"), "finetune.batchnorm"),
     ],
 )
 def test_what_cannot_be_meant(words: tuple[str, ...], message: str) -> None:

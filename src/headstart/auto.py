@@ -17,7 +17,7 @@ from headstart.config.data import USUAL_BATCH
 from headstart.config.ranges import AUTO
 from headstart.data.module import ImageDataModule
 from headstart.features.loaders import FeatureDataModule
-from headstart.lr_range import RangeTest, lr_range_test
+from headstart.lr_range import Batches, RangeTest, lr_range_test
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +67,10 @@ class Auto(pl.Callback):
         self,
         classifier: TransferClassifier,
         data: ImageDataModule,
-        features: FeatureDataModule | None,
+        batches: Batches,
         trainer: pl.Trainer,
         *,
+        accumulated: int,
         image_size: int,
         seed: int,
         show_progress: bool,
@@ -79,8 +80,9 @@ class Auto(pl.Callback):
         Args:
             classifier: with its backbone.
             data: the images.
-            features: of a frozen backbone, if the head is trained on them.
+            batches: what it is trained on: the images, decoded or not, or features of a frozen backbone.
             trainer: that will train it.
+            accumulated: batches a step.
             image_size: side of the images, in pixels.
             seed: of the run.
             show_progress: show bars.
@@ -88,7 +90,7 @@ class Auto(pl.Callback):
         Raises:
             ConfigError: there is no such number; see `lr_range_test` and `best_batch_size`.
         """
-        self._data = data
+        self._data, cached = data, isinstance(batches, FeatureDataModule)
         how: dict[str, Any] = {
             "device": trainer.strategy.root_device,
             "precision": trainer.precision_plugin,
@@ -96,18 +98,18 @@ class Auto(pl.Callback):
             "show_progress": show_progress and trainer.is_global_zero,
         }
         if self.batch_size is None and trainer.is_global_zero:
-            if features is not None:
+            if cached:
                 self.batch_size = USUAL_BATCH
                 log.info("batch_size=auto: %d, as a head on kept features takes any in no time", USUAL_BATCH)
             else:
-                images = len(data.splits["train"]) // trainer.world_size
+                images = len(data.splits["train"]) // (trainer.world_size * accumulated)
                 found = best_batch_size(classifier, image_size=image_size, train_images=images, **how)
                 self.batch_size = found.size
                 log.info("batch_size=auto: %s", found)
             self._set(classifier, data)
         if self.lr is None and trainer.is_global_zero:
-            with without_backbone(classifier, aside=features is not None):
-                self.range_test = lr_range_test(classifier, features or data, seed=seed, **how)
+            with without_backbone(classifier, aside=cached):
+                self.range_test = lr_range_test(classifier, batches, seed=seed, **how)
             self.lr = self.range_test.lr
             log.info("lr=auto: %s", self.range_test)
             self._set(classifier, data)
@@ -123,6 +125,10 @@ class Auto(pl.Callback):
     def _set(self, classifier: TransferClassifier, data: ImageDataModule) -> None:
         """Sets what is known, for loaders, optimizers and checkpoints to come."""
         if self.batch_size is not None:
+            schedule = classifier.hparams["scheduler"]
+            if "images_a_step" in schedule:
+                steps = schedule["images_a_step"] // data.batch_size
+                classifier.hparams["scheduler"] = {**schedule, "images_a_step": steps * self.batch_size}
             data.batch_size = classifier.hparams["batch_size"] = self.batch_size
         if self.lr is not None:
             classifier.optimizer = partial(classifier.optimizer, lr=self.lr)

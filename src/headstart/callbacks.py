@@ -7,8 +7,9 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, LearningRateMonitor, RichProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, RichProgressBar, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from headstart.checkpoints import KeepBest, KeepLast
 from headstart.classifier import TransferClassifier
@@ -124,7 +125,9 @@ def build_callbacks(
     if learning_rate:
         callbacks.append(LearningRateMonitor(logging_interval="epoch"))
     if ema is not None:
-        callbacks.append(EMAWeightAveraging(decay=ema))
+        # Lightning's EMAWeightAveraging rounds what does not change, as what is frozen; lerp keeps it bit for bit.
+        average = get_ema_multi_avg_fn(ema)  # type: ignore[no-untyped-call]
+        callbacks.append(WeightAveraging(multi_avg_fn=average))
     if checkpoint:
         # The best first: what is resumed knows of it.
         checkpoints = folder / "checkpoints"

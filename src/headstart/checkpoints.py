@@ -162,6 +162,11 @@ def check_checkpoint(path: str | Path, classifier: TransferClassifier) -> None:
             classes, the split, what is frozen, the optimizer, its schedule.
     """
     theirs = read_checkpoint(path)["hyper_parameters"]
+    if "ema" not in theirs and classifier.hparams["freeze"] is not True:
+        raise ModelError(
+            f"{path} cannot be resumed: it is of a headstart whose optimizers had their parameters in another order. "
+            f"Start anew from its weights by model.weights={path}."
+        )
     for key, ours in classifier.hparams.items():
         if key != "batch_size" and theirs.get(key) != ours:  # which may be another in each epoch
             raise ModelError(

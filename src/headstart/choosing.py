@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import RidgeClassifierCV
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -23,8 +23,8 @@ from headstart.features.digests import module_sha256
 from headstart.features.frozen import frozen_features
 
 FROZEN, SCRATCH = "frozen", "scratch"  # besides the names of strategies
-PROBED = 2000  # images at most, which the backbone sees once: a share that they measure is right to two hundredths
-MAX_GB = 20  # of the cache, as in conf/features/auto.yaml; these few features take a thousandth
+PROBED = 2000  # images, which the backbone sees once: a share that they measure is right to two hundredths
+LEAST = 4  # of them a class, however many classes there are
 HELD_OUT = 0.25  # of them, to be predicted
 # Where the lines between the cases are. The cases are those of CS231n's notes, which give no numbers. The last two are
 # careful, as pretrained weights hardly ever hurt (He et al., arXiv:1811.08883, need ten thousand images to do as well).
@@ -40,30 +40,44 @@ class Choice:
     Attributes:
         strategy: FROZEN, SCRATCH, or a name of `conf/finetune/`.
         images: training images a class, on average.
-        similarity: of a linear probe on the pretrained features: 0 is guessing, 1 is no mistake.
+        similarity: of a linear probe on the pretrained features: 0 is guessing, 1 is no mistake; None where there are
+            too few images to hold any out.
     """
 
     strategy: str
     images: float
-    similarity: float
+    similarity: float | None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """`auto/images_a_class` and, where it was measured, `auto/similarity`."""
+        measured = {} if self.similarity is None else {"auto/similarity": self.similarity}
+        return {"auto/images_a_class": self.images, **measured}
 
     def __str__(self) -> str:
         few = "few" if self.images < FEW else "many"
-        how = "tell the classes apart well" if self.similarity >= SIMILAR else "tell the classes apart badly"
         then = {
             FROZEN: "the head alone is trained (freeze=true)",
             SCRATCH: "everything is trained, from random weights (model.weights=null)",
         }.get(self.strategy, f"finetune={self.strategy}")
+        features = "too few to try the pretrained features on"
+        if self.similarity is not None:
+            well = "well" if self.similarity >= SIMILAR else "badly"
+            features = (
+                f"and pretrained features that tell the classes apart {well}: "
+                f"a linear probe gets {self.similarity:.0%} of the way from guessing to no mistake"
+            )
         return (
-            f"finetune=auto: {few} images, {self.images:,.0f} a class, and pretrained features that {how}: a linear "
-            f"probe gets {self.similarity:.0%} of the way from guessing to no mistake\n"
+            f"finetune=auto: {few} images, {self.images:,.0f} a class, {features}\n"
             f"finetune=auto: so {then}. Another choice: finetune=NAME, or freeze=true"
         )
 
 
-def chosen(images: float, similarity: float) -> Choice:
+def chosen(images: float, similarity: float | None) -> Choice:
     """The strategy for so many images a class and features of this similarity."""
-    if similarity < USELESS and images >= MANY:
+    if similarity is None:
+        strategy = FROZEN if images < FEW else "head_then_full"
+    elif similarity < USELESS and images >= MANY:
         strategy = SCRATCH
     elif similarity >= SIMILAR:
         strategy = FROZEN if images < FEW else "head_then_full"
@@ -79,6 +93,7 @@ def choose(
     *,
     checkpoint: str | Path | None,
     seed: int,
+    max_gb: float,
     show_progress: bool,
 ) -> Choice:
     """Looks at the images with the pretrained backbone, and chooses; a run that is resumed keeps its choice.
@@ -89,6 +104,7 @@ def choose(
         trainer: that will train.
         checkpoint: that is resumed, if any.
         seed: of which images are looked at, and held out.
+        max_gb: gigabytes (10^9 bytes) that the cache of features may have.
         show_progress: show bars.
 
     Raises:
@@ -114,7 +130,7 @@ def choose(
         precision=trainer.precision_plugin,
         engine="auto",
         views=1,
-        max_gb=MAX_GB,
+        max_gb=max_gb,
         show_progress=show_progress,
     )
     for inner in was_training:
@@ -126,9 +142,14 @@ def choose(
 
 
 def some_of(data: ImageDataModule, seed: int) -> ImageDataModule:
-    """Training images in place of all splits, `PROBED` of them at most, without augmentation."""
+    """Some training images of each class in place of all splits, without augmentation."""
     train = data.splits["train"]
-    some = np.sort(np.random.default_rng(seed).permutation(len(train))[:PROBED])
+    classes, place = np.unique(train.labels, return_inverse=True)
+    shuffled = np.random.default_rng(seed).permutation(len(train))
+    in_classes = shuffled[np.argsort(place[shuffled], kind="stable")]
+    starts = np.searchsorted(place[in_classes], np.arange(len(classes)))
+    rank = np.arange(len(train)) - starts[place[in_classes]]  # of each image in its class
+    some = np.sort(in_classes[rank < max(LEAST, PROBED // len(classes))])
     return ImageDataModule(
         {"train": train.take(some)},
         training=data.evaluation,
@@ -138,7 +159,7 @@ def some_of(data: ImageDataModule, seed: int) -> ImageDataModule:
     )
 
 
-def similarity(features: Tensor, labels: NDArray[np.int64], seed: int) -> float:
+def similarity(features: Tensor, labels: NDArray[np.int64], seed: int) -> float | None:
     """How well a linear probe on some of the images tells the others apart, between guessing and no mistake.
 
     Args:
@@ -147,20 +168,23 @@ def similarity(features: Tensor, labels: NDArray[np.int64], seed: int) -> float:
         seed: of which are held out.
 
     Returns:
-        Cohen's kappa against always naming the largest class, at least 0 and at most 1; 0 if there are too few images.
+        How much of the way it gets from always naming the largest class, which is 0, to no mistake, which is 1; None if
+        there are not two classes with two images each.
     """
-    classes, place, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    _, place, counts = np.unique(labels, return_inverse=True, return_counts=True)
     often = counts[place] >= 2  # one to learn from, one to tell
-    if often.sum() < 4 or len(classes) < 2 or int(often.sum() * HELD_OUT) < (counts >= 2).sum():
-        return 0.0
+    several = int((counts >= 2).sum())
+    if several < 2:
+        return None
     learned, told, learned_labels, told_labels = train_test_split(
         features.float().cpu().numpy()[often],
         labels[often],
-        test_size=HELD_OUT,
+        test_size=max(several, round(HELD_OUT * int(often.sum()))),
         stratify=labels[often],
         random_state=seed,
     )
-    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
+    # In closed form, whatever the number of classes; its penalty is the best of six at telling single images left out.
+    probe = make_pipeline(StandardScaler(), RidgeClassifierCV(np.logspace(0, 5, 6)))
     right = float((probe.fit(learned, learned_labels).predict(told) == told_labels).mean())
     guessed = float(np.bincount(told_labels).max() / len(told_labels))
     return max(0.0, (right - guessed) / (1 - guessed))

@@ -86,6 +86,10 @@ class Thawing:
             self._thaw(count)
         return changed
 
+    def thaw_all(self) -> None:
+        """Thaws all that ever trains."""
+        self._thaw(len(self._blocks))
+
     def _thaw(self, count: int) -> None:
         self._thawed = count
         for parameter in self._trainable.values():

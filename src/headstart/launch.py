@@ -11,15 +11,17 @@ def check_launch(environment: Mapping[str, str], words: Sequence[str]) -> None:
     """Makes sure that several processes write one run folder; each would name one by its own clock.
 
     Args:
-        environment: torchrun sets WORLD_SIZE, srun SLURM_NTASKS and SLURM_PROCID.
+        environment: torchrun sets WORLD_SIZE, srun SLURM_STEP_NUM_TASKS.
         words: of the command line.
 
     Raises:
         ConfigError: there are several, and the run folder has no name.
     """
-    slurm = environment.get("SLURM_NTASKS") if "SLURM_PROCID" in environment else None
-    world = environment.get("WORLD_SIZE") or slurm or "1"
-    named = any(word.startswith(("hydra.run.dir=", "hydra.sweep.dir=", "-m", "--multirun")) for word in words)
+    # The step's number of tasks: of a batch script itself, without srun, there is one.
+    world = environment.get("WORLD_SIZE") or environment.get("SLURM_STEP_NUM_TASKS") or "1"
+    named = any(
+        word.lstrip("+").startswith(("hydra.run.dir=", "hydra.sweep.dir=", "-m", "--multirun")) for word in words
+    )
     if int(world) > 1 and not named:
         raise ConfigError(
             f"{world} processes were started, and must write one run folder: name it for all of them, such as "

@@ -13,6 +13,7 @@ from lightning.pytorch.plugins.precision import Precision
 from numpy.typing import NDArray
 
 from headstart.classifier import TransferClassifier
+from headstart.data.decoded import DecodedDataModule
 from headstart.data.module import Batch, ImageDataModule
 from headstart.data.samplers import EpochSampler, mixed_seed
 from headstart.errors import ConfigError
@@ -31,6 +32,7 @@ FALLEN = 0.8
 LEAST_FALL, NOISE = 0.01, 1.5  # of the first loss, and of the deviation of its batches: what falls less may be noise
 HEADER = ("rate", "loss", "smoothed_loss")
 Values = NDArray[np.float64]
+Batches = ImageDataModule | DecodedDataModule | FeatureDataModule
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class RangeTest:
 
 def lr_range_test(
     classifier: TransferClassifier,
-    data: ImageDataModule | FeatureDataModule,
+    data: Batches,
     *,
     device: torch.device,
     precision: Precision,
@@ -108,7 +110,7 @@ def lr_range_test(
     return RangeTest(suggested(rates, curve, means), rates, curve, means, time.perf_counter() - start)
 
 
-def batches_of(data: ImageDataModule | FeatureDataModule) -> Iterator[Batch]:
+def batches_of(data: Batches) -> Iterator[Batch]:
     """Training batches without end, epoch by epoch, from a loader whose workers end with it."""
     loader = data.train_dataloader()
     sampler = loader.sampler
@@ -144,7 +146,7 @@ def suggested(rates: Values, losses: Values, smoothed: Values) -> float:
         raise ConfigError(
             f"lr=auto: the loss falls at no rate from {LOWEST:g} to {rates[-1]:.2g}: it begins at {first:.3g}, and "
             f"{last:.3g} is the lowest in {len(rates)} steps. Are the labels right (headstart look)? If they are, the "
-            f"network learns too slowly for this test: give a number, such as lr=1e-3."
+            f"network learns too slowly for this test, or there are too many classes: give a number, such as lr=1e-3."
         )
     above = np.flatnonzero(smoothed[: lowest + 1] >= first - FALLEN * (first - last))
     place = int(above[-1]) if len(above) else 0

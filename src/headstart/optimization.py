@@ -133,6 +133,15 @@ def _cosine(optimizer: Optimizer, steps: int, warmup: int) -> lr_scheduler.LRSch
     return lr_scheduler.SequentialLR(optimizer, [rise, fall], milestones=[warmup])
 
 
-def schedule_length(scheduler: str, epochs: int, *, thaws: bool) -> dict[str, int]:
-    """The epochs that a schedule is made for, where that shapes it: it cannot be resumed with another number."""
-    return {"epochs": epochs} if scheduler in ("cosine", "onecycle") or thaws else {}
+def schedule_length(scheduler: str, epochs: int, *, images_a_step: int, thaws: bool) -> dict[str, int]:
+    """What a schedule is made for, where that shapes it: it cannot be resumed with other numbers.
+
+    Args:
+        scheduler: its name.
+        epochs: of the whole training.
+        images_a_step: which, with the images, makes the number of steps.
+        thaws: whether the backbone thaws by a share of the epochs.
+    """
+    if scheduler in ("cosine", "onecycle"):
+        return {"epochs": epochs, "images_a_step": images_a_step}
+    return {"epochs": epochs} if thaws else {}

@@ -121,8 +121,8 @@ def figures_of_splits(
 
 def parameter_counts(classifier: TransferClassifier) -> dict[str, int]:
     """`params/total` and `params/trainable`."""
-    parameters = list(classifier.parameters())
+    trained = [p for group in classifier.thawing.parameter_groups(classifier.head) for p in group.parameters]
     return {
-        "params/total": sum(p.numel() for p in parameters),
-        "params/trainable": sum(p.numel() for p in parameters if p.requires_grad),
+        "params/total": sum(p.numel() for p in classifier.parameters()),
+        "params/trainable": sum(p.numel() for p in trained),
     }

@@ -49,6 +49,7 @@ class Rehearsal:
     ) -> None:
         copied = precision.convert_module(deepcopy(classifier)).to(device)
         assert isinstance(copied, TransferClassifier)
+        copied.thawing.thaw_all()  # to find a rate, and memory, for all that will ever train
         self.classifier = copied.train()
         self.optimizer = self.classifier.build_optimizer()
         self.device, self.precision, self.gradient_clip = device, precision, gradient_clip

@@ -137,7 +137,7 @@ class Speed(pl.Callback):
         stages = self._clock.seconds()
         self._totals = [total + seconds for total, seconds in zip(self._totals, stages, strict=True)]
         self._all_images += self._images
-        if trainer.loggers and self._images:
+        if trainer.loggers and self._images and sum(stages):
             figures = {
                 "epoch_s": time.perf_counter() - self._start,
                 "images_per_s": self._images / sum(stages),

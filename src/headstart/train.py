@@ -48,6 +48,7 @@ from headstart.table import show_run
 from headstart.trainer import build_trainer, lost_processes, quiet_lightning, sees_all_images
 
 log = logging.getLogger(__name__)
+NO_LIMIT_GB = 1e6  # of features that are kept for finetune=auto where no others are
 
 
 def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
@@ -107,7 +108,15 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
     freeze, finetuning, choice = config.freeze, Finetuning(**config.finetune.settings()), None
     if config.finetune.name == AUTO:
         bars = config.trainer.enable_progress_bar and trainer.is_global_zero
-        choice = choose(backbone, data, trainer, checkpoint=config.ckpt_path, seed=config.seed, show_progress=bars)
+        choice = choose(
+            backbone,
+            data,
+            trainer,
+            checkpoint=config.ckpt_path,
+            seed=config.seed,
+            max_gb=config.features.max_gb if isinstance(config.features, CachedFeatures) else NO_LIMIT_GB,
+            show_progress=bars,
+        )
         for line in str(choice).splitlines():
             log.info(line)
         if choice.strategy == FROZEN:
@@ -116,6 +125,7 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
             backbone = backbone._replace(module=build_backbone(**asdict(config.model) | {"weights": None}).module)
         else:
             finetuning = Finetuning(**finetune_preset(choice.strategy) | config.finetune.changed())
+            finetuning = replace(finetuning, head_epochs=min(finetuning.head_epochs, config.epochs - 1))
     optimizer = asdict(config.optimizer) | {"lr": auto.first_lr}
     classifier = TransferClassifier(
         backbone.module,
@@ -141,7 +151,12 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
             "optimizer": optimizer,
             "batch_size": data.batch_size,
             "scheduler": asdict(config.scheduler)
-            | schedule_length(config.scheduler.name, config.epochs, thaws=finetuning.thawed_by > 0),
+            | schedule_length(
+                config.scheduler.name,
+                config.epochs,
+                images_a_step=data.batch_size * config.trainer.accumulate_grad_batches * trainer.world_size,
+                thaws=finetuning.thawed_by > 0,
+            ),
             "monitor": config.monitor,
             "ema": config.callbacks.ema,
             "split": split_sha256(split),
@@ -168,7 +183,7 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
             device=trainer.strategy.root_device,
             precision=trainer.precision_plugin,
             engine=config.features.engine,
-            views=1 if config.augment.name == "none" else min(config.features.views, config.epochs),
+            views=min(config.features.views, config.epochs) if config.augment.is_random else 1,
             max_gb=config.features.max_gb,
             show_progress=config.trainer.enable_progress_bar and trainer.is_global_zero,
         )
@@ -182,11 +197,13 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
             max_gb=config.data.cache_gb,
             show_progress=config.trainer.enable_progress_bar and trainer.is_global_zero,
         )
+    batches = features.data if features else decoded or data
     auto.measure(
         classifier,
         data,
-        features.data if features else None,
+        batches,
         trainer,
+        accumulated=config.trainer.accumulate_grad_batches,
         image_size=preprocessing.crop,
         seed=config.seed,
         show_progress=config.trainer.enable_progress_bar,
@@ -198,7 +215,6 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
     record_range_test(folder, auto.range_test)
     write_layout(loggers)
     fit_start = time.perf_counter()
-    batches = features.data if features else decoded if decoded else data
     try:
         with without_backbone(classifier, aside=features is not None), lost_processes(folder):
             trainer.fit(classifier, batches, ckpt_path=config.ckpt_path, weights_only=True)
@@ -215,7 +231,7 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
         "epochs/run": trainer.current_epoch,
         **({"epochs/best": best} if best else {}),
         **auto.metrics,
-        **({"auto/images_a_class": choice.images, "auto/similarity": choice.similarity} if choice else {}),
+        **(choice.metrics if choice else {}),
         **({"features/computed": features.computed, "features/cached": features.cached} if features else {}),
         **({"time/features_s": round(fit_start - features_start, 3)} if features else {}),
         **speed.figures,
@@ -232,7 +248,7 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
     if trainer.is_global_zero and not sweep:  # which has a table of its own
         show_run(metrics, folder)
     if trainer.is_global_zero and speed.measures:
-        log.info(verdict(speed.measures, circumstances(config, data, trainer, cached=features is not None)))
+        log.info(verdict(speed.measures, circumstances(config, data, trainer, freeze, cached=features is not None)))
     if not answers:
         log.info("there is no report: only some of the images were evaluated")
     elif config.report is True or (config.report == "auto" and not sweep):
@@ -251,7 +267,9 @@ def restore_best(trainer: pl.Trainer, classifier: TransferClassifier) -> int | N
     return None
 
 
-def circumstances(config: Config, data: ImageDataModule, trainer: pl.Trainer, *, cached: bool) -> Circumstances:
+def circumstances(
+    config: Config, data: ImageDataModule, trainer: pl.Trainer, freeze: bool | str, *, cached: bool
+) -> Circumstances:
     """What the run's speed depends on, for its verdict."""
     cuda = trainer.strategy.root_device.type == "cuda"
     full = config.trainer.precision == "32-true"
@@ -267,6 +285,6 @@ def circumstances(config: Config, data: ImageDataModule, trainer: pl.Trainer, *,
         gpu=torch.cuda.is_available(),
         half=("bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed") if cuda and full else None,
         cached=cached,
-        frozen=config.freeze is True,
-        pretrained=config.model.weights is not None,
+        frozen=freeze is True and not (config.augment.mixup or config.augment.cutmix),
+        pretrained=config.model.weights is not None and freeze is not True,
     )

@@ -16,6 +16,7 @@ from omegaconf.errors import (
 )
 
 from headstart.config import data, schema
+from headstart.config.ranges import AUTO
 from headstart.config.schema import Config
 from headstart.errors import ConfigError, suggestion
 
@@ -174,10 +175,20 @@ def _expected(error: OmegaConfBaseException) -> str:
 def _contradictions(config: Config) -> Iterator[str]:
     """A sentence for values that cannot both be meant."""
     finetune = config.finetune
-    if config.freeze is True and finetune.name != "none":
+    if config.freeze is True and (finetune.name != "none" or finetune.changed()):
+        others = finetune.name if finetune.name != "none" else f"none and its {', '.join(finetune.changed())}"
         yield (
-            f"freeze=true trains the head alone, and finetune={finetune.name} the backbone, too: leave one of them "
-            f"out, or freeze up to a block, such as freeze=layer2."
+            f"freeze=true trains the head alone, and finetune={others} the backbone, too: leave one of them out, "
+            f"or freeze up to a block, such as freeze=layer2."
+        )
+    if finetune.name == AUTO and config.freeze is not False:
+        yield f"finetune=auto decides what is frozen: leave freeze={config.freeze} out, or name a strategy."
+    if finetune.name == AUTO and config.model.weights is None:
+        yield "finetune=auto looks at the images with pretrained weights: for model.weights=null, take finetune=full."
+    if config.data.sampling == "balanced" and config.loss.class_weights == "balanced":
+        yield (
+            "data.sampling=balanced and loss.class_weights=balanced would weigh the smaller classes twice: leave one "
+            "of them out."
         )
     if finetune.head_epochs >= config.epochs:
         yield (

@@ -57,6 +57,11 @@ class Augment:
     mixup: float = within(lambda value: 0 <= value < float("inf"), "a number of at least 0", default=0.0)
     cutmix: float = within(lambda value: 0 <= value < float("inf"), "a number of at least 0", default=0.0)
 
+    @property
+    def is_random(self) -> bool:
+        """Whether an image has more than one view."""
+        return self.name != "none" or self.erasing > 0
+
     def of_images(self) -> dict[str, Any]:
         """The arguments of `training_transform`."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("mixup", "cutmix")}

@@ -94,7 +94,8 @@ class BatchAugmentation:
 
 def sizes_of(rows: Tensor) -> Tensor:
     """Width and height that images of `WholeImage` had: float64 of shape (batch, 2)."""
-    return rows[:, -WholeImage.SIZE_BYTES :].contiguous().view(torch.int32).double()
+    sizes = rows[:, -WholeImage.SIZE_BYTES :].clone(memory_format=torch.contiguous_format)  # where numbers may begin
+    return sizes.view(torch.int32).double()
 
 
 class RandomPart:

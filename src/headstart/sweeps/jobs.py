@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 RECORD = "job.json"
 LOCK = ".lock"
 WRITTEN = (  # what a run leaves in its folder, but for its log
-    *("config.yaml", "environment.json", "split.csv", "metrics.json"),
+    *("config.yaml", "environment.json", "split.csv", "metrics.json", "lr_range.csv"),
     *("checkpoints", "model", "evaluation", "report", "tensorboard", "csv"),
 )
 POLL_S = 0.5  # between two looks at what another process holds
@@ -42,6 +42,7 @@ UNTOLD = (
     ("trainer", "enable_progress_bar"),
     ("trainer", "log_every_n_steps"),
     ("features", "max_gb"),
+    ("data", "cache_gb"),
 )
 LEFT_OUT = tuple(".".join(place) for place in (*UNTOLD, *REACH_DOWN.values()))
 
@@ -51,14 +52,26 @@ class OccupiedError(ConfigError):
 
 
 def digest(config: Config) -> str:
-    """SHA-256, in hexadecimal, of the resolved settings that a job's figures depend on."""
-    settings = asdict(config)
+    """SHA-256, in hexadecimal, of the resolved settings that a job's figures depend on.
+
+    Those that have a default and are left at it do not count: they were not there once, and their default is what was.
+    """
+    settings = _without_defaults(config)
     for *groups, name in UNTOLD:
         place = settings
         for group in groups:
-            place = place[group]
+            place = place.get(group, {})
         place.pop(name, None)
     return hashlib.sha256(json.dumps(plain(settings), sort_keys=True).encode()).hexdigest()
+
+
+def _without_defaults(settings: Any) -> dict[str, Any]:
+    found = {}
+    for f in fields(settings):
+        value = getattr(settings, f.name)
+        if value != (f.default if f.default_factory is MISSING else f.default_factory()):
+            found[f.name] = _without_defaults(value) if is_dataclass(value) else value
+    return found
 
 
 @dataclass(frozen=True)
