@@ -192,7 +192,7 @@ def test_a_launcher_that_loses_a_process_loses_no_job(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("lr=1e-3,-1",), "lr=-1.0: expected a number above 0."),
+        (("lr=1e-3,-1",), "lr=-1: expected a number above 0, or auto."),
         (("lr=range(0,0)",), "there is no job to run: a key has no values."),
         (("lr=1e-3,1e-2", "ckpt_path=last.ckpt"), "ckpt_path: a sweep resumes its jobs itself. Leave it out"),
         (
