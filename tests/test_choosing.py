@@ -74,6 +74,8 @@ def test_similarity_is_what_a_probe_gets_right_beyond_guessing() -> None:
     assert 0.2 < similarity(half, labels, 0) < 0.95
     assert similarity(apart, labels, 1) == similarity(apart, labels, 1)
     assert similarity(apart[:3], np.array([0, 1, 2]), 0) is None  # nothing can be held out
+    rare = np.array([0] * 998 + [1] * 2)  # so rare that none of it is held out
+    assert similarity(torch.randn(1000, 4), rare, 0) is None
     assert similarity(apart[:7], np.array([0, 0, 0, 0, 0, 0, 1]), 0) is None  # of one class alone
 
 
