@@ -211,10 +211,10 @@ def test_groups_keep_their_ratios() -> None:
 
     def losses(ratio: float, freeze: bool) -> Any:
         sgd = partial(build_optimizer, name="sgd", lr=1e-3)
-        model = classifier(optimizer=sgd, freeze=freeze, finetuning=Finetuning(backbone_lr=ratio))
-        model.head[0].p = 0.0  # type: ignore[index, union-attr]
-        model.backbone.eval()
-        model.thawing.frozen = list(model.backbone.modules())  # BatchNorm and dropout as in a frozen one
+        finetuning = Finetuning(backbone_lr=ratio, batchnorm="frozen")
+        model = classifier(optimizer=sgd, freeze=freeze, finetuning=finetuning)
+        for dropout in (model.head[0], model.backbone.block2[-1]):  # type: ignore[index]
+            dropout.p = 0.0  # as in a frozen backbone
         return lr_range_test(model, images(), device=CPU, precision=Precision()).losses
 
     still, frozen, trained = losses(1e-12, freeze=False), losses(1.0, freeze=True), losses(0.1, freeze=False)

@@ -79,8 +79,9 @@ def test_a_slow_disk(said: Callable[..., str], tmp_path: Path) -> None:
 
 
 def test_a_tiny_batch(said: Callable[..., str], tmp_path: Path) -> None:
-    root = class_folders(tmp_path / "data", images=40)
-    line = said(f"data.root={root}", "data.image_size=8", "data.resize=8", "batch_size=1", "epochs=2")
+    root = class_folders(tmp_path / "data", images=12)
+    words = ("model=resnet18", "data.image_size=64", "data.resize=64", "freeze=false", "batch_size=1", "epochs=1")
+    line = said(f"data.root={root}", *words)
     assert "the batch is small: " in line
     assert " or batch_size=auto" in line
 
@@ -151,8 +152,10 @@ def test_every_scalar_of_an_epoch(train: Train, tmp_path: Path) -> None:
         assert float(row["time/epoch_s"]) > 160 / float(row["time/images_per_s"])  # which leaves validation out
 
 
-def test_validation_is_in_no_stage_of_a_step() -> None:
+def test_validation_is_in_no_stage_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its batches are moved, too, and may take long."""
+    now = 0.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
     clock = StepClock()
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     trainer.strategy.connect(pl.LightningModule())
@@ -165,26 +168,26 @@ def test_validation_is_in_no_stage_of_a_step() -> None:
     for _ in range(2):
         for action, seconds in ((FETCH, 0.05), (move, 0.1), (backward, 0.15)):
             with clock.profile(action):
-                time.sleep(seconds)
-        time.sleep(0.2)
+                now += seconds
+        now += 0.2
         clock.end_step()
     for _ in range(5):
         with clock.profile(move):
-            time.sleep(0.1)
-    assert clock.seconds() == pytest.approx([0.1, 0.2, 0.3, 0.4], abs=0.09)
+            now += 0.1
+    assert clock.seconds() == pytest.approx([0.1, 0.2, 0.3, 0.4])
 
 
 class Noisy(nn.Module):
-    """A network with everything that a forward pass changes, which takes as long as it is told to."""
+    """A network with everything that a forward pass changes; its own clock says how long it takes."""
 
     def __init__(self, fixed: float, growing: float) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Dropout(0.5), nn.Flatten())
         self.head = nn.Linear(8 * 36, 2)
-        self.fixed, self.growing = fixed, growing
+        self.fixed, self.growing, self.seconds = fixed, growing, 0.0
 
     def forward(self, images: Tensor) -> Tensor:
-        time.sleep(self.fixed + self.growing * len(images))
+        self.seconds += self.fixed + self.growing * len(images)
         logits: Tensor = self.head(self.layers(images))
         return logits
 
@@ -193,10 +196,12 @@ SAMPLE = (torch.rand(1, 3, 8, 8), torch.tensor([1]))
 
 
 @pytest.mark.parametrize(("fixed", "growing", "batch_size"), [(0.04, 0.0005, 4), (0.002, 0.01, 4), (0.03, 0.03, 1)])
-def test_the_probe_finds_what_is_fixed(fixed: float, growing: float, batch_size: int) -> None:
-    step = fixed + growing * batch_size
-    found = fixed_share(Noisy(fixed, growing), SAMPLE, batch_size, step, Precision())
-    assert found == pytest.approx(fixed / step, abs=0.25)
+def test_the_probe_finds_what_is_fixed(
+    fixed: float, growing: float, batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, step = Noisy(fixed, growing), fixed + growing * batch_size
+    monkeypatch.setattr(time, "perf_counter", lambda: network.seconds)
+    assert fixed_share(network, SAMPLE, batch_size, step, Precision()) == pytest.approx(fixed / step)
 
 
 def test_the_probe_leaves_no_trace() -> None:

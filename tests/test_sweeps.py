@@ -268,7 +268,7 @@ def test_jobs_of_several_processes_leave_one_folder_each(tmp_path: Path) -> None
     assert sorted(path.name for path in (tmp_path / "sweep").glob("[!.]*")) == ["lr=0.001", "lr=0.01", "sweep.csv"]
     for job in (tmp_path / "sweep").glob("lr=*"):
         left = {path.name for path in job.iterdir()}
-        expected = {".lock", "job.json", "train.log", *WRITTEN} - {"csv", "report"}
+        expected = {".lock", "job.json", "train.log", *WRITTEN} - {"csv", "lr_range.csv", "report"}
         assert left == expected
         events = [path.name.split(".")[-2] for path in (job / "tensorboard").glob("events.*")]
         assert len(set(events)) == 1  # of one process
