@@ -1,0 +1,41 @@
+"""What the Trainer that headstart builds does to the process it trains in."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+
+GIVEN_BACK = """
+import torch
+from headstart.trainer import build_trainer
+
+
+def resident():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmRSS")) / 1000
+
+
+def given_back():
+    block = torch.ones(64_000_000)  # 256 MB
+    with_block = resident()
+    del block
+    return with_block - resident()
+
+
+before = given_back()
+build_trainer([], [], {"accelerator": "cpu", "devices": 1, "strategy": "auto", "precision": "32-true"})
+print(before, given_back())
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
+def test_on_a_cpu_freed_memory_is_kept_for_the_next_step() -> None:
+    """A process of its own, as what is set there cannot be taken back."""
+    found = subprocess.run([sys.executable, "-c", GIVEN_BACK], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    before, after = map(float, found.stdout.split())
+    assert before > 200  # MB
+    assert after < 20
