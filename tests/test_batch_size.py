@@ -50,7 +50,8 @@ def test_sizes_leave_twenty_steps_an_epoch() -> None:
     assert sizes_for(100_000) == [8, 16, 32, 64, 128, 256, 512, 1024]
     assert sizes_for(1481) == [8, 16, 32, 64]
     assert sizes_for(160) == [8]
-    assert sizes_for(100) == [4]  # of few images one that is smaller than what is tried else
+    assert sizes_for(100) == sizes_for(8) == [8]  # fewer steps, but no smaller batch
+    assert sizes_for(7) == [4]
     assert sizes_for(3) == [2]
 
 

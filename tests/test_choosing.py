@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from headstart.choosing import (
     SCRATCH,
     SIMILAR,
     USELESS,
+    Choice,
+    check_agreement,
     chosen,
     similarity,
     some_of,
@@ -30,7 +34,7 @@ from headstart.config.composing import finetune_preset
 from headstart.data.module import ImageDataModule
 from headstart.data.sources import Samples
 from headstart.data.transforms import evaluation_transform
-from headstart.errors import ModelError
+from headstart.errors import ConfigError, ModelError
 
 from .conftest import composed
 from .test_config import choices
@@ -152,6 +156,24 @@ def test_a_frozen_choice_is_the_run_of_a_frozen_backbone(
     assert auto["test/loss"] == frozen["test/loss"]
     expected = tensors(tmp_path / "frozen")
     assert all(torch.equal(value, expected[name]) for name, value in tensors(tmp_path / "auto").items())
+
+
+def agree(rank: int, strategy: str, meeting: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    try:
+        check_agreement(Choice(strategy, 50.0, 0.8))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_processes_that_choose_differently_say_so(tmp_path: Path) -> None:
+    """In both of them: one alone would leave the other waiting for ever."""
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        for process in [pool.submit(agree, rank, FROZEN, tmp_path / "same") for rank in range(2)]:
+            process.result(60)
+        for process in [pool.submit(agree, rank, (FROZEN, "gradual")[rank], tmp_path / "other") for rank in range(2)]:
+            with pytest.raises(ConfigError, match="chosen differently: frozen, gradual. Choose one: finetune=NAME"):
+                process.result(60)
 
 
 def test_useless_weights_are_not_begun_with(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -245,8 +245,9 @@ def test_a_run_that_was_probed_is_the_same(
 # --- the rules -------------------------------------------------------------------------------------------------------
 
 RUN = Circumstances(
-    batch_size=32, train_size=4000, num_workers=4, most_workers=4, files=True, decoded=False, tuned=False,
-    on_cpu=False, gpu=True, half=None, cached=False, frozen=False, pretrained=True,
+    batch_size=32, train_size=4000, num_workers=4, most_workers=4, decoded=False, wants_decoded=False,
+    tuned=False, on_cpu=False, gpu=True, half=None, cached=False, frozen=False, wants_features=False, pretrained=True,
+    finetune=False, sized=True,
 )  # fmt: skip
 WAITED = Measures(images=21200, seconds=100, waiting=0.71, transfer=0.04, compute=0.25, loading=(20, 240, 60))
 COMPUTED = Measures(images=21200, seconds=100, waiting=0.02, transfer=0.01, compute=0.97, loading=(2, 24, 6), fixed=0.1)
@@ -262,12 +263,12 @@ COMPUTED = Measures(images=21200, seconds=100, waiting=0.02, transfer=0.01, comp
         ),
         (
             WAITED,
-            replace(RUN, num_workers=2, decoded=True),
+            replace(RUN, num_workers=2, wants_decoded=True),
             "71% of training waits for images, most of it decoding: data.num_workers=4",
         ),
         (
             WAITED,
-            replace(RUN, frozen=True, files=False),
+            replace(RUN, frozen=True, wants_decoded=True),
             "71% of training waits for images, most of it decoding: features=auto (the backbone runs once)",
         ),
         (
@@ -278,7 +279,7 @@ COMPUTED = Measures(images=21200, seconds=100, waiting=0.02, transfer=0.01, comp
         ),
         (
             replace(WAITED, loading=(20, 60, 240)),
-            replace(RUN, decoded=True),
+            replace(RUN, wants_decoded=True, frozen=True, wants_features=True),
             "71% of training waits for images, most of it transforming",
         ),
         (
@@ -288,6 +289,11 @@ COMPUTED = Measures(images=21200, seconds=100, waiting=0.02, transfer=0.01, comp
             "data.num_workers=0",
         ),
         (replace(WAITED, loading=None), replace(RUN, cached=True), "71% of training waits for features"),
+        (
+            replace(WAITED, loading=None),
+            replace(RUN, decoded=True, wants_decoded=True),
+            "71% of training reads and augments decoded images: a cheaper augment",
+        ),
         (
             replace(WAITED, waiting=0.3, transfer=0.5, compute=0.2),
             RUN,
@@ -310,8 +316,13 @@ COMPUTED = Measures(images=21200, seconds=100, waiting=0.02, transfer=0.01, comp
             "the network: 97% of the time it computes: trainer.precision=bf16-mixed or a smaller data.image_size",
         ),
         (
+            COMPUTED,
+            replace(RUN, finetune=True, sized=False),
+            "the network: 97% of the time it computes: finetune=none freeze=true",
+        ),
+        (
             replace(COMPUTED, fixed=None),
-            replace(RUN, on_cpu=True, frozen=True),
+            replace(RUN, on_cpu=True, frozen=True, pretrained=False),
             "the network: 97% of the time it computes: trainer=gpu, features=auto (the backbone runs once) "
             "or a smaller data.image_size",
         ),

@@ -12,6 +12,7 @@ import lightning.pytorch as pl
 from headstart.artifact import read_checkpoint
 from headstart.batch_size import best_batch_size
 from headstart.checkpoints import without_backbone
+from headstart.choosing import Choice, check_agreement
 from headstart.classifier import TransferClassifier
 from headstart.config.data import USUAL_BATCH
 from headstart.config.ranges import AUTO
@@ -38,6 +39,7 @@ class Auto(pl.Callback):
         lr: None if it is not known yet.
         batch_size: likewise.
         range_test: the curve, in the process that measured it.
+        choice: of a strategy, where that was left to `auto`.
 
     Raises:
         ModelError: the checkpoint cannot be read.
@@ -51,6 +53,7 @@ class Auto(pl.Callback):
         self.lr: float | None = theirs.get("optimizer", {}).get("lr") if lr == AUTO else float(lr)
         self.batch_size: int | None = theirs.get("batch_size") if batch_size == AUTO else int(batch_size)
         self.range_test: RangeTest | None = None
+        self.choice: Choice | None = None
         self._data: ImageDataModule | None = None
 
     @property
@@ -70,6 +73,7 @@ class Auto(pl.Callback):
         batches: Batches,
         trainer: pl.Trainer,
         *,
+        choice: Choice | None,
         accumulated: int,
         image_size: int,
         seed: int,
@@ -82,6 +86,7 @@ class Auto(pl.Callback):
             data: the images.
             batches: what it is trained on: the images, decoded or not, or features of a frozen backbone.
             trainer: that will train it.
+            choice: of `finetune=auto`, which every process has made for itself.
             accumulated: batches a step.
             image_size: side of the images, in pixels.
             seed: of the run.
@@ -90,7 +95,7 @@ class Auto(pl.Callback):
         Raises:
             ConfigError: there is no such number; see `lr_range_test` and `best_batch_size`.
         """
-        self._data, cached = data, isinstance(batches, FeatureDataModule)
+        self.choice, self._data, cached = choice, data, isinstance(batches, FeatureDataModule)
         how: dict[str, Any] = {
             "device": trainer.strategy.root_device,
             "precision": trainer.precision_plugin,
@@ -115,8 +120,12 @@ class Auto(pl.Callback):
             self._set(classifier, data)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Takes the numbers of the first process."""
-        if stage == "fit" and self.asked and trainer.world_size > 1:
+        """Takes the numbers of the first process, and makes sure that all have made its choice."""
+        if stage != "fit" or trainer.world_size == 1:
+            return
+        if self.choice:
+            check_agreement(self.choice)
+        if self.asked:
             assert isinstance(pl_module, TransferClassifier)
             assert self._data is not None
             self.lr, self.batch_size = trainer.strategy.broadcast((self.lr, self.batch_size))
@@ -136,6 +145,7 @@ class Auto(pl.Callback):
 
     @property
     def metrics(self) -> dict[str, float]:
-        """`auto/lr` and `auto/batch_size`, of what was left to auto."""
+        """`auto/lr` and `auto/batch_size`, of what was left to auto, and what the choice of a strategy went by."""
         found = {"lr": self.lr, "batch_size": self.batch_size}
-        return {f"auto/{name}": value for name in self.asked if (value := found[name]) is not None}
+        numbers = {f"auto/{name}": value for name in self.asked if (value := found[name]) is not None}
+        return numbers | (self.choice.metrics if self.choice else {})

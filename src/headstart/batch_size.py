@@ -24,6 +24,7 @@ SMALLEST, LARGEST = 8, 1024
 # few hundred images even 32 leave a handful of steps.
 STEPS_AN_EPOCH = 20
 GROWTH = 1.05  # a batch twice as large has to be faster by this
+USUAL_MEMORY = 8 * 2**30  # bytes, where the system does not say how much it has
 GPU_SHARE = 0.8  # of the free memory: other libraries, evaluation and fragments need the rest
 CPU_SHARE = 0.25  # of the machine's memory: workers and their images need theirs
 # Steps of each size that are timed, and for how many seconds at least; a slow network takes fewer steps, as one that
@@ -108,8 +109,11 @@ def best_batch_size(
 
 
 def sizes_for(train_images: int) -> list[int]:
-    """The sizes to try: powers of two, from `SMALLEST`, that leave `STEPS_AN_EPOCH`; of few images a smaller one."""
-    most = max(train_images // STEPS_AN_EPOCH, 2)  # BatchNorm needs two
+    """The sizes to try: powers of two, from `SMALLEST`, that leave `STEPS_AN_EPOCH`; a smaller one of fewer images.
+
+    Statistics of BatchNorm over fewer than `SMALLEST` images are noise, as are their gradients.
+    """
+    most = max(train_images // STEPS_AN_EPOCH, min(SMALLEST, train_images), 2)  # BatchNorm needs two
     powers = [2**power for power in range(1, LARGEST.bit_length()) if 2**power <= most]
     return [size for size in powers if size >= SMALLEST] or powers[-1:]
 
@@ -178,6 +182,8 @@ def kept_bytes(rehearsal: Rehearsal, batch: Batch) -> int:
 
 def memory_bytes() -> int:
     """The machine's memory, or what a container may have of it."""
+    if not hasattr(os, "sysconf"):  # Windows
+        return USUAL_MEMORY
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
         return min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text()))

@@ -58,30 +58,36 @@ class Circumstances:
         train_size: training images.
         num_workers: processes that decode.
         most_workers: that this machine has cores for.
-        files: whether images are read from files.
-        decoded: whether they are kept decoded.
+        decoded: whether images are kept decoded.
+        wants_decoded: whether they would be, if that could be done.
         tuned: whether the batch was made as large as pays.
         on_cpu: whether the CPU computes.
         gpu: whether there is a GPU.
         half: the faster precision that the device has, if it is not used.
         cached: whether training runs on cached features.
-        frozen: whether the whole backbone is frozen.
-        pretrained: whether the backbone's weights are.
+        frozen: whether the whole backbone is frozen, and its features could be kept.
+        wants_features: whether they would be, if that could be done.
+        pretrained: whether a backbone that trains could be frozen.
+        finetune: whether a strategy of fine-tuning would have to go.
+        sized: whether the network takes images of other sizes.
     """
 
     batch_size: int
     train_size: int
     num_workers: int
     most_workers: int
-    files: bool
     decoded: bool
+    wants_decoded: bool
     tuned: bool
     on_cpu: bool
     gpu: bool
     half: str | None
     cached: bool
     frozen: bool
+    wants_features: bool
     pretrained: bool
+    finetune: bool
+    sized: bool
 
 
 def verdict(measures: Measures, circumstances: Circumstances) -> str:
@@ -94,7 +100,7 @@ def verdict(measures: Measures, circumstances: Circumstances) -> str:
             what, remedies = _waiting(measures, circumstances)
         case "transfer":
             what = f"{measures.transfer:.0%} of training moves images to the device"
-            remedies = ["a smaller data.image_size"]
+            remedies = _smaller(circumstances)
         case _ if measures.fixed is not None and measures.fixed > FIXED:
             what = f"the batch is small: {measures.fixed:.0%} of a step does not depend on it"
             larger = larger_batch(circumstances.batch_size, measures.fixed, circumstances.train_size)
@@ -110,11 +116,13 @@ def verdict(measures: Measures, circumstances: Circumstances) -> str:
 
 def _waiting(measures: Measures, now: Circumstances) -> tuple[str, list[str]]:
     what = f"{measures.waiting:.0%} of training waits for {'features' if now.cached else 'images'}"
+    if now.decoded:
+        return f"{measures.waiting:.0%} of training reads and augments decoded images", ["a cheaper augment"]
     if measures.loading is None:
         return what, []
     workers = [f"data.num_workers={now.most_workers}"] if now.num_workers < now.most_workers else []
-    decoded = ["data.cache=decoded (each is decoded once)"] if now.files and not now.decoded else []
-    once = ["features=auto (the backbone runs once)"] if now.frozen and not now.cached else []
+    decoded = [] if now.wants_decoded else ["data.cache=decoded (each is decoded once)"]
+    once = _once(now)
     if now.num_workers and sum(measures.loading) < measures.waiting * measures.seconds / 2:
         return f"{what}, most of it for the worker processes that hand them over", ["data.num_workers=0"]
     longest = max(range(3), key=measures.loading.__getitem__)
@@ -129,11 +137,18 @@ def _computing(now: Circumstances) -> list[str]:
         remedies.append(f"trainer.precision={now.half}")
     if now.cached:
         return remedies
-    if now.frozen:
-        remedies.append("features=auto (the backbone runs once)")
-    elif now.pretrained:
-        remedies.append("freeze=true")
-    return [*remedies, "a smaller data.image_size"]
+    if now.pretrained:
+        remedies.append("finetune=none freeze=true" if now.finetune else "freeze=true")
+    return [*remedies, *_once(now), *_smaller(now)]
+
+
+def _once(now: Circumstances) -> list[str]:
+    wanted = now.frozen and not now.cached and not now.wants_features
+    return ["features=auto (the backbone runs once)"] if wanted else []
+
+
+def _smaller(now: Circumstances) -> list[str]:
+    return ["a smaller data.image_size"] if now.sized else []
 
 
 def larger_batch(batch_size: int, fixed: float, train_size: int) -> int | None:

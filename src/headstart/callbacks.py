@@ -66,6 +66,14 @@ class StopEarly(EarlyStopping):
             trainer.should_stop = True
 
 
+class AveragedWeights(WeightAveraging):
+    """Lightning's averaged weights, which a run ends with where there was no epoch left to train, too."""
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Takes the average: Lightning does so in a training alone."""
+        self.on_train_end(trainer, pl_module)
+
+
 class ProgressBar(RichProgressBar):
     """Lightning's bar, which says which split is evaluated and leaves the logger's version out."""
 
@@ -127,7 +135,7 @@ def build_callbacks(
     if ema is not None:
         # Lightning's EMAWeightAveraging rounds what does not change, as what is frozen; lerp keeps it bit for bit.
         average = get_ema_multi_avg_fn(ema)  # type: ignore[no-untyped-call]
-        callbacks.append(WeightAveraging(multi_avg_fn=average))
+        callbacks.append(AveragedWeights(multi_avg_fn=average))
     if checkpoint:
         # The best first: what is resumed knows of it.
         checkpoints = folder / "checkpoints"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 from headstart.artifact import read_checkpoint
 from headstart.backbones import Backbone
 from headstart.data.module import ImageDataModule
-from headstart.errors import ModelError
+from headstart.errors import ConfigError, ModelError
 from headstart.features.digests import module_sha256
 from headstart.features.frozen import frozen_features
 
@@ -135,6 +136,23 @@ def choose(
     batches = [features for features, _ in found.data.evaluation_dataloader("train")]
     told = similarity(torch.cat(batches), some.splits["train"].labels, seed)
     return chosen(len(labels) / len(np.unique(labels)), told)
+
+
+def check_agreement(choice: Choice) -> None:
+    """Makes sure that all processes of a run have chosen the same, as each looks for itself.
+
+    Raises:
+        ConfigError: they have not; in every one of them.
+    """
+    if not torch.distributed.is_initialized():
+        return
+    found: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, choice.strategy)
+    if len(set(found)) > 1:
+        raise ConfigError(
+            f"finetune=auto: the processes of this run have chosen differently: {', '.join(found)}. Choose one: "
+            f"finetune=NAME, or freeze=true."
+        )
 
 
 def some_of(data: ImageDataModule, seed: int) -> ImageDataModule:

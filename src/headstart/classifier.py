@@ -80,6 +80,7 @@ class TransferClassifier(pl.LightningModule):
         # Batches to be counted, as logits, labels and loss.
         self._noted: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {split: [] for split in SPLITS}
         self.thawing = Thawing(backbone, freeze, finetuning)
+        self._compiled = False
         self.class_accuracy: dict[str, Tensor] = {}  # of each split when it was last counted; shape (classes,)
         self.evaluated_split = "test"  # which split `test_step` reports under; see `evaluation.py`
         if description is not None:
@@ -103,6 +104,11 @@ class TransferClassifier(pl.LightningModule):
         hold_in_eval(self.thawing.frozen)
         return self
 
+    def compile_backbone(self) -> None:
+        """Compiles the backbone when it is first used; in place, so that names in checkpoints stay what they are."""
+        self.backbone.compile()
+        self._compiled = True
+
     def on_fit_start(self) -> None:
         """Makes sure that what is to thaw can."""
         if self.thawing.finetuning.has_stages:
@@ -113,6 +119,8 @@ class TransferClassifier(pl.LightningModule):
         if self.thawing.begin_epoch(self.current_epoch, self.trainer.max_epochs or 0):
             self.train()
             renew(self.trainer.strategy)
+            if self._compiled:  # each stage needs kernels of its own: without this, torch gives up after eight
+                torch.compiler.reset()
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of shape (batch, number of classes) for preprocessed images (batch, 3, height, width)."""

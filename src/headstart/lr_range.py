@@ -146,7 +146,8 @@ def suggested(rates: Values, losses: Values, smoothed: Values) -> float:
         raise ConfigError(
             f"lr=auto: the loss falls at no rate from {LOWEST:g} to {rates[-1]:.2g}: it begins at {first:.3g}, and "
             f"{last:.3g} is the lowest in {len(rates)} steps. Are the labels right (headstart look)? If they are, the "
-            f"network learns too slowly for this test, or there are too many classes: give a number, such as lr=1e-3."
+            f"network learns too slowly for this test, or single batches say too little: give a number, such as "
+            f"lr=1e-3, or a larger batch_size."
         )
     above = np.flatnonzero(smoothed[: lowest + 1] >= first - FALLEN * (first - last))
     place = int(above[-1]) if len(above) else 0

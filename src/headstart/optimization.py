@@ -112,11 +112,14 @@ def build_schedule(
             return {"scheduler": _cosine(optimizer, steps, warmup), "interval": "step"}
         case "onecycle":
             peaks = [float(group["lr"]) for group in optimizer.param_groups]
+            rise = settings["rise"]
+            if rise * steps == 1:  # of no length, by which torch divides
+                rise *= 1 + 1e-9
             cycle = lr_scheduler.OneCycleLR(
                 optimizer,
                 peaks,
                 total_steps=steps,
-                pct_start=settings["rise"],
+                pct_start=rise,
                 cycle_momentum=False,  # momentum stays what the optimizer's settings say
             )
             return {"scheduler": cycle, "interval": "step"}

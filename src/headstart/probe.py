@@ -34,7 +34,7 @@ def fixed_share(network: nn.Module, sample: Batch, batch_size: int, seconds: flo
     they find are given away.
 
     Args:
-        network: gives logits; on the device, in the mode to be timed.
+        network: gives logits; on the device, in the mode to be timed; not compiled anew for this.
         sample: one image and its label, as the network takes them.
         batch_size: of a step.
         seconds: that the two passes take in a step.
@@ -44,15 +44,19 @@ def fixed_share(network: nn.Module, sample: Batch, batch_size: int, seconds: flo
         a / (a + b × batch_size), in [0, 1]; 0 where it cannot be tried.
     """
     longest = LONGEST_S * batch_size / seconds  # in images
-    size = batch_size
-    while size > 1 and WIDER * size > longest:
-        size //= 2
+    size, least = batch_size, min(batch_size, 2)  # BatchNorm may need two
+    while size > least and WIDER * size > longest:
+        size = max(size // 2, least)
     wider = WIDER if WIDER * size <= longest else 2
     if wider * size > longest:
         return 0.0  # an image takes so long that what is fixed does not count
     device = sample[0].device
     try:
-        with torch.random.fork_rng([device.index or 0] if device.type == "cuda" else []):
+        # Compiling for these sizes would take longer than many an epoch; then this is an error as well.
+        with (
+            torch.random.fork_rng([device.index or 0] if device.type == "cuda" else []),
+            torch.compiler.set_stance("fail_on_recompile"),
+        ):
             passes = [_pass(network, sample, n, precision) for n in (size, wider * size)]
             small, large = _times(passes, device)
     except Exception as error:  # such as memory that is short, or a layer that wants larger batches: this costs no run

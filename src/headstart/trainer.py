@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,6 +49,8 @@ def keep_freed_memory() -> None:
     the next step: a quarter of the time of training on a CPU (benchmarks/freed_memory.py). CUDA's tensors have a cache
     for the same reason. Libraries that cannot be told so (macOS, musl) are left as they are.
     """
+    if sys.platform != "linux":
+        return
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):
         library.mallopt(M_MMAP_MAX, 0)  # no block has a mapping of its own, which would end with it
@@ -66,7 +69,8 @@ def build_trainer(callbacks: list[pl.Callback], loggers: list[Logger], settings:
         ConfigError: the Trainer cannot be had on this machine.
     """
     settings = settings | {"precision": chosen_precision(settings["precision"], settings["accelerator"])}
-    # TensorFloat-32 for what mixed precision leaves in float32; plain float32 stays what it says.
+    # TensorFloat-32 for what mixed precision leaves in float32. Plain float32 stays what PyTorch has it be: matrix
+    # products in full, convolutions in TensorFloat-32.
     torch.set_float32_matmul_precision("high" if "mixed" in settings["precision"] else "highest")
     try:
         trainer = pl.Trainer(

@@ -146,7 +146,8 @@ class ImageDataModule(pl.LightningDataModule):
         batch_size: images a training batch on each device; may be set anew before there are loaders.
         evaluation_batch_size: likewise outside training; None takes `batch_size`.
         num_workers: processes that decode and transform; None chooses: none for small images in memory, else
-            `default_workers()`.
+            `default_workers(processes)`.
+        processes: that train on this machine, each with such loaders.
         seed: of the order and the augmentation of training images.
         balanced: draw training images of every class equally often, not each image once.
 
@@ -162,6 +163,7 @@ class ImageDataModule(pl.LightningDataModule):
         batch_size: int,
         evaluation_batch_size: int | None = None,
         num_workers: int | None = None,
+        processes: int = 1,
         seed: int = 0,
         balanced: bool = False,
     ) -> None:
@@ -172,7 +174,7 @@ class ImageDataModule(pl.LightningDataModule):
         self._evaluation_batch_size = evaluation_batch_size
         images = next(iter(splits.values())).images
         small = isinstance(images, np.ndarray) and images.shape[1] < 64  # starting workers would take longer
-        chosen = 0 if small else default_workers()
+        chosen = 0 if small else default_workers(processes)
         self.num_workers = chosen if num_workers is None else num_workers
 
     @property

@@ -16,9 +16,13 @@ def available_cores() -> int:
     return min(cores, int(said)) if said.isdigit() and int(said) > 0 else cores
 
 
-def default_workers() -> int:
-    """One worker a core that this process may use, and at most `MAX_WORKERS`."""
-    return min(available_cores(), MAX_WORKERS)
+def default_workers(processes: int = 1) -> int:
+    """One worker a core that this process may use, and at most `MAX_WORKERS`.
+
+    Args:
+        processes: that train on this machine, and share its cores.
+    """
+    return min(max(available_cores() // processes, 1), MAX_WORKERS)
 
 
 def workers_for(images: int) -> int:
