@@ -79,6 +79,7 @@ def test_schedules() -> None:
     assert max(onecycle) == pytest.approx(1.0)
     assert onecycle.index(max(onecycle)) == 11
     assert onecycle[-1] < onecycle[0] < 0.05
+    assert max(rates("onecycle", rise=1 / 40)) <= 1.0  # a rise of one step, by whose length torch divides
 
     plateau = rates("plateau", factor=0.1, patience=2)  # the labels are all alike: nothing improves after the first
     assert plateau[0] == 1.0

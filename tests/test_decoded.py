@@ -101,7 +101,6 @@ def test_processes_have_the_shares_that_they_have_of_files(images: ImageDataModu
 
 @pytest.mark.usefixtures("own_cache")
 def test_batches_of_one_image_have_their_own_size(images: ImageDataModule) -> None:
-    """An odd number of bytes stands in front of it."""
     images.batch_size = 1
     found = decoded(images, name="standard", scale=0.35)
     assert all(len(labels) == 1 for _, labels in found.train_dataloader())
@@ -239,7 +238,7 @@ def test_the_command_lists_and_clears_it(
     main(["cache"])
     printed = capsys.readouterr().out
     assert "decoded images: 32 × 32 for evaluation  16 images" in printed
-    assert "decoded images: whole, 55 × 55  11 images" in printed
+    assert "decoded images: whole, up to 4,096 pixels  11 images" in printed
     assert "27 images" in printed
     freed, in_use = clear(own_cache)
     assert (freed > 0, in_use, kept(own_cache)) == (True, 0, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,27 @@ def test_what_is_frozen_is_bit_identical_in_an_average_of_weights(word: str, tra
     assert not any(n.startswith(("stem", "block1")) for n in moved) or word == "finetune=bn_frozen"
     assert not any("running" in n for n in moved) or word == "freeze=block1"
     assert metrics["epochs/run"] == 3
+
+
+def test_an_average_that_is_resumed_at_its_end_stays_one(train: Train, tmp_path: Path) -> None:
+    """Without the best checkpoint, too, which would be restored."""
+    words = ("freeze=false", "callbacks.ema=0.9", "callbacks.checkpoint=false", "epochs=2", "data.train_per_class=3")
+    train(*words[:2], *words[3:], folder=tmp_path / "whole")
+    last = tmp_path / "whole" / "checkpoints" / "last.ckpt"
+    train(*words, f"ckpt_path={last}", folder=tmp_path / "again")
+    average = torch.load(last, weights_only=True)["state_dict"]
+    saved = load_file(tmp_path / "again" / "model" / "model.safetensors")
+    assert all(torch.equal(value, average[name]) for name, value in saved.items())
+
+
+def test_what_thaws_is_compiled_at_every_stage(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch compiles a network anew for other gradients, and no more beyond a limit."""
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="eager"))
+    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
+    try:
+        train("finetune=gradual", "compile=true", "epochs=8", "data.train_per_class=3")
+    finally:
+        torch.compiler.reset()
 
 
 def test_resumed_when_all_epochs_have_run_it_counts_what_trained(train: Train, tmp_path: Path) -> None:

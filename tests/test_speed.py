@@ -21,6 +21,7 @@ from lightning.pytorch.plugins.precision import Precision
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 
 from headstart import bottleneck
 from headstart.bottleneck import Circumstances, Measures, larger_batch, verdict
@@ -223,6 +224,27 @@ def test_a_network_that_cannot_be_tried_costs_no_run(seconds: float) -> None:
     """One that takes too long, and one that raises."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(5, 2))
     assert fixed_share(network, SAMPLE, 1, seconds, Precision()) == 0
+
+
+def test_the_probe_gives_batchnorm_two_images() -> None:
+    """However long a step takes, and only if there are two."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 2), nn.BatchNorm1d(2))
+    assert fixed_share(network, SAMPLE, 4, 0.15, Precision()) > 0
+    assert fixed_share(network, SAMPLE, 1, 0.15, Precision()) == 0
+
+
+def test_the_probe_compiles_nothing() -> None:
+    """That takes longer than the epochs which it could make shorter."""
+    network, counter = Noisy(0, 0), CompileCounter()
+    network.compile(backend=counter)
+    try:
+        network(SAMPLE[0].repeat(4, 1, 1, 1)).sum().backward()
+        compiled = counter.frame_count
+        assert compiled > 0
+        fixed_share(network, SAMPLE, 4, 0.001, Precision())
+        assert counter.frame_count == compiled
+    finally:
+        torch.compiler.reset()
 
 
 def test_a_run_that_was_probed_is_the_same(

@@ -507,6 +507,10 @@ def test_processes_of_torchrun_train_as_those_of_lightning(tmp_path: Path) -> No
     assert (
         "headstart: 2 processes were started, and must write one run folder: name it for all of them" in nameless.stderr
     )
+    apart = [*run, *SMALL[2:], f"hydra.run.dir={tmp_path}/apart"]  # without trainer=ddp
+    result = subprocess.run(apart, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert result.returncode != 0
+    assert "headstart: 2 processes were started, and this run is set to 1: trainer=ddp" in result.stderr
     assert command(*words, f"hydra.run.dir={tmp_path}/lightning").returncode == 0
     torchrun = [*run, *words, f"hydra.run.dir={tmp_path}/torchrun"]
     result = subprocess.run(torchrun, capture_output=True, text=True, cwd=ROOT, check=False)

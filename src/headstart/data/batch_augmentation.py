@@ -109,19 +109,17 @@ class RandomPart:
 
     def __init__(self, size: int, scale: float, interpolation: str) -> None:
         self.size, self.scale, self.interpolation = size, scale, interpolation
-        # Then the smallest part has as many pixels as the result, and parts of photographs differ from those of files
-        # by about as much as bilinear and bicubic do (benchmarks/README.md). Beyond twice the side nothing is gained.
-        side = min(math.ceil(size / math.sqrt(scale)), 2 * size)
-        self.whole = WholeImage(side, interpolation)
+        # Twice the side: photographs of 500 by 375 pixels are within it where the network sees 224, and their parts are
+        # those of the files. Parts of larger images are resampled twice, and nearly as sharp.
+        self.whole = WholeImage((2 * size) ** 2, interpolation)
 
     def __call__(self, rows: Tensor, sizes: Tensor, generator: torch.Generator) -> Tensor:
         """From rows of `whole`, and the sizes that the images had, to uint8 (batch, 3, size, size)."""
-        side = self.whole.side
-        images = rows[:, : -WholeImage.SIZE_BYTES].reshape(-1, 3, side, side)
-        boxes = self.draw(sizes, generator) * side / sizes.repeat(1, 2)
-        if rows.device.type == "cpu":
-            return ops.resized_parts_on_cpu(images, boxes, self.size, self.interpolation)
-        return ops.resized_parts(images, boxes.float().to(rows.device), self.size, self.interpolation)
+        kept = [self.whole.kept_size(width, height) for width, height in sizes.int().tolist()]
+        images = [row[: 3 * high * wide].view(3, high, wide) for row, (wide, high) in zip(rows, kept, strict=True)]
+        shrunk = torch.tensor(kept, dtype=torch.float64) / sizes
+        boxes = self.draw(sizes, generator) * shrunk.repeat(1, 2)
+        return ops.resized_parts(images, boxes, self.size, self.interpolation)
 
     def draw(self, sizes: Tensor, generator: torch.Generator) -> Tensor:
         """Draws a part of each image.

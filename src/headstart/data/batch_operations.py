@@ -34,64 +34,21 @@ def each(images: Tensor, changes: Sequence[tuple[Operation, Tensor, Tensor]]) ->
     return changed
 
 
-def to_pixels(values: Tensor) -> Tensor:
-    """Rounded and clipped to uint8."""
-    return values.round_().clamp_(0, 255).to(torch.uint8)
+def resized_parts(images: Sequence[Tensor], boxes: Tensor, size: int, interpolation: str) -> Tensor:
+    """Cuts a part out of each image and resizes it to a square, antialiased.
 
-
-def resampling_weights(start: Tensor, length: Tensor, source: int, size: int, interpolation: str) -> Tensor:
-    """Weights that resize a part of a line of pixels, antialiased as Pillow does it.
+    One image after another: they have sizes of their own. Nothing in it waits for a GPU.
 
     Args:
-        start: where the part begins, in pixels, shape (batch,).
-        length: of the part, in pixels, shape (batch,).
-        source: pixels of the line.
-        size: pixels of the result.
+        images: uint8, each of shape (3, height, width).
+        boxes: left, top, width and height of the parts in pixels, shape (batch, 4), on the CPU; their edges are rounded
+            to whole pixels.
+        size: side of the results, in pixels.
         interpolation: "nearest", "bilinear" or "bicubic".
 
     Returns:
-        Weights of shape (batch, size, source) that sum to one over the source; pixels outside of the part have none.
+        uint8 of shape (batch, 3, size, size), on the images' device.
     """
-    step = (length / size).view(-1, 1, 1)
-    first, last = start.view(-1, 1, 1), (start + length).view(-1, 1, 1)
-    places = torch.arange(size, device=start.device).view(1, -1, 1)
-    centres = first + (places + 0.5) * step
-    pixels = torch.arange(source, device=start.device).view(1, 1, -1)
-    if interpolation == "nearest":
-        return (pixels == centres.floor().clamp(max=source - 1)).float()
-    distance = (pixels + 0.5 - centres).abs() / step.clamp(min=1)
-    weights = (1 - distance).clamp(min=0) if interpolation == "bilinear" else _cubic(distance)
-    # To the hundredth of a pixel, which is more than rounding moves the edge of a part and less than is seen.
-    weights = weights * ((pixels + 1 > first + 0.01) & (pixels < last - 0.01))
-    return weights / weights.sum(dim=2, keepdim=True)
-
-
-def _cubic(x: Tensor, a: float = -0.5) -> Tensor:
-    """Keys' cubic convolution (1981), with Pillow's a."""
-    near = ((a + 2) * x - (a + 3)) * x * x + 1
-    far = ((x - 5) * x + 8) * x * a - 4 * a
-    return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
-
-
-def resized_parts(images: Tensor, boxes: Tensor, size: int, interpolation: str) -> Tensor:
-    """Cuts a rectangle out of each image and resizes it to a square: two matrix products.
-
-    Args:
-        images: the batch.
-        boxes: left, top, width and height in pixels, which need not be whole, shape (batch, 4).
-        size: side of the result, in pixels.
-        interpolation: see `resampling_weights`.
-    """
-    left, top, width, height = boxes.unbind(1)
-    columns = resampling_weights(left, width, images.shape[3], size, interpolation)
-    rows = resampling_weights(top, height, images.shape[2], size, interpolation)
-    # All rows of an image at once: a product that has to repeat the weights for its channels takes twice the time.
-    narrow = images.float().flatten(1, 2).bmm(columns.transpose(1, 2))
-    return to_pixels(rows.unsqueeze(1) @ narrow.view(*images.shape[:3], size))
-
-
-def resized_parts_on_cpu(images: Tensor, boxes: Tensor, size: int, interpolation: str) -> Tensor:
-    """`resized_parts`, one image after another and from whole pixels: a processor is several times as fast at that."""
     edges = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1).round().int().tolist()
     # torch's own nearest takes the pixel at the corner, Pillow's that in the middle.
     mode = InterpolationMode("nearest-exact" if interpolation == "nearest" else interpolation)

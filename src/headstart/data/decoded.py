@@ -67,8 +67,8 @@ def decoded_images(
     evaluation = _request(pixel_transform(preprocessing), f"{side} × {side} for evaluation", data.splits, digests)
     wanted = [(Shelf(cache, 3 * side**2, torch.uint8, IMAGES), evaluation)]
     if whole := augmentation.whole:
-        training = _request(whole, f"whole, {whole.side} × {whole.side}", ["train"], digests)
-        wanted.append((Shelf(cache, 3 * whole.side**2 + whole.SIZE_BYTES, torch.uint8, IMAGES), training))
+        training = _request(whole, f"whole, up to {whole.pixels:,} pixels", ["train"], digests)
+        wanted.append((Shelf(cache, whole.row_bytes, torch.uint8, IMAGES), training))
 
     if (size := sum(shelf.size([request]) for shelf, request in wanted)) > limit:
         log.warning(

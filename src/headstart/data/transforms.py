@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import isqrt
 from typing import Any
 
 import torch
@@ -228,23 +229,53 @@ def _randaugment(
 
 
 class WholeImage(torch.nn.Module):
-    """The whole image, squashed to a square, with the size that it had: what random parts can be cut out of later.
+    """The whole image in its own proportions, with the size that it had: what random parts can be cut out of later.
+
+    An image within the budget is kept as it is: parts of it are parts of the file.
 
     Args:
-        side: of the square, in pixels.
-        interpolation: as of `Preprocessing`.
+        pixels: the budget. An image of more is resized to as many, or a few less.
+        interpolation: as of `Preprocessing`; images beyond the budget are made smaller with Lanczos' filter, unless
+            this is "nearest".
     """
 
     SIZE_BYTES = 8  # width and height, as two little-endian 32-bit numbers
 
-    def __init__(self, side: int, interpolation: str) -> None:
+    def __init__(self, pixels: int, interpolation: str) -> None:
         super().__init__()
-        self.side = side
-        self.squash = _compose(
-            v2.Resize((side, side), InterpolationMode(interpolation), antialias=True), v2.PILToTensor()
-        )
+        self.pixels, self.interpolation = pixels, InterpolationMode(interpolation)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row, the same for every image."""
+        return 3 * self.pixels + self.SIZE_BYTES
+
+    def kept_size(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height that an image of this size is kept with: what the reader of a row, too, finds it by."""
+        if width * height <= self.pixels:
+            return width, height
+        # √(budget · width / height) by √(budget · height / width), each rounded down, is never more than the budget.
+        # Of a line so long that the shorter side comes to 0, the longer one may come to more than the budget.
+        wide, high = isqrt(self.pixels * width // height), isqrt(self.pixels * height // width)
+        return min(max(wide, 1), self.pixels), min(max(high, 1), self.pixels)
 
     def forward(self, image: Image.Image) -> Tensor:
-        """From an RGB image to uint8 of shape (3 · side² + SIZE_BYTES,)."""
-        size = b"".join(length.to_bytes(4, "little") for length in image.size)
-        return torch.cat([self.squash(image).flatten(), torch.frombuffer(bytearray(size), dtype=torch.uint8)])
+        """From an RGB image to a row.
+
+        Returns:
+            uint8 of shape (row_bytes,): the pixels, in the order of (3, kept height, kept width); zeros up to the
+            budget; and the size that the image had.
+        """
+        original = image.size
+        width, height = self.kept_size(*original)
+        if (width, height) != original:
+            # Parts are resized once more: what bilinear takes of an image's detail, it would take twice.
+            nearest = self.interpolation == InterpolationMode.NEAREST
+            mode = InterpolationMode.NEAREST if nearest else InterpolationMode.LANCZOS
+            image = v2.functional.resize(image, [height, width], mode, antialias=True)
+        pixels = v2.functional.pil_to_tensor(image).flatten()
+        size = b"".join(length.to_bytes(4, "little") for length in original)
+        row = torch.zeros(self.row_bytes, dtype=torch.uint8)
+        row[: len(pixels)] = pixels
+        row[-self.SIZE_BYTES :] = torch.frombuffer(bytearray(size), dtype=torch.uint8)
+        return row
