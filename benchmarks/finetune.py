@@ -39,27 +39,30 @@ from headstart.data.workers import default_workers
 from headstart.optimization import build_optimizer
 from headstart.trainer import build_trainer, quiet_lightning
 
-WARM = 2  # steps that are not timed: memory, kernels, workers
 AUGMENT: dict[str, Any] = {"name": "standard", "scale": 0.35}
 
 
 class Clock(pl.Callback):
-    """Seconds of the steps of an epoch, but for the first ones."""
+    """Images a second of the second epoch; the first one is for memory, kernels and the disk's cache.
+
+    From its first moment on: what workers prepare before the clock starts would be a present to them.
+    """
 
     def __init__(self) -> None:
         self.images_a_second = 0.0
         self._start, self._images = 0.0, 0
 
+    def on_train_epoch_start(self, trainer: pl.Trainer, _: Any) -> None:
+        """Starts, before there is a loader's first batch."""
+        self._finish(trainer)
+        self._start, self._images = time.perf_counter(), 0
+
     def on_train_batch_end(self, trainer: pl.Trainer, _: Any, __: Any, batch: Batch, step: int) -> None:
-        """Starts after the warm steps, and ends with the last."""
-        if step + 1 == WARM:
+        """Ends with the last batch."""
+        self._images += len(batch[1])
+        if step + 1 == trainer.num_training_batches:
             self._finish(trainer)
-            self._start, self._images = time.perf_counter(), 0
-        elif step + 1 > WARM:
-            self._images += len(batch[1])
-            if step + 1 == trainer.num_training_batches:
-                self._finish(trainer)
-                self.images_a_second = self._images / (time.perf_counter() - self._start)
+            self.images_a_second = self._images / (time.perf_counter() - self._start)
 
     @staticmethod
     def _finish(trainer: pl.Trainer) -> None:
@@ -114,7 +117,7 @@ def plain_loader(root: Path, backbone: Backbone, batch_size: int) -> DataLoader[
 
 
 def images_a_second(backbone: Backbone, trainer: pl.Trainer, clock: Clock, data: Any) -> float:
-    """Trains an epoch."""
+    """Trains two epochs, of which the second counts."""
     classifier = TransferClassifier(
         backbone.module,
         torch.nn.Linear(backbone.num_features, 2),
@@ -159,7 +162,7 @@ def measure(name: str, root: Path, arguments: argparse.Namespace, accelerator: s
 
     def trained(kind: str, data: Callable[[pl.Trainer], Any]) -> None:
         clock = Clock()
-        settings = {"accelerator": accelerator, "devices": 1, "strategy": "auto", "precision": "auto", "max_epochs": 1}
+        settings = {"accelerator": accelerator, "devices": 1, "strategy": "auto", "precision": "auto", "max_epochs": 2}
         quiet = {"enable_progress_bar": False, "num_sanity_val_steps": 0, "limit_val_batches": 0}
         trainer = build_trainer([clock], [], settings | quiet)
         found.setdefault(kind, []).append(images_a_second(backbone, trainer, clock, data(trainer)))
@@ -171,7 +174,7 @@ def measure(name: str, root: Path, arguments: argparse.Namespace, accelerator: s
         batch_size=arguments.batch_size,
         num_workers=default_workers(),
     )
-    steps = max(WARM + 2, len(samples) // arguments.batch_size)
+    steps = len(samples) // arguments.batch_size
 
     def synthetic(trainer: pl.Trainer) -> Synthetic:
         place, size = trainer.strategy.root_device, arguments.batch_size
