@@ -180,13 +180,20 @@ def test_whole_images_are_kept_of_training_alone(images: ImageDataModule, own_ca
     assert sorted(found.rows for found in cached_sets(own_cache, IMAGES)) == [11, 11, 16]
 
 
-def test_too_many_images_are_read_as_before(
-    train: Train, folders: Path, own_cache: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("word", "why"),
+    [
+        ("data.cache_gb=1e-5", "more than data.cache_gb=1e-05: they are read anew every epoch"),
+        ("trainer.limit_val_batches=1", "for runs that see all images (trainer.limit_*_batches): they are read anew"),
+    ],
+)
+def test_images_that_are_not_kept_are_read_as_before(
+    word: str, why: str, train: Train, folders: Path, own_cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     words = (*TINY_RESNET, "freeze=false", "epochs=1", "data=imagefolder", f"data.root={folders}")
     with caplog.at_level(logging.WARNING):
-        metrics = train(*words, "data.cache=decoded", "data.cache_gb=1e-5")
-    assert "more than data.cache_gb=1e-05: they are read anew every epoch" in caplog.text
+        metrics = train(*words, "data.cache=decoded", word)
+    assert why in caplog.text
     assert metrics["epochs/run"] == 1
     assert kept(own_cache) == 0
 
