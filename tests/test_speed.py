@@ -268,7 +268,7 @@ def test_a_run_that_was_probed_is_the_same(
 
 RUN = Circumstances(
     batch_size=32, train_size=4000, num_workers=4, most_workers=4, decoded=False, wants_decoded=False,
-    tuned=False, on_cpu=False, gpu=True, half=None, cached=False, frozen=False, wants_features=False, pretrained=True,
+    tuned=False, on_cpu=False, gpu=True, half=None, cached=False, recomputed=False, pretrained=True,
     finetune=False, sized=True,
 )  # fmt: skip
 WAITED = Measures(images=21200, seconds=100, waiting=0.71, transfer=0.04, compute=0.25, loading=(20, 240, 60))
@@ -290,7 +290,7 @@ COMPUTED = Measures(images=21200, seconds=100, waiting=0.02, transfer=0.01, comp
         ),
         (
             WAITED,
-            replace(RUN, frozen=True, wants_decoded=True),
+            replace(RUN, recomputed=True, wants_decoded=True),
             "71% of training waits for images, most of it decoding: features=auto (the backbone runs once)",
         ),
         (
@@ -301,7 +301,7 @@ COMPUTED = Measures(images=21200, seconds=100, waiting=0.02, transfer=0.01, comp
         ),
         (
             replace(WAITED, loading=(20, 60, 240)),
-            replace(RUN, wants_decoded=True, frozen=True, wants_features=True),
+            replace(RUN, wants_decoded=True),
             "71% of training waits for images, most of it transforming",
         ),
         (
@@ -344,11 +344,11 @@ COMPUTED = Measures(images=21200, seconds=100, waiting=0.02, transfer=0.01, comp
         ),
         (
             replace(COMPUTED, fixed=None),
-            replace(RUN, on_cpu=True, frozen=True, pretrained=False),
+            replace(RUN, on_cpu=True, recomputed=True, pretrained=False),
             "the network: 97% of the time it computes: trainer=gpu, features=auto (the backbone runs once) "
             "or a smaller data.image_size",
         ),
-        (COMPUTED, replace(RUN, cached=True, frozen=True), "the head: 97% of the time it computes"),
+        (COMPUTED, replace(RUN, cached=True), "the head: 97% of the time it computes"),
         (replace(WAITED, seconds=0.5, images=106), RUN, "0.5 s of training are too short to gain much"),
     ],
 )

@@ -223,8 +223,9 @@ def circumstances(
         gpu=torch.cuda.is_available(),
         half=("bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed") if cuda and full else None,
         cached=cached,
-        frozen=strategy.freeze is True and not (config.augment.mixup or config.augment.cutmix),
-        wants_features=isinstance(config.features, CachedFeatures),
+        recomputed=strategy.freeze is True
+        and not isinstance(config.features, CachedFeatures)
+        and not (config.augment.mixup or config.augment.cutmix),  # which mix images, not features
         pretrained=config.model.weights is not None and strategy.freeze is not True,
         finetune=config.finetune.name != "none",
         sized=strategy.backbone.description.get("image_size") is None,

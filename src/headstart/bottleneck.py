@@ -65,8 +65,7 @@ class Circumstances:
         gpu: whether there is a GPU.
         half: the faster precision that the device has, if it is not used.
         cached: whether training runs on cached features.
-        frozen: whether the whole backbone is frozen, and its features could be kept.
-        wants_features: whether they would be, if that could be done.
+        recomputed: whether a frozen backbone runs at every step although its features could be kept.
         pretrained: whether a backbone that trains could be frozen.
         finetune: whether a strategy of fine-tuning would have to go.
         sized: whether the network takes images of other sizes.
@@ -83,8 +82,7 @@ class Circumstances:
     gpu: bool
     half: str | None
     cached: bool
-    frozen: bool
-    wants_features: bool
+    recomputed: bool
     pretrained: bool
     finetune: bool
     sized: bool
@@ -143,8 +141,7 @@ def _computing(now: Circumstances) -> list[str]:
 
 
 def _once(now: Circumstances) -> list[str]:
-    wanted = now.frozen and not now.cached and not now.wants_features
-    return ["features=auto (the backbone runs once)"] if wanted else []
+    return ["features=auto (the backbone runs once)"] if now.recomputed else []
 
 
 def _smaller(now: Circumstances) -> list[str]:

@@ -21,6 +21,8 @@ from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcess
 from headstart.checkpoints import KeepBest
 from headstart.errors import ConfigError, ProcessError, brief
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+
 
 def quiet_lightning() -> None:
     """Leaves Lightning's warnings, and takes its advertisements and echoes of the settings out of the log."""
@@ -39,15 +41,12 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated", module="lightning")
 
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
-
-
 def keep_freed_memory() -> None:
     """Has the C library keep freed memory for the next tensor, from now on and in this whole process.
 
     glibc gives large blocks back to the kernel as soon as they are freed, and gets every page of them zeroed anew at
-    the next step: a quarter of the time of training on a CPU (benchmarks/freed_memory.py). CUDA's tensors have a cache
-    for the same reason. Libraries that cannot be told so (macOS, musl) are left as they are.
+    the next step: up to a third of the time of training on a CPU (benchmarks/freed_memory.py). CUDA's tensors have a
+    cache for the same reason. Libraries that cannot be told so (macOS, musl) are left as they are.
     """
     if sys.platform != "linux":
         return
