@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from headstart.classifier import TransferClassifier
 from headstart.data.module import class_weights
 from headstart.data.sources import Samples
+from headstart.finetuning import Finetuning
 from headstart.optimization import build_optimizer, build_schedule, direction
 
 
@@ -45,8 +46,8 @@ def test_the_training_loss_is_smoothed_and_weighted_and_that_of_evaluation_is_no
     torch.testing.assert_close(classifier.take_figures("val")["loss"], plain)
 
 
-def rates(name: str, epochs: int = 10, steps_an_epoch: int = 4, **settings: float) -> list[float]:
-    """The learning rate of every step of a training with lr=1, as Lightning drives it."""
+def rates(name: str, epochs: int = 10, *, head_epochs: int = 0, **settings: float) -> list[float]:
+    """The learning rate of every step of a training with lr=1 and four steps an epoch, as Lightning drives it."""
 
     class Watched(TransferClassifier):
         def on_train_batch_start(self, batch: object, batch_idx: int) -> None:  # noqa: ARG002
@@ -55,9 +56,17 @@ def rates(name: str, epochs: int = 10, steps_an_epoch: int = 4, **settings: floa
     seen: list[float] = []
     optimizer = partial(build_optimizer, name="sgd", lr=1.0, momentum=0.5)
     scheduler = partial(build_schedule, name=name, **settings)
-    classifier = Watched(nn.Flatten(), nn.Linear(12, 3), list("abc"), optimizer=optimizer, scheduler=scheduler)
-    classifier.monitor = "train/accuracy"
-    data = TensorDataset(torch.zeros(steps_an_epoch, 3, 2, 2), torch.zeros(steps_an_epoch, dtype=torch.long))
+    classifier = Watched(
+        nn.Flatten(),
+        nn.Linear(12, 3),
+        list("abc"),
+        freeze=False,
+        finetuning=Finetuning(head_epochs),
+        optimizer=optimizer,
+        scheduler=scheduler,
+        monitor="train/accuracy",
+    )
+    data = TensorDataset(torch.zeros(4, 3, 2, 2), torch.zeros(4, dtype=torch.long))
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = pl.Trainer(accelerator="cpu", max_epochs=epochs, enable_checkpointing=False, **quiet)
     trainer.fit(classifier, DataLoader(data))
@@ -84,6 +93,16 @@ def test_schedules() -> None:
     plateau = rates("plateau", factor=0.1, patience=2)  # the labels are all alike: nothing improves after the first
     assert plateau[0] == 1.0
     assert plateau[-1] == pytest.approx(0.01)
+
+
+def test_what_thaws_has_a_schedule_of_its_own() -> None:
+    """The head's four epochs rise and fall; those after them begin anew."""
+    for name, settings in {"cosine": {"warmup_epochs": 1.0}, "onecycle": {"rise": 0.3}}.items():
+        staged = rates(name, head_epochs=4, **settings)
+        assert staged == pytest.approx(rates(name, 4, **settings) + rates(name, 6, **settings))
+        assert max(staged[:16]) > 0.9 < max(staged[16:])
+    assert rates("cosine", 1, warmup_epochs=1.0)[-1] < 0.9  # warm-up takes half of a short training at most
+    assert rates("step", head_epochs=4, every=2, factor=0.5) == rates("step", every=2, factor=0.5)
 
 
 def test_losses_are_better_when_smaller() -> None:

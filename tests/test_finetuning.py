@@ -76,7 +76,9 @@ def test_what_trains_when() -> None:
     gradual = Finetuning(head_epochs=1, thawed_by=0.5)
     assert [plain.thawed(7, epoch, 10) for epoch in range(3)] == [7, 7, 7]
     assert [head_first.thawed(7, epoch, 10) for epoch in range(4)] == [0, 0, 7, 7]
-    assert [gradual.thawed(7, epoch, 10) for epoch in range(7)] == [0, 2, 4, 6, 7, 7, 7]
+    assert [gradual.thawed(7, epoch, 10) for epoch in range(7)] == [0, 2, 3, 5, 6, 7, 7]
+    late = Finetuning(head_epochs=6, thawed_by=0.5)  # of the four that are left
+    assert [late.thawed(7, epoch, 10) for epoch in range(5, 10)] == [0, 4, 7, 7, 7]
     assert [gradual.thawed(7, epoch, 3) for epoch in range(3)] == [0, 7, 7]  # few epochs: it hurries
     assert [Finetuning(thawed_by=1.0).thawed(2, epoch, 4) for epoch in range(4)] == [1, 1, 2, 2]
 
@@ -155,7 +157,8 @@ def recorded(train: Train, *words: str, folder: Path) -> tuple[Record, dict[str,
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_resumed_at_any_epoch_is_the_same_as_uninterrupted(name: str, train: Train, tmp_path: Path) -> None:
     """Bit for bit: weights and buffers, what trains, learning rates, the optimizer's state, the figures."""
-    more = ("callbacks.ema=0.9", "augment.mixup=0.2", "augment.cutmix=1.0") if name == "head_then_full" else ()
+    ema = ("callbacks.ema=0.9",)
+    more = {"head_then_full": (*ema, "augment.mixup=0.2", "augment.cutmix=1.0"), "gradual": ema}.get(name, ())
     words = (*QUICK, f"finetune={name}", "model.weights=default", "epochs=4", *more)
     whole, metrics = recorded(train, *words, folder=tmp_path / "whole")
     last = torch.load(tmp_path / "whole" / "checkpoints" / "last.ckpt", weights_only=True)
@@ -193,13 +196,14 @@ def test_what_is_frozen_is_bit_identical_until_it_thaws(name: str, train: Train,
             assert bool(mine & moved) == bool(mine & trains), (epoch, module)
         trained[epoch] = len(trains & start.keys())
     every = len(list(build_backbone("headstart", "glyphnet", None).module.parameters()))
+    upper = sum(len(block.parameters) for block in blocks_of(GlyphNet())[3:])
     norms = 14
     assert (
         trained
         == {
             "full": {0: every, 1: every, 2: every, 3: every},
             "head_then_full": {0: 0, 1: every, 2: every, 3: every},
-            "gradual": {0: 0, 1: every, 2: every, 3: every},
+            "gradual": {0: 0, 1: upper, 2: every, 3: every},
             "layer_decay": {0: every, 1: every, 2: every, 3: every},
             "bn_frozen": dict.fromkeys(range(4), every - norms),
         }[name]
@@ -207,6 +211,51 @@ def test_what_is_frozen_is_bit_identical_until_it_thaws(name: str, train: Train,
     sizes = {n: p.numel() for n, p in build_backbone("headstart", "glyphnet", None).module.named_parameters()}
     head = (416 + 1) * 256 + (256 + 1) * 10
     assert metrics["params/trainable"] == head + sum(size for n, size in sizes.items() if n in trains)
+
+
+@pytest.mark.parametrize("word", ["data.cache=none", "data.cache=decoded"])
+def test_while_the_head_trains_alone_the_backbone_does_not_run(
+    word: str, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from headstart.classifier import TransferClassifier
+
+    seen: dict[int, int] = {}
+    forward = TransferClassifier.forward
+
+    def counted(self: TransferClassifier, images: Tensor) -> Tensor:
+        if self.trainer.state.fn == "fit":
+            seen[self.current_epoch] = seen.get(self.current_epoch, 0) + len(images) * (images.ndim == 4)
+        return forward(self, images)
+
+    monkeypatch.setattr(TransferClassifier, "forward", counted)
+    words = ("finetune=head_then_full", "finetune.head_epochs=3", "epochs=5", "data.train_per_class=4", word)
+    metrics = train(*words, "model.weights=default", "augment=flip")
+    train_and_val = 40 + metrics["data/val_size"]
+    assert seen == {0: 0, 1: 0, 2: 0, 3: train_and_val, 4: train_and_val}
+    assert metrics["features/computed"] + metrics["features/cached"] == 3 * 40 + metrics["data/val_size"]  # three views
+    seen.clear()
+    train(*words, "model.weights=default", "features=off", folder=tmp_path / "off")
+    assert set(seen.values()) == {train_and_val}
+
+
+def test_a_head_first_trained_on_features_is_that_of_the_network(train: Train, tmp_path: Path) -> None:
+    words = (*QUICK[1:], "finetune=head_then_full", "finetune.head_epochs=2", "model.weights=default", "epochs=4")
+    kept, metrics = recorded(train, *words, folder=tmp_path / "kept")
+    anew, others = recorded(train, *words, "features=off", folder=tmp_path / "anew")
+    for epoch in range(4):
+        ours, theirs = kept.states[epoch], anew.states[epoch]
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 if epoch < 2 else 1e-2)
+        assert kept.rates[epoch] == anew.rates[epoch]
+    assert metrics["test/accuracy"] == pytest.approx(others["test/accuracy"], abs=0.01)
+
+
+def test_early_stopping_counts_from_where_everything_trains(train: Train, tmp_path: Path) -> None:
+    """No epoch is an improvement by ten here."""
+    impatient = ("callbacks.early_stopping.patience=1", "callbacks.early_stopping.min_delta=10")
+    words = ("finetune=gradual", "finetune.head_epochs=2", "epochs=9", "data.train_per_class=3", *impatient)
+    assert train(*words)["epochs/run"] == 2 + 4 + 1  # the head, half of the others, and one that is no better
+    frozen = train("freeze=true", "epochs=9", "data.train_per_class=3", *impatient, folder=tmp_path / "frozen")
+    assert frozen["epochs/run"] == 2
 
 
 def test_blocks_thaw_one_after_the_other(train: Train, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from headstart.backbones import Backbone, build_backbone, check_input
 from headstart.bottleneck import Circumstances
+from headstart.checkpoints import epochs_done
 from headstart.choosing import FROZEN, SCRATCH, Choice, choose
 from headstart.classifier import TransferClassifier
 from headstart.config import CachedFeatures, Config
@@ -26,8 +27,11 @@ from headstart.data.transforms import evaluation_transform, training_transform
 from headstart.data.workers import default_workers
 from headstart.features.digests import module_sha256
 from headstart.features.frozen import FrozenFeatures, frozen_features
+from headstart.features.loaders import FeatureDataModule
+from headstart.features.staged import StagedDataModule
 from headstart.finetuning import Finetuning
 from headstart.heads import build_head
+from headstart.lr_range import Batches
 from headstart.optimization import build_optimizer, build_schedule, schedule_length
 from headstart.record import split_sha256
 from headstart.trainer import sees_all_images
@@ -155,6 +159,7 @@ def build_classifier(
                 config.epochs,
                 images_a_step=data.batch_size * config.trainer.accumulate_grad_batches * trainer.world_size,
                 thaws=finetuning.thawed_by > 0,
+                head_first=finetuning.head_epochs > 0,
             ),
             "monitor": config.monitor,
             "ema": config.callbacks.ema,
@@ -167,22 +172,34 @@ def build_classifier(
 def kept_features(
     config: Config, classifier: TransferClassifier, data: ImageDataModule, strategy: Strategy, trainer: pl.Trainer
 ) -> FrozenFeatures | None:
-    """What a frozen backbone makes of the images; None where it has to see them at every step."""
-    if strategy.freeze is not True or not isinstance(config.features, CachedFeatures):
+    """What a backbone makes of the images while all of it is frozen; None where it has to see them at every step.
+
+    Where it thaws later, these are of the training and validation images alone.
+    """
+    whole = strategy.freeze is True
+    epochs = config.epochs if whole else strategy.finetuning.head_epochs
+    if not whole and epochs_done(config.ckpt_path) >= epochs:
+        return None
+    if not isinstance(config.features, CachedFeatures):
         return None
     if not sees_all_images(trainer) or classifier.mixing is not None:  # which mixes images, not features
         return None
+    module = strategy.backbone.module
     return frozen_features(
-        strategy.backbone.module,
+        module,
         data,
         num_features=strategy.backbone.num_features,
-        description={name: classifier.hparams[name] for name in ("model", "backbone_sha256")},
+        description={
+            "model": classifier.hparams["model"],
+            "backbone_sha256": classifier.hparams["backbone_sha256"] or module_sha256(module),
+        },
         device=trainer.strategy.root_device,
         precision=trainer.precision_plugin,
         engine=config.features.engine,
-        views=min(config.features.views, config.epochs) if config.augment.is_random else 1,
+        views=min(config.features.views, epochs) if config.augment.is_random else 1,
         max_gb=config.features.max_gb,
         show_progress=config.trainer.enable_progress_bar and trainer.is_global_zero,
+        evaluated=None if whole else ("val",),
     )
 
 
@@ -203,6 +220,19 @@ def kept_images(
         max_gb=config.data.cache_gb,
         show_progress=config.trainer.enable_progress_bar and trainer.is_global_zero,
     )
+
+
+def staged(features: FrozenFeatures | None, batches: Batches, finetuning: Finetuning) -> Batches | StagedDataModule:
+    """What a network is trained on: features in the place of its images while the head trains alone.
+
+    Args:
+        features: of the frozen backbone, if they are kept.
+        batches: what it is trained on besides, and evaluated on: images, or those features where it never thaws.
+        finetuning: how it is trained.
+    """
+    if features is None or isinstance(batches, FeatureDataModule):
+        return batches
+    return StagedDataModule(features.data, batches, finetuning.head_epochs)
 
 
 def circumstances(

@@ -154,6 +154,15 @@ def complete_checkpoints(folder: Path, classifier: TransferClassifier) -> None:
             log.warning("%s holds the head only, and cannot be completed: %s", path, error)
 
 
+def epochs_done(checkpoint: str | Path | None) -> int:
+    """How many epochs have run when a checkpoint is resumed; 0 without one.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    return 0 if checkpoint is None else int(read_checkpoint(checkpoint)["epoch"]) + 1
+
+
 def check_checkpoint(path: str | Path, classifier: TransferClassifier) -> None:
     """Makes sure that a checkpoint can be resumed by this classifier.
 

@@ -123,8 +123,17 @@ class TransferClassifier(pl.LightningModule):
                 torch.compiler.reset()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of shape (batch, number of classes) for preprocessed images (batch, 3, height, width)."""
-        logits: Tensor = self.head(self.backbone(images))
+        """Logits of a batch.
+
+        Args:
+            images: preprocessed, of shape (batch, 3, height, width), or what the backbone has made of them while all of
+                it was frozen, of shape (batch, num_features).
+
+        Returns:
+            Logits of shape (batch, number of classes).
+        """
+        features = images if images.ndim == 2 else self.backbone(images)
+        logits: Tensor = self.head(features)
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
@@ -225,6 +234,7 @@ class TransferClassifier(pl.LightningModule):
             epochs=self.trainer.max_epochs,
             steps=int(self.trainer.estimated_stepping_batches),
             monitor=self.monitor,
+            first_epochs=self.thawing.finetuning.head_epochs,
         )
         return optimizer if schedule is None else {"optimizer": optimizer, "lr_scheduler": schedule}
 

@@ -20,8 +20,8 @@ class Finetuning:
 
     Attributes:
         head_epochs: epochs in which the head trains alone.
-        thawed_by: share of all epochs after which everything has thawed, block by block from the top; 0 thaws all at
-            once.
+        thawed_by: share of the epochs after those by which everything has thawed, block by block from the top; 0 thaws
+            all at once.
         backbone_lr: the backbone's learning rate, as a share of the head's.
         block_decay: what the rate falls by from each block to the one below; the head counts as the topmost.
         batchnorm: "train", or "frozen" for its statistics, scale and shift to stay what they are.
@@ -42,7 +42,7 @@ class Finetuning:
         """How many of the blocks, counted from the top, train in an epoch, counted from 0."""
         if epoch < self.head_epochs:
             return 0
-        stages = max(1, math.ceil(self.thawed_by * epochs) - self.head_epochs)
+        stages = max(1, math.ceil(self.thawed_by * (epochs - self.head_epochs)))
         return min(blocks, math.ceil(blocks * (epoch - self.head_epochs + 1) / stages))
 
 
@@ -85,6 +85,11 @@ class Thawing:
         if changed:
             self._thaw(count)
         return changed
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all that ever trains has thawed."""
+        return self._thawed == len(self._blocks)
 
     def thaw_all(self) -> None:
         """Thaws all that ever trains."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import lightning.pytorch as pl
@@ -83,7 +84,7 @@ def can_fuse(trainer: pl.Trainer) -> bool:
 
 
 def build_schedule(
-    optimizer: Optimizer, name: str, *, epochs: int, steps: int, monitor: str, **settings: Any
+    optimizer: Optimizer, name: str, *, epochs: int, steps: int, monitor: str, first_epochs: int = 0, **settings: Any
 ) -> LRSchedulerConfigType | None:
     """A learning-rate schedule as Lightning takes it.
 
@@ -93,11 +94,15 @@ def build_schedule(
         epochs: of the whole training.
         steps: optimizer steps of the whole training.
         monitor: the metric that "plateau" watches.
+        first_epochs: epochs in which the head trains alone. What thaws after them has not moved yet: "cosine" and
+            "onecycle" then begin anew, rise included, as fastai's `fine_tune` does (Howard & Gugger, arXiv:2002.04688).
         **settings: the arguments of that schedule, as `conf/scheduler/` names them.
 
     Returns:
         Lightning's description of it, or None for "none".
     """
+    first = round(steps * first_epochs / epochs)
+    cycles = [first, steps - first] if 0 < first < steps else [steps]
     match name:
         case "none":
             return None
@@ -109,34 +114,51 @@ def build_schedule(
             return {"scheduler": step, "interval": "epoch"}
         case "cosine":
             warmup = round(settings["warmup_epochs"] * steps / epochs)
-            return {"scheduler": _cosine(optimizer, steps, warmup), "interval": "step"}
+            parts = [part for length in cycles for part in _cosine(optimizer, length, warmup)]
+            return {"scheduler": _in_turn(optimizer, parts), "interval": "step"}
         case "onecycle":
             peaks = [float(group["lr"]) for group in optimizer.param_groups]
-            rise = settings["rise"]
-            if rise * steps == 1:  # of no length, by which torch divides
-                rise *= 1 + 1e-9
-            cycle = lr_scheduler.OneCycleLR(
-                optimizer,
-                peaks,
-                total_steps=steps,
-                pct_start=rise,
-                cycle_momentum=False,  # momentum stays what the optimizer's settings say
-            )
-            return {"scheduler": cycle, "interval": "step"}
+            parts = [(_one_cycle(optimizer, peaks, length, settings["rise"]), length) for length in cycles]
+            return {"scheduler": _in_turn(optimizer, parts), "interval": "step"}
     raise ValueError(f"no scheduler is called {name!r}")
 
 
-def _cosine(optimizer: Optimizer, steps: int, warmup: int) -> lr_scheduler.LRScheduler:
-    """Linear warm-up for some steps, then half a cosine to zero."""
-    warmup = min(warmup, steps - 1)
-    fall = lr_scheduler.CosineAnnealingLR(optimizer, max(steps - warmup, 1))
+Part = tuple[lr_scheduler.LRScheduler, int]  # of a schedule, and how many steps it takes
+
+
+def _cosine(optimizer: Optimizer, steps: int, warmup: int) -> list[Part]:
+    """Linear warm-up for some steps, half of all at most, then half a cosine to zero."""
+    warmup = min(warmup, steps // 2)
+    fall = lr_scheduler.CosineAnnealingLR(optimizer, steps - warmup)
     if warmup < 1:
-        return fall
+        return [(fall, steps)]
     rise = lr_scheduler.LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
-    return lr_scheduler.SequentialLR(optimizer, [rise, fall], milestones=[warmup])
+    return [(rise, warmup), (fall, steps - warmup)]
 
 
-def schedule_length(scheduler: str, epochs: int, *, images_a_step: int, thaws: bool) -> dict[str, int]:
+def _one_cycle(optimizer: Optimizer, peaks: list[float], steps: int, rise: float) -> lr_scheduler.LRScheduler:
+    if rise * steps == 1:  # of no length, by which torch divides
+        rise *= 1 + 1e-9
+    return lr_scheduler.OneCycleLR(
+        optimizer,
+        peaks,
+        total_steps=steps,
+        pct_start=rise,
+        cycle_momentum=False,  # momentum stays what the optimizer's settings say
+    )
+
+
+def _in_turn(optimizer: Optimizer, parts: list[Part]) -> lr_scheduler.LRScheduler:
+    schedules, lengths = zip(*parts, strict=True)
+    if len(parts) == 1:
+        only: lr_scheduler.LRScheduler = schedules[0]
+        return only
+    return lr_scheduler.SequentialLR(optimizer, list(schedules), milestones=list(accumulate(lengths[:-1])))
+
+
+def schedule_length(
+    scheduler: str, epochs: int, *, images_a_step: int, thaws: bool, head_first: bool
+) -> dict[str, int]:
     """What a schedule is made for, where that shapes it: it cannot be resumed with other numbers.
 
     Args:
@@ -144,7 +166,8 @@ def schedule_length(scheduler: str, epochs: int, *, images_a_step: int, thaws: b
         epochs: of the whole training.
         images_a_step: which, with the images, makes the number of steps.
         thaws: whether the backbone thaws by a share of the epochs.
+        head_first: whether the head trains alone for some of them, which has a cycle of its own.
     """
     if scheduler in ("cosine", "onecycle"):
-        return {"epochs": epochs, "images_a_step": images_a_step}
+        return {"epochs": epochs, "images_a_step": images_a_step, **({"cycles": 2} if head_first else {})}
     return {"epochs": epochs} if thaws else {}

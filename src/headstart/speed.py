@@ -13,6 +13,7 @@ from lightning.pytorch.profilers import Profiler
 
 from headstart.bottleneck import Measures
 from headstart.data.module import Batch
+from headstart.features.staged import StagedBatches
 from headstart.probe import fixed_share
 
 # The stages of a step. The last is what the network's two passes leave: the optimizer's step, and what Lightning does.
@@ -96,7 +97,8 @@ class Speed(pl.Callback):
     next batch), `time/transfer` (of a batch to the device) and `time/compute` (all the rest), which add up to 1.
 
     Attributes:
-        measures: of the whole training, once it has ended with a step taken.
+        measures: of the whole training, once it has ended with a step taken; where the head is trained first, on kept
+            features, of what follows.
     """
 
     def __init__(self) -> None:
@@ -128,7 +130,8 @@ class Speed(pl.Callback):
         """Counts the batch."""
         self._images += len(batch[1]) * trainer.world_size
         self._steps += 1
-        if self._sample is None:
+        if self._sample is None or self._sample[0].ndim != batch[0].ndim:  # features before, images from now on
+            self._totals, self._all_images, self._steps = [0.0] * STAGES, 0, 1
             self._sample, self._batch_size = (batch[0][:1].clone(), batch[1][:1].clone()), len(batch[1])
         self._clock.end_step()
 
@@ -149,7 +152,9 @@ class Speed(pl.Callback):
         """Puts the epochs together."""
         if self._sample is None or not sum(self._totals):
             return
-        watch = getattr(getattr(trainer.train_dataloader, "dataset", None), "stopwatch", None)
+        loader = trainer.train_dataloader
+        loader = loader.images if isinstance(loader, StagedBatches) else loader
+        watch = getattr(getattr(loader, "dataset", None), "stopwatch", None)
         measures = Measures(
             images=self._all_images,
             seconds=sum(self._totals),

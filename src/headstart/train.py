@@ -21,6 +21,7 @@ from headstart.assembly import (
     kept_images,
     open_backbone,
     open_images,
+    staged,
     strategy_of,
 )
 from headstart.auto import Auto
@@ -91,8 +92,10 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
 
     features_start = time.perf_counter()
     features = kept_features(config, classifier, data, strategy, trainer)
-    decoded = None if features else kept_images(config, data, backbone, trainer)
-    batches = features.data if features else decoded or data
+    head_only = features is not None and strategy.freeze is True
+    decoded = None if head_only else kept_images(config, data, backbone, trainer)
+    batches = features.data if features and head_only else decoded or data
+    training = staged(features, batches, strategy.finetuning)
     auto.measure(
         classifier,
         data,
@@ -104,7 +107,7 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
         seed=config.seed,
         show_progress=config.trainer.enable_progress_bar,
     )
-    if config.compile and features is None:
+    if config.compile and not head_only:
         classifier.compile_backbone()
     # A job of a sweep is resumed by the sweep alone: its config.yaml is that of the whole job.
     record_start(folder, to_yaml(replace(config, ckpt_path=None) if sweep else config), split)
@@ -112,8 +115,8 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
     write_layout(loggers)
     fit_start = time.perf_counter()
     try:
-        with without_backbone(classifier, aside=features is not None), lost_processes(folder):
-            trainer.fit(classifier, batches, ckpt_path=config.ckpt_path, weights_only=True)
+        with without_backbone(classifier, aside=head_only), lost_processes(folder):
+            trainer.fit(classifier, training, ckpt_path=config.ckpt_path, weights_only=True)
             fit_end = time.perf_counter()
             best = restore_best(trainer, classifier)
             figures, outputs = figures_of_splits(trainer, classifier, batches, keep, kept=KEPT)
@@ -143,7 +146,7 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
     if trainer.is_global_zero and not sweep:  # which has a table of its own
         show_run(metrics, folder)
     if trainer.is_global_zero and speed.measures:
-        now = circumstances(config, data, trainer, strategy, cached=bool(features), decoded=bool(decoded))
+        now = circumstances(config, data, trainer, strategy, cached=head_only, decoded=bool(decoded))
         log.info(verdict(speed.measures, now))
     if not answers:
         log.info("there is no report: only some of the images were evaluated")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -54,8 +54,9 @@ def frozen_features(
     views: int,
     max_gb: float,
     show_progress: bool,
+    evaluated: Collection[str] | None = None,
 ) -> FrozenFeatures | None:
-    """The features of all images of a data module, computed as far as they are not kept yet.
+    """The features of the images of a data module, computed as far as they are not kept yet.
 
     Args:
         backbone: all of it frozen; it comes back on the CPU.
@@ -68,6 +69,7 @@ def frozen_features(
         views: how many renderings of each training image; without augmentation there is one.
         max_gb: gigabytes (10^9 bytes) that the cache may have.
         show_progress: show bars.
+        evaluated: splits whose images are evaluated; None is all of them.
 
     Returns:
         The features, or None, with a warning, if they are too many for the cache.
@@ -85,9 +87,10 @@ def frozen_features(
     check_engine(engine, network)
     digests = image_digests(data.splits, cache, show_progress=show_progress)
     about = {**description, **circumstances(network, engine)}
-    evaluation = Request(data.evaluation, about, dict.fromkeys(data.splits, 1), digests)
     training = Request(data.training, about, {"train": views}, digests)
     same = "train" not in data.splits or fingerprint(data.training) == fingerprint(data.evaluation)
+    seen = [split for split in data.splits if evaluated is None or split in evaluated or (same and split == "train")]
+    evaluation = Request(data.evaluation, about, dict.fromkeys(seen, 1), digests)
     requests = [evaluation] if same else [training, evaluation]
     shelf = Shelf(cache, num_features, network.stored_dtype)
     limit = int(max_gb * GIGABYTE)

@@ -82,17 +82,18 @@ class TrainingBatches:
 
 
 class EvaluationBatches:
-    """Large batches in order.
+    """Batches in order.
 
     Args:
         table: the features, of one view.
         rank: of this process, which takes every `world`-th image.
         world: how many processes there are.
+        batch_size: images in a batch; None takes large ones.
     """
 
-    def __init__(self, table: FeatureTable, *, rank: int, world: int) -> None:
+    def __init__(self, table: FeatureTable, *, rank: int, world: int, batch_size: int | None = None) -> None:
         self.table = table
-        size = min(max(1, EVALUATION_BYTES // table.rows.row_bytes), EVALUATION_IMAGES)
+        size = batch_size or min(max(1, EVALUATION_BYTES // table.rows.row_bytes), EVALUATION_IMAGES)
         mine = torch.arange(len(table.labels))[rank::world]
         self.batches = torch.split(mine, size) if len(mine) else ()
 
@@ -109,7 +110,7 @@ class FeatureDataModule(pl.LightningDataModule):
     Args:
         images: whose batches these are, by split, batch size, order and labels.
         training: features of the training images' views; None to evaluate only.
-        evaluation: features of every split through the evaluation transform.
+        evaluation: features of the splits that are evaluated, through the evaluation transform.
         device: where training runs; the features go there as long as they fit into a quarter of its free memory, or
             into `MEMORY_BYTES` of the CPU's.
 
@@ -122,7 +123,7 @@ class FeatureDataModule(pl.LightningDataModule):
         super().__init__()
         self.images, self.splits = images, images.splits
         self._evaluation = {split: FeatureTable(rows, self.splits[split].labels) for split, rows in evaluation.items()}
-        if training is None or training is evaluation["train"]:
+        if training is None or training is evaluation.get("train"):
             self._training = self._evaluation.get("train")
         else:
             self._training = FeatureTable(training, self.splits["train"].labels)
@@ -148,10 +149,10 @@ class FeatureDataModule(pl.LightningDataModule):
         """Test features in order."""
         return self.evaluation_dataloader("test")
 
-    def evaluation_dataloader(self, split: str) -> EvaluationBatches:
-        """Features of any split in order, without augmentation."""
+    def evaluation_dataloader(self, split: str, batch_size: int | None = None) -> EvaluationBatches:
+        """Features of any split in order, without augmentation; in large batches, if their size is not said."""
         rank, world = self._share()
-        return EvaluationBatches(self._evaluation[split], rank=rank, world=world)
+        return EvaluationBatches(self._evaluation[split], rank=rank, world=world, batch_size=batch_size)
 
     def _share(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
