@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 
-from headstart import classifier, config, train
+from headstart import assembly, classifier, config, train
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -44,7 +44,7 @@ def accuracy(root: Path, weights: Path, epochs: int, kind: type[classifier.Trans
     ]
     with initialize_config_dir(str(CONF)):
         settings = config.check(compose("train", overrides))
-    train.TransferClassifier = kind
+    assembly.TransferClassifier = kind
     with tempfile.TemporaryDirectory() as folder:
         figure = train.run(settings, Path(folder))
         state = torch.load(Path(folder, "checkpoints", "last.ckpt"), weights_only=True)["state_dict"]
@@ -65,6 +65,8 @@ def main() -> None:
     arguments = parser.parse_args()
     for name, kind in (("plain", PlainClassifier), ("headstart", classifier.TransferClassifier)):
         figure, drift = accuracy(arguments.root, arguments.weights, arguments.epochs, kind)
+        if (drift == 0) != (kind is classifier.TransferClassifier):
+            raise SystemExit(f"{name} drifts by {drift:.1%}: this compares nothing")
         print(f"{name}: best val/accuracy {figure:.4f}, largest drift of a running mean {drift:.1%}")
 
 

@@ -25,11 +25,13 @@ from torch._dynamo.testing import CompileCounter
 
 from headstart import bottleneck
 from headstart.bottleneck import Circumstances, Measures, larger_batch, verdict
+from headstart.classifier import TransferClassifier
 from headstart.data.module import ImageDataModule
 from headstart.data.sources import file_samples
 from headstart.data.transforms import Preprocessing, evaluation_transform
+from headstart.finetuning import Finetuning
 from headstart.probe import fixed_share
-from headstart.speed import FETCH, StepClock
+from headstart.speed import FETCH, Speed, StepClock
 
 from .conftest import class_folders
 
@@ -58,15 +60,18 @@ def said(train: Train, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.Mon
 # --- runs that something holds up --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_slow_decoding(workers: int, said: Callable[..., str], tmp_path: Path) -> None:
+HEAD_FIRST = ("features=auto", "finetune=head_then_full", "finetune.head_epochs=20", "epochs=21")
+
+
+@pytest.mark.parametrize(("workers", "words"), [(0, ("epochs=2",)), (2, ("epochs=2",)), (0, HEAD_FIRST)])
+def test_slow_decoding(workers: int, words: tuple[str, ...], said: Callable[..., str], tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for index in range(12):
         path = tmp_path / "data" / "ab"[index % 2] / f"{index}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (250, 250, 3), dtype=np.uint8)).save(path, format="JPEG2000")
     small = ("data.image_size=16", "data.resize=16", "batch_size=4", f"data.num_workers={workers}")
-    line = said(f"data.root={tmp_path}/data", *small, "epochs=2")
+    line = said(f"data.root={tmp_path}/data", *small, *words)
     assert "of training waits for images, most of it decoding" in line
     assert "data.cache=decoded" in line
 
@@ -194,6 +199,26 @@ class Noisy(nn.Module):
 
 
 SAMPLE = (torch.rand(1, 3, 8, 8), torch.tensor([1]))
+
+
+def test_a_head_that_trained_on_features_does_not_count() -> None:
+    """Its steps take next to no time, and would hide what those of the network take."""
+
+    class Batches:
+        def __len__(self) -> int:
+            return 3
+
+        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+            shape = (4, 12) if trainer.current_epoch < 5 else (4, 3, 2, 2)
+            return iter([(torch.randn(shape), torch.tensor([0, 1, 1, 0]))] * 3)
+
+    speed, head_first = Speed(), Finetuning(head_epochs=5)
+    classifier = TransferClassifier(nn.Flatten(), nn.Linear(12, 2), "ab", freeze=False, finetuning=head_first)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "limit_val_batches": 0}
+    trainer = pl.Trainer(accelerator="cpu", max_epochs=7, enable_checkpointing=False, callbacks=[speed], **quiet)
+    trainer.fit(classifier, Batches())
+    assert speed.measures is not None
+    assert speed.measures.images == 2 * 3 * 4
 
 
 @pytest.mark.parametrize(("fixed", "growing", "batch_size"), [(0.04, 0.0005, 4), (0.002, 0.01, 4), (0.03, 0.03, 1)])
