@@ -105,5 +105,17 @@ def test_what_thaws_has_a_schedule_of_its_own() -> None:
     assert rates("step", head_epochs=4, every=2, factor=0.5) == rates("step", every=2, factor=0.5)
 
 
+def test_a_stage_of_a_few_steps_has_no_schedule_of_its_own() -> None:
+    """All its rates would be next to nothing."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    length = {"epochs": 10, "steps": 30, "monitor": "val/loss", "rise": 0.3}
+    schedule = build_schedule(optimizer, "onecycle", first_epochs=1, **length)
+    assert schedule is not None
+    assert isinstance(schedule["scheduler"], torch.optim.lr_scheduler.OneCycleLR)
+    schedule = build_schedule(optimizer, "onecycle", first_epochs=2, **length)
+    assert schedule is not None
+    assert isinstance(schedule["scheduler"], torch.optim.lr_scheduler.SequentialLR)
+
+
 def test_losses_are_better_when_smaller() -> None:
     assert (direction("val/loss"), direction("train/accuracy"), direction("val/top5_accuracy")) == ("min", "max", "max")

@@ -180,6 +180,20 @@ def test_resumed_at_any_epoch_is_the_same_as_uninterrupted(name: str, train: Tra
         assert figures(again) == figures(metrics)
 
 
+@pytest.mark.parametrize("name", ["full", "head_then_full"])
+def test_resumed_with_workers_it_is_the_same_too(name: str, train: Train, tmp_path: Path) -> None:
+    """They begin with the images of the epoch that is resumed, not of the first one."""
+    words = (*QUICK, f"finetune={name}", "model.weights=default", "epochs=3", "data.num_workers=1")
+    metrics = train(*words, folder=tmp_path / "whole")
+    last = torch.load(tmp_path / "whole" / "checkpoints" / "last.ckpt", weights_only=True)
+    for epoch in (1, 2):
+        part, rest = tmp_path / f"part{epoch}", tmp_path / f"rest{epoch}"
+        interrupt_after(epoch, *words, folder=part)
+        assert figures(train(*words, f"ckpt_path={part}/checkpoints/last.ckpt", folder=rest)) == figures(metrics)
+        found = torch.load(rest / "checkpoints" / "last.ckpt", weights_only=True)
+        torch.testing.assert_close(found["state_dict"], last["state_dict"], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_what_is_frozen_is_bit_identical_until_it_thaws(name: str, train: Train, tmp_path: Path) -> None:
     record, metrics = recorded(
@@ -253,9 +267,28 @@ def test_early_stopping_counts_from_where_everything_trains(train: Train, tmp_pa
     """No epoch is an improvement by ten here."""
     impatient = ("callbacks.early_stopping.patience=1", "callbacks.early_stopping.min_delta=10")
     words = ("finetune=gradual", "finetune.head_epochs=2", "epochs=9", "data.train_per_class=3", *impatient)
-    assert train(*words)["epochs/run"] == 2 + 4 + 1  # the head, half of the others, and one that is no better
+    assert train(*words)["epochs/run"] == 2 + 4  # the head's, and until all has thawed, which is no better
     frozen = train("freeze=true", "epochs=9", "data.train_per_class=3", *impatient, folder=tmp_path / "frozen")
     assert frozen["epochs/run"] == 2
+
+
+def test_a_loss_that_is_not_finite_ends_a_run_before_anything_thaws(train: Train) -> None:
+    words = ("finetune=head_then_full", "finetune.head_epochs=3", "epochs=4", "data.train_per_class=3")
+    words = (*words, "model.weights=default", "monitor=val/loss", "optimizer=sgd", "lr=1e38")
+    assert train(*words)["epochs/run"] < 3
+
+
+def test_a_head_that_trains_first_above_blocks_that_never_thaw(train: Train) -> None:
+    assert train("finetune=head_then_full", "freeze=block3.1", "epochs=3", "data.train_per_class=3")["epochs/run"] == 3
+
+
+def test_a_head_that_auto_trains_alone_has_one_schedule(train: Train, tmp_path: Path) -> None:
+    """Whatever is set beside it for what would thaw."""
+    words = ("finetune=auto", "finetune.head_epochs=2", "scheduler=cosine", "epochs=4", "data.train_per_class=20")
+    record, _ = recorded(train, *words, "model.weights=default", folder=tmp_path / "run")
+    assert not any(name.startswith("backbone") for name in record.trains[3])
+    rates = [record.rates[epoch][0] for epoch in range(4)]
+    assert rates[1:] == sorted(rates[1:], reverse=True)
 
 
 def test_blocks_thaw_one_after_the_other(train: Train, tmp_path: Path) -> None:
@@ -329,6 +362,17 @@ def test_a_checkpoint_of_before_is_refused_by_name(train: Train, tmp_path: Path)
     del checkpoint["hyper_parameters"]["ema"]
     torch.save(checkpoint, last)
     with pytest.raises(ModelError, match="had their parameters in another order. Start anew from its weights by model"):
+        train(*words, f"ckpt_path={last}")
+
+
+def test_a_checkpoint_that_thawed_otherwise_is_refused_by_name(train: Train, tmp_path: Path) -> None:
+    words = ("finetune=gradual", "data.train_per_class=3", "epochs=4")
+    interrupt_after(1, *words, folder=tmp_path / "part")
+    last = tmp_path / "part" / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(last, weights_only=True)
+    del checkpoint["hyper_parameters"]["stages"]
+    torch.save(checkpoint, last)
+    with pytest.raises(ModelError, match="that thaws in other epochs, or at other rates. Start anew from its weights"):
         train(*words, f"ckpt_path={last}")
 
 

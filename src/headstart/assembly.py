@@ -12,7 +12,7 @@ import torch
 
 from headstart.backbones import Backbone, build_backbone, check_input
 from headstart.bottleneck import Circumstances
-from headstart.checkpoints import epochs_done
+from headstart.checkpoints import STAGES, epochs_done
 from headstart.choosing import FROZEN, SCRATCH, Choice, choose
 from headstart.classifier import TransferClassifier
 from headstart.config import CachedFeatures, Config
@@ -27,11 +27,8 @@ from headstart.data.transforms import evaluation_transform, training_transform
 from headstart.data.workers import default_workers
 from headstart.features.digests import module_sha256
 from headstart.features.frozen import FrozenFeatures, frozen_features
-from headstart.features.loaders import FeatureDataModule
-from headstart.features.staged import StagedDataModule
 from headstart.finetuning import Finetuning
 from headstart.heads import build_head
-from headstart.lr_range import Batches
 from headstart.optimization import build_optimizer, build_schedule, schedule_length
 from headstart.record import split_sha256
 from headstart.trainer import sees_all_images
@@ -108,10 +105,11 @@ def strategy_of(config: Config, backbone: Backbone, data: ImageDataModule, train
     for line in str(choice).splitlines():
         log.info(line)
     if choice.strategy == FROZEN:
-        return asked._replace(freeze=True, choice=choice)
+        return asked._replace(freeze=True, finetuning=Finetuning(), choice=choice)
     if choice.strategy == SCRATCH:
         random = build_backbone(**asdict(config.model) | {"weights": None}).module
-        return asked._replace(backbone=backbone._replace(module=random), choice=choice)
+        at_once = replace(asked.finetuning, head_epochs=0, thawed_by=0.0)  # there is nothing to spare
+        return asked._replace(backbone=backbone._replace(module=random), finetuning=at_once, choice=choice)
     finetuning = Finetuning(**finetune_preset(choice.strategy) | config.finetune.changed())
     finetuning = replace(finetuning, head_epochs=min(finetuning.head_epochs, config.epochs - 1))
     return asked._replace(finetuning=finetuning, choice=choice)
@@ -159,10 +157,10 @@ def build_classifier(
                 config.epochs,
                 images_a_step=data.batch_size * config.trainer.accumulate_grad_batches * trainer.world_size,
                 thaws=finetuning.thawed_by > 0,
-                head_first=finetuning.head_epochs > 0,
             ),
             "monitor": config.monitor,
             "ema": config.callbacks.ema,
+            **({"stages": STAGES} if finetuning.has_stages else {}),
             "split": split_sha256(split),
             "data": config.data.told(),
         },
@@ -178,11 +176,11 @@ def kept_features(
     """
     whole = strategy.freeze is True
     epochs = config.epochs if whole else strategy.finetuning.head_epochs
-    if not whole and epochs_done(config.ckpt_path) >= epochs:
-        return None
-    if not isinstance(config.features, CachedFeatures):
+    if epochs == 0 or not isinstance(config.features, CachedFeatures):
         return None
     if not sees_all_images(trainer) or classifier.mixing is not None:  # which mixes images, not features
+        return None
+    if not whole and epochs_done(config.ckpt_path) >= epochs:
         return None
     module = strategy.backbone.module
     return frozen_features(
@@ -200,6 +198,7 @@ def kept_features(
         max_gb=config.features.max_gb,
         show_progress=config.trainer.enable_progress_bar and trainer.is_global_zero,
         evaluated=None if whole else ("val",),
+        place=None if whole else torch.device("cpu"),  # what thaws later needs a GPU's memory
     )
 
 
@@ -220,19 +219,6 @@ def kept_images(
         max_gb=config.data.cache_gb,
         show_progress=config.trainer.enable_progress_bar and trainer.is_global_zero,
     )
-
-
-def staged(features: FrozenFeatures | None, batches: Batches, finetuning: Finetuning) -> Batches | StagedDataModule:
-    """What a network is trained on: features in the place of its images while the head trains alone.
-
-    Args:
-        features: of the frozen backbone, if they are kept.
-        batches: what it is trained on besides, and evaluated on: images, or those features where it never thaws.
-        finetuning: how it is trained.
-    """
-    if features is None or isinstance(batches, FeatureDataModule):
-        return batches
-    return StagedDataModule(features.data, batches, finetuning.head_epochs)
 
 
 def circumstances(

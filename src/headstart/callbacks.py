@@ -58,7 +58,7 @@ class ClassCurves(pl.Callback):
 
 
 class StopEarly(EarlyStopping):
-    """Lightning's early stopping, which counts from the epoch on in which everything trains.
+    """Lightning's early stopping, whose patience begins with the epoch in which everything trains.
 
     A run that was stopped and is resumed has stopped, and trains no epoch more.
     """
@@ -66,8 +66,9 @@ class StopEarly(EarlyStopping):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Waits for what is yet to thaw: a head that has learned all it can is no reason to leave the rest out."""
         assert isinstance(pl_module, TransferClassifier)
-        if pl_module.thawing.is_complete:
-            super().on_train_epoch_end(trainer, pl_module)
+        if not pl_module.thawing.is_complete:
+            self.wait_count = -1  # an epoch without improvement makes it 0
+        super().on_train_epoch_end(trainer, pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Stops what had stopped."""

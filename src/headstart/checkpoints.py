@@ -23,6 +23,7 @@ from headstart.network import build_network
 from headstart.record import write_atomically
 
 log = logging.getLogger(__name__)
+STAGES = 2  # of checkpoints: another number means other epochs or other rates by the same settings of what thaws
 
 # At the end of the training epoch: a run resumed from there starts with the next epoch and logs none twice.
 AT_EPOCH_END: dict[str, Any] = {
@@ -175,6 +176,11 @@ def check_checkpoint(path: str | Path, classifier: TransferClassifier) -> None:
         raise ModelError(
             f"{path} cannot be resumed: it is of a headstart whose optimizers had their parameters in another order. "
             f"Start anew from its weights by model.weights={path}."
+        )
+    if theirs.get("stages") != STAGES and classifier.thawing.finetuning.has_stages and theirs.get("finetune"):
+        raise ModelError(
+            f"{path} cannot be resumed: it is of a headstart that thaws in other epochs, or at other rates. Start anew "
+            f"from its weights by model.weights={path}."
         )
     for key, ours in classifier.hparams.items():
         if key != "batch_size" and theirs.get(key) != ours:  # which may be another in each epoch

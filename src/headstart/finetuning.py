@@ -100,7 +100,8 @@ class Thawing:
         for parameter in self._trainable.values():
             parameter.requires_grad_()
         below = self._blocks[: len(self._blocks) - count]
-        up_to = False if not below else True if count == 0 else below[-1].name
+        head_alone = count == 0 and self.finetuning.has_stages  # with all that follows the last block
+        up_to = True if head_alone else below[-1].name if below else False
         self.frozen = [*self._for_good, *freeze_backbone(self.backbone, up_to)]
 
     def parameter_groups(self, head: nn.Module) -> list[ParameterGroup]:

@@ -20,6 +20,7 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "sgd": torch.optim.SGD,
 }
+SHORTEST_CYCLE = 4  # steps: those of a shorter one have rates next to nothing
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def build_schedule(
         Lightning's description of it, or None for "none".
     """
     first = round(steps * first_epochs / epochs)
-    cycles = [first, steps - first] if 0 < first < steps else [steps]
+    cycles = [first, steps - first] if SHORTEST_CYCLE <= first < steps else [steps]
     match name:
         case "none":
             return None
@@ -156,9 +157,7 @@ def _in_turn(optimizer: Optimizer, parts: list[Part]) -> lr_scheduler.LRSchedule
     return lr_scheduler.SequentialLR(optimizer, list(schedules), milestones=list(accumulate(lengths[:-1])))
 
 
-def schedule_length(
-    scheduler: str, epochs: int, *, images_a_step: int, thaws: bool, head_first: bool
-) -> dict[str, int]:
+def schedule_length(scheduler: str, epochs: int, *, images_a_step: int, thaws: bool) -> dict[str, int]:
     """What a schedule is made for, where that shapes it: it cannot be resumed with other numbers.
 
     Args:
@@ -166,8 +165,7 @@ def schedule_length(
         epochs: of the whole training.
         images_a_step: which, with the images, makes the number of steps.
         thaws: whether the backbone thaws by a share of the epochs.
-        head_first: whether the head trains alone for some of them, which has a cycle of its own.
     """
     if scheduler in ("cosine", "onecycle"):
-        return {"epochs": epochs, "images_a_step": images_a_step, **({"cycles": 2} if head_first else {})}
+        return {"epochs": epochs, "images_a_step": images_a_step}
     return {"epochs": epochs} if thaws else {}

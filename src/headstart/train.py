@@ -21,7 +21,6 @@ from headstart.assembly import (
     kept_images,
     open_backbone,
     open_images,
-    staged,
     strategy_of,
 )
 from headstart.auto import Auto
@@ -30,6 +29,7 @@ from headstart.callbacks import ClassCurves, build_callbacks, build_loggers
 from headstart.checkpoints import KeepBest, check_checkpoint, complete_checkpoints, without_backbone
 from headstart.classifier import TransferClassifier
 from headstart.config import Config, to_yaml
+from headstart.features.staged import StagedDataModule
 from headstart.launch import check_processes
 from headstart.monitor import check_monitor
 from headstart.outputs import KeepOutputs, figures_of_splits, parameter_counts
@@ -92,10 +92,13 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
 
     features_start = time.perf_counter()
     features = kept_features(config, classifier, data, strategy, trainer)
+    features_end = time.perf_counter()
     head_only = features is not None and strategy.freeze is True
     decoded = None if head_only else kept_images(config, data, backbone, trainer)
-    batches = features.data if features and head_only else decoded or data
-    training = staged(features, batches, strategy.finetuning)
+    images = decoded or data
+    batches = features.data if features and head_only else images
+    first_epochs = strategy.finetuning.head_epochs  # of the head alone
+    training = StagedDataModule(features.data, images, first_epochs) if features and not head_only else batches
     auto.measure(
         classifier,
         data,
@@ -131,7 +134,7 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
         **({"epochs/best": best} if best else {}),
         **auto.metrics,
         **({"features/computed": features.computed, "features/cached": features.cached} if features else {}),
-        **({"time/features_s": round(fit_start - features_start, 3)} if features else {}),
+        **({"time/features_s": round(features_end - features_start, 3)} if features else {}),
         **speed.figures,
         "time/fit_s": round(fit_end - fit_start, 3),
         "time/total_s": round(time.perf_counter() - start, 3),

@@ -136,6 +136,18 @@ def class_weights(kind: str | None, samples: Samples, num_classes: int) -> Tenso
     return len(samples) / (num_classes * counts.clamp(min=1).float())
 
 
+class Loader(DataLoader[Batch]):
+    """A DataLoader that begins when its first batch is asked for.
+
+    Lightning iterates before it says which epoch it is; worker processes would begin there and then, and the first
+    epoch of a run that is resumed would have the images of another one.
+    """
+
+    def __iter__(self) -> Any:
+        """The batches of an epoch."""
+        yield from super().__iter__()
+
+
 class ImageDataModule(pl.LightningDataModule):
     """Loaders over the splits of a source.
 
@@ -225,7 +237,7 @@ class ImageDataModule(pl.LightningDataModule):
     def _loader(
         self, dataset: ImageDataset, sampler: Sampler[Any], batch_size: int, *, drop_last: bool = False
     ) -> DataLoader[Batch]:
-        return DataLoader(
+        return Loader(
             dataset,
             batch_size=batch_size,
             sampler=sampler,

@@ -55,6 +55,7 @@ def frozen_features(
     max_gb: float,
     show_progress: bool,
     evaluated: Collection[str] | None = None,
+    place: torch.device | None = None,
 ) -> FrozenFeatures | None:
     """The features of the images of a data module, computed as far as they are not kept yet.
 
@@ -63,13 +64,14 @@ def frozen_features(
         data: the images.
         num_features: width of the features.
         description: which network it is, with which numbers: plain values.
-        device: where to compute, and where features go if they fit.
+        device: where to compute.
         precision: the Trainer's plugin.
         engine: how to compute; see `build_engine`.
         views: how many renderings of each training image; without augmentation there is one.
         max_gb: gigabytes (10^9 bytes) that the cache may have.
         show_progress: show bars.
         evaluated: splits whose images are evaluated; None is all of them.
+        place: where features go if they fit; None is where they are computed.
 
     Returns:
         The features, or None, with a warning, if they are too many for the cache.
@@ -129,7 +131,7 @@ def frozen_features(
         torch.cuda.empty_cache()  # nothing without a GPU
     cached = sum(len(request.all_keys) for request in requests) - computed
     log.info("features: %s from cache, %s computed", f"{cached:,}", f"{computed:,}")
-    return FrozenFeatures(FeatureDataModule(data, rows[0].get("train"), rows[-1], device), computed, cached)
+    return FrozenFeatures(FeatureDataModule(data, rows[0].get("train"), rows[-1], place or device), computed, cached)
 
 
 def _check_finite(features: Tensor, names: Sequence[str]) -> None:

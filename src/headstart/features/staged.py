@@ -19,7 +19,7 @@ class StagedBatches:
     Args:
         features: a loader of them.
         images: a loader of the same images, in the same order.
-        frozen: tells, when an epoch begins, whether it takes features.
+        frozen: tells whether the epoch that begins takes features.
     """
 
     def __init__(self, features: Any, images: Any, frozen: Callable[[], bool]) -> None:
@@ -32,7 +32,7 @@ class StagedBatches:
         return len(self.images)
 
     def __iter__(self) -> Iterator[Batch]:
-        return iter(self.features if self._frozen() else self.images)
+        yield from self.features if self._frozen() else self.images  # late: see `data.module.Loader`
 
 
 class StagedDataModule(pl.LightningDataModule):
