@@ -180,7 +180,7 @@ class Features:
 
 @dataclass(kw_only=True)
 class CachedFeatures(Features):
-    """A frozen backbone runs once; its outputs are kept."""
+    """A backbone runs once while it is frozen; its outputs are kept."""
 
     engine: Literal["auto", "eager", "folded", "onnx"]
     views: int = at_least(1)

@@ -1,1 +1,1 @@
-"""A frozen backbone runs once: its outputs are kept on disk by content, and heads are trained on them."""
+"""A backbone runs once while it is frozen: its outputs are kept on disk by content, and heads are trained on them."""
