@@ -61,7 +61,10 @@ def curve(found: Curves, kind: str, *, best: float | None = None, stopped: bool 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if "accuracy" in kind:
         axes.yaxis.set_major_formatter(PercentFormatter(1))
-    axes.legend(fontsize=8)
+    if kind == "learning_rate":  # whose lines may be anywhere
+        drawn.legend(loc="outside lower center", ncols=3, fontsize=8)
+    else:
+        axes.legend(fontsize=8)
     return drawn
 
 
