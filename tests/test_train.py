@@ -184,8 +184,7 @@ def test_the_environment_is_written_down(finished: Path) -> None:
 
 
 def figures(metrics: dict[str, Any]) -> dict[str, Any]:
-    """What a run has found, without what it cost: features that one has computed are there for the next."""
-    return {name: value for name, value in metrics.items() if not name.startswith(("time/", "features/"))}
+    return {name: value for name, value in metrics.items() if not name.startswith("time/")}
 
 
 def test_the_same_command_gives_the_same_figures(finished: Path, tmp_path: Path) -> None:

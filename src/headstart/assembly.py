@@ -12,7 +12,7 @@ import torch
 
 from headstart.backbones import Backbone, build_backbone, check_input
 from headstart.bottleneck import Circumstances
-from headstart.checkpoints import STAGES, epochs_done
+from headstart.checkpoints import STAGES
 from headstart.choosing import FROZEN, SCRATCH, Choice, choose
 from headstart.classifier import TransferClassifier
 from headstart.config import CachedFeatures, Config
@@ -168,7 +168,13 @@ def build_classifier(
 
 
 def kept_features(
-    config: Config, classifier: TransferClassifier, data: ImageDataModule, strategy: Strategy, trainer: pl.Trainer
+    config: Config,
+    classifier: TransferClassifier,
+    data: ImageDataModule,
+    strategy: Strategy,
+    trainer: pl.Trainer,
+    *,
+    epochs_done: int,
 ) -> FrozenFeatures | None:
     """What a backbone makes of the images while all of it is frozen; None where it has to see them at every step.
 
@@ -176,11 +182,11 @@ def kept_features(
     """
     whole = strategy.freeze is True
     epochs = config.epochs if whole else strategy.finetuning.head_epochs
-    if epochs == 0 or not isinstance(config.features, CachedFeatures):
+    if not isinstance(config.features, CachedFeatures):
         return None
     if not sees_all_images(trainer) or classifier.mixing is not None:  # which mixes images, not features
         return None
-    if not whole and epochs_done(config.ckpt_path) >= epochs:
+    if not whole and epochs_done >= epochs:  # as where the head never trains alone
         return None
     module = strategy.backbone.module
     return frozen_features(

@@ -155,23 +155,18 @@ def complete_checkpoints(folder: Path, classifier: TransferClassifier) -> None:
             log.warning("%s holds the head only, and cannot be completed: %s", path, error)
 
 
-def epochs_done(checkpoint: str | Path | None) -> int:
-    """How many epochs have run when a checkpoint is resumed; 0 without one.
-
-    Raises:
-        ModelError: it cannot be read.
-    """
-    return 0 if checkpoint is None else int(read_checkpoint(checkpoint)["epoch"]) + 1
-
-
-def check_checkpoint(path: str | Path, classifier: TransferClassifier) -> None:
+def check_checkpoint(path: str | Path, classifier: TransferClassifier) -> int:
     """Makes sure that a checkpoint can be resumed by this classifier.
+
+    Returns:
+        How many epochs it has seen.
 
     Raises:
         ModelError: anything that the checkpoint's hyperparameters describe is another: the network, the head, the
             classes, the split, what is frozen, the optimizer, its schedule.
     """
-    theirs = read_checkpoint(path)["hyper_parameters"]
+    checkpoint = read_checkpoint(path)
+    theirs = checkpoint["hyper_parameters"]
     if "ema" not in theirs and classifier.hparams["freeze"] is not True:
         raise ModelError(
             f"{path} cannot be resumed: it is of a headstart whose optimizers had their parameters in another order. "
@@ -189,6 +184,7 @@ def check_checkpoint(path: str | Path, classifier: TransferClassifier) -> None:
                 f"{_brief(ours)}. Resume with the settings of the config.yaml beside it, or start anew "
                 f"from its weights by model.weights={path}."
             )
+    return int(checkpoint["epoch"]) + 1
 
 
 def _brief(value: object) -> str:

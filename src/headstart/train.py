@@ -87,11 +87,10 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
     backbone = strategy.backbone
     classifier = build_classifier(config, source, data, strategy, trainer, split=split, lr=auto.first_lr)
     check_monitor(config.monitor, classifier.logged_metrics)
-    if config.ckpt_path is not None:
-        check_checkpoint(config.ckpt_path, classifier)
+    done = check_checkpoint(config.ckpt_path, classifier) if config.ckpt_path is not None else 0
 
     features_start = time.perf_counter()
-    features = kept_features(config, classifier, data, strategy, trainer)
+    features = kept_features(config, classifier, data, strategy, trainer, epochs_done=done)
     features_end = time.perf_counter()
     head_only = features is not None and strategy.freeze is True
     decoded = None if head_only else kept_images(config, data, backbone, trainer)
