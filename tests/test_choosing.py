@@ -38,7 +38,7 @@ from headstart.errors import ConfigError, ModelError
 
 from .conftest import composed
 from .test_config import choices
-from .test_train import figures, interrupt_after, tensors
+from .test_train import findings, interrupt_after, tensors
 
 Train = Callable[..., dict[str, Any]]
 
@@ -135,12 +135,13 @@ def test_a_run_chooses_and_a_resumed_one_keeps_its_choice(
     }
     assert saved["finetune"] == finetune_preset("gradual") | {"batchnorm": "frozen"}  # what was set goes first
     named = train("finetune=gradual", *words[1:], folder=tmp_path / "named")
-    assert figures(named) == {name: value for name, value in figures(whole).items() if not name.startswith("auto/")}
+    chosen = {name: value for name, value in findings(whole).items() if not name.startswith("auto/")}
+    assert findings(named) == chosen
 
     interrupt_after(2, *words, folder=tmp_path / "part")
     last = f"ckpt_path={tmp_path}/part/checkpoints/last.ckpt"
     rest = train(*words, last, folder=tmp_path / "rest")
-    assert figures(rest) == figures(whole)
+    assert findings(rest) == findings(whole)
     with pytest.raises(ModelError, match="is not of a run with finetune=auto"):
         train(*words, f"ckpt_path={tmp_path}/named/checkpoints/last.ckpt")
 

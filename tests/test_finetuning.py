@@ -25,7 +25,7 @@ from headstart.optimization import ParameterGroup, build_optimizer
 
 from .conftest import SMALL, composed
 from .test_config import choices
-from .test_train import command, figures, interrupt_after
+from .test_train import command, findings, interrupt_after
 
 Train = Callable[..., dict[str, Any]]
 STRATEGIES = [name for name in choices("finetune") if name not in ("none", "auto")]
@@ -152,11 +152,6 @@ def recorded(train: Train, *words: str, folder: Path) -> tuple[Record, dict[str,
     with pytest.MonkeyPatch.context() as patch:
         record = Record(patch)
         return record, train(*words, folder=folder)
-
-
-def findings(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Figures without those of the features, which a run that is resumed after the head's epochs does not need."""
-    return {name: value for name, value in figures(metrics).items() if not name.startswith("features/")}
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

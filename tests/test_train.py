@@ -187,6 +187,11 @@ def figures(metrics: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in metrics.items() if not name.startswith("time/")}
 
 
+def findings(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Figures without those of the features, which a run that is resumed after the head's epochs does not need."""
+    return {name: value for name, value in figures(metrics).items() if not name.startswith("features/")}
+
+
 def test_the_same_command_gives_the_same_figures(finished: Path, tmp_path: Path) -> None:
     from hydra import compose, initialize_config_dir
 
