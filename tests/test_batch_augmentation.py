@@ -31,9 +31,7 @@ from headstart.data.batch_augmentation import (
 )
 from headstart.data.batch_policies import augmentation_space, rand_augment, trivial_augment
 from headstart.data.transforms import Preprocessing, Transform, WholeImage, pixel_transform, training_transform
-
-from .conftest import composed
-from .test_config import choices
+from tests.helpers.runs import choices, composed
 
 CPU = torch.device("cpu")
 SMALL = Preprocessing(36, 32, "bilinear", (0.5, 0.4, 0.3), (0.25, 0.2, 0.3))

@@ -19,9 +19,8 @@ from headstart.batch_size import best_batch_size, kept_bytes, random_batch, size
 from headstart.classifier import TransferClassifier
 from headstart.errors import ConfigError
 from headstart.rehearsal import Rehearsal
-
-from .test_lr_range import CPU, Train, classifier, random_states, same, weights
-from .test_train import interrupt_after
+from tests.helpers.classifiers import CPU, classifier, random_states, same
+from tests.helpers.runs import Train, interrupt_after, weights
 
 Setup = Callable[..., Any]
 

@@ -17,7 +17,6 @@ from headstart.config.composing import evaluation_config
 from headstart.report.sweep import report_sweep
 from headstart.sweeps.jobs import Job
 
-pytestmark = pytest.mark.slow
 WIDTHS = {"phone": 390, "desktop": 1280}
 
 

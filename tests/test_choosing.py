@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,8 +20,6 @@ from headstart.choosing import (
     SCRATCH,
     SIMILAR,
     USELESS,
-    Choice,
-    check_agreement,
     chosen,
     similarity,
     some_of,
@@ -34,13 +28,9 @@ from headstart.config.composing import finetune_preset
 from headstart.data.module import ImageDataModule
 from headstart.data.sources import Samples
 from headstart.data.transforms import evaluation_transform
-from headstart.errors import ConfigError, ModelError
-
-from .conftest import composed
-from .test_config import choices
-from .test_train import findings, interrupt_after, tensors
-
-Train = Callable[..., dict[str, Any]]
+from headstart.errors import ModelError
+from tests.helpers.commands import ended, script
+from tests.helpers.runs import Train, choices, composed, findings, interrupt_after, tensors
 
 
 @pytest.mark.parametrize(
@@ -159,22 +149,24 @@ def test_a_frozen_choice_is_the_run_of_a_frozen_backbone(
     assert all(torch.equal(value, expected[name]) for name, value in tensors(tmp_path / "auto").items())
 
 
-def agree(rank: int, strategy: str, meeting: Path) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-    try:
-        check_agreement(Choice(strategy, 50.0, 0.8))
-    finally:
-        torch.distributed.destroy_process_group()
+AGREE = """
+import sys
+import torch
+from headstart.choosing import Choice, check_agreement
+rank, strategy, meeting = sys.argv[1:]
+torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=int(rank), world_size=2)
+check_agreement(Choice(strategy, 50.0, 0.8))
+"""
 
 
 def test_processes_that_choose_differently_say_so(tmp_path: Path) -> None:
     """In both of them: one alone would leave the other waiting for ever."""
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        for process in [pool.submit(agree, rank, FROZEN, tmp_path / "same") for rank in range(2)]:
-            process.result(60)
-        for process in [pool.submit(agree, rank, (FROZEN, "gradual")[rank], tmp_path / "other") for rank in range(2)]:
-            with pytest.raises(ConfigError, match="chosen differently: frozen, gradual. Choose one: finetune=NAME"):
-                process.result(60)
+    for result in map(ended, [script(AGREE, str(rank), FROZEN, tmp_path / "same") for rank in range(2)]):
+        assert result.returncode == 0, result.stderr
+    different = [script(AGREE, str(rank), (FROZEN, "gradual")[rank], tmp_path / "other") for rank in range(2)]
+    for result in map(ended, different):
+        assert result.returncode == 1
+        assert "chosen differently: frozen, gradual. Choose one: finetune=NAME" in result.stderr
 
 
 def test_useless_weights_are_not_begun_with(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,7 @@ import pytest
 
 from headstart.cli import main
 from headstart.features.cache import sets_folder
-
-from .test_feature_store import ABOUT, fill
+from tests.helpers.store import ABOUT, fill
 
 SET = "0123456789abcdef" * 2
 

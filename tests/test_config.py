@@ -11,13 +11,7 @@ from hydra import compose, initialize_config_dir
 
 from headstart.config import check, to_yaml
 from headstart.errors import ConfigError
-
-from .conftest import CONF, ROOT, composed
-
-
-def choices(group: str) -> list[str]:
-    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
-
+from tests.helpers.runs import ROOT, choices, composed
 
 REQUIRED = {"data=imagefolder": ["data.root=x"], "model=torchvision": ["model.name=x"], "model=timm": ["model.name=x"]}
 GROUPS = ("data", "model", "head", "augment", "optimizer", "scheduler", "trainer", "callbacks", "logger", "experiment")
@@ -53,17 +47,18 @@ def test_command_line_beats_experiment_beats_defaults() -> None:
     assert composed("experiment=emergency_cnn", "model=resnet18").model.name == "resnet18"
 
 
-EXPERIMENT_CHOICES = [
-    (experiment, f"{group}={name}")
-    for experiment in choices("experiment")
+BESIDE = [
+    [f"{group}={name}" for name in choices(group)]
     for group in ("head", "augment", "optimizer", "scheduler", "trainer", "callbacks", "logger")
-    for name in choices(group)
 ]
+# Each choice of each group in one of these: as many as the largest group has.
+COMBINATIONS = [tuple(names[i % len(names)] for names in BESIDE) for i in range(max(map(len, BESIDE)))]
 
 
-@pytest.mark.parametrize(("experiment", "choice"), EXPERIMENT_CHOICES)
-def test_every_experiment_takes_every_other_choice(experiment: str, choice: str) -> None:
-    composed(f"experiment={experiment}", choice)
+@pytest.mark.parametrize("experiment", choices("experiment"))
+@pytest.mark.parametrize("others", COMBINATIONS, ids="-".join)
+def test_every_experiment_takes_every_other_choice(experiment: str, others: tuple[str, ...]) -> None:
+    composed(f"experiment={experiment}", *others)
 
 
 def test_labels_that_are_numbers_are_text() -> None:

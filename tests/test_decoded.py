@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Callable
+import signal
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,17 +14,14 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from headstart.cli import main
-from headstart.data.decoded import DecodedDataModule, decoded_images
 from headstart.data.module import ImageDataModule
 from headstart.data.sources import Samples
-from headstart.data.transforms import Preprocessing, evaluation_transform, training_transform
 from headstart.features.cache import IMAGES, cached_sets, clear
-
-from .conftest import TINY_RESNET, class_folders, photo
-
-Train = Callable[..., dict[str, Any]]
-PREPROCESSING = Preprocessing(36, 32, "bilinear", (0.5, 0.4, 0.3), (0.25, 0.2, 0.3))
-CPU = torch.device("cpu")
+from tests.helpers.commands import ended, script
+from tests.helpers.decoded import decoded, module, samples_in
+from tests.helpers.images import class_folders, photo
+from tests.helpers.kill_points import killed_at
+from tests.helpers.runs import TINY_RESNET, Train
 
 
 @pytest.fixture
@@ -48,26 +41,6 @@ def images(tmp_path: Path) -> ImageDataModule:
         names = [f"{split}/{path.name}" for path in paths]
         samples[split] = Samples([str(path) for path in paths], np.arange(count) % 2, names)
     return module(samples)
-
-
-def module(samples: dict[str, Samples], name: str = "none", **settings: Any) -> ImageDataModule:
-    return ImageDataModule(
-        samples,
-        training=training_transform(PREPROCESSING, name, **settings),
-        evaluation=evaluation_transform(PREPROCESSING),
-        batch_size=4,
-        evaluation_batch_size=3,
-        num_workers=0,
-        seed=5,
-    )
-
-
-def decoded(images: ImageDataModule, name: str = "none", max_gb: float = 1, **settings: Any) -> DecodedDataModule:
-    found = decoded_images(
-        images, PREPROCESSING, {"name": name, **settings}, device=CPU, max_gb=max_gb, show_progress=False
-    )
-    assert found is not None
-    return found
 
 
 def kept(cache: Path) -> int:
@@ -208,30 +181,20 @@ def test_what_was_not_used_for_longest_makes_room(images: ImageDataModule, own_c
     assert kept(own_cache) == 5
 
 
-def decoding(root: Path) -> subprocess.Popen[bytes]:
-    """A process that decodes the images of a folder."""
-    script = (
-        "import sys; from pathlib import Path; from tests.test_decoded import decoded, module, samples_in\n"
-        "decoded(module({'train': samples_in(Path(sys.argv[1]))}))"
-    )
-    return subprocess.Popen([sys.executable, "-c", script, str(root)], cwd=Path(__file__).parent.parent)
-
-
-def samples_in(root: Path) -> Samples:
-    paths = sorted(str(path) for path in root.rglob("*.jpg"))
-    return Samples(paths, np.zeros(len(paths), dtype=np.int64), paths)
+DECODE = """
+import sys
+from pathlib import Path
+from tests.helpers.decoded import decoded, module, samples_in
+decoded(module({"train": samples_in(Path(sys.argv[1]))}))
+"""
 
 
 def test_processes_share_the_work_and_one_that_is_killed_loses_little(own_cache: Path, tmp_path: Path) -> None:
     root = class_folders(tmp_path / "photos", images=150)
-    killed = decoding(root)
-    while not (before := kept(own_cache)) and killed.poll() is None:
-        time.sleep(0.01)
-    killed.kill()
-    killed.wait()
+    assert ended(script(DECODE, root, environment=killed_at("after rows", 2))).returncode == -signal.SIGKILL
     before = kept(own_cache)
-    assert before > 0
-    assert [run.wait() for run in [decoding(root), decoding(root)]] == [0, 0]
+    assert 0 < before < 300
+    assert [run.returncode for run in map(ended, [script(DECODE, root), script(DECODE, root)])] == [0, 0]
     assert kept(own_cache) == 300  # none twice, those of the first process too
     batches = decoded(module({"train": samples_in(root)})).evaluation_dataloader("train")
     files = module({"train": samples_in(root)}).evaluation_dataloader("train")

@@ -17,10 +17,8 @@ from headstart.answers import Evaluation, read_evaluation
 from headstart.cli import main
 from headstart.errors import ConfigError, DataError
 from headstart.evaluation import evaluate
-
-from .conftest import SMALL, TINY_RESNET, class_folders, composed
-from .makers import make_stl10
-from .test_train import Train
+from tests.helpers.images import class_folders, make_stl10
+from tests.helpers.runs import SMALL, TINY_RESNET, Train, composed
 
 
 def figures(metrics: dict[str, Any], split: str) -> dict[str, float]:

@@ -29,9 +29,7 @@ from headstart.explain import Explainer, Heatmap, explain, overlay
 from headstart.explain.files import file_name, picture
 from headstart.heads import build_head
 from headstart.model import Model
-
-from .conftest import class_folders, photo, write_csv
-from .makers import make_odd_images
+from tests.helpers.images import class_folders, make_odd_images, photo, write_csv
 
 CLASSES = ("here", "there", "nowhere")
 # Library, network, and a size that it takes, the smallest at which something is left to see.

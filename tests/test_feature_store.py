@@ -7,10 +7,9 @@ import logging
 import os
 import resource
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,27 +21,9 @@ from headstart.errors import DataError
 from headstart.features import cache
 from headstart.features.cache import cached_sets, clear, make_room
 from headstart.features.digests import file_digests
-from headstart.features.store import FeatureStore, Key, key_of
-
-WIDTH = 7
-ABOUT = {"model": {"library": "here", "name": "tiny"}}
-
-
-def key(number: int, view: int = 0) -> Key:
-    return key_of(hashlib.sha256(str(number).encode()).digest(), view)
-
-
-def row(number: int) -> np.ndarray:
-    return np.random.default_rng(number).normal(size=WIDTH).astype(np.float32)
-
-
-def opened(folder: Path) -> closing[FeatureStore]:
-    return closing(FeatureStore(folder, WIDTH, "float32", ABOUT))
-
-
-def fill(folder: Path, numbers: range) -> None:
-    with opened(folder) as store:
-        store.append([key(n) for n in numbers], np.stack([row(n) for n in numbers]))
+from headstart.features.store import FeatureStore
+from tests.helpers.commands import kill, script
+from tests.helpers.store import ABOUT, WIDTH, fill, key, opened, row
 
 
 def damage(path: Path, position: int) -> None:
@@ -194,16 +175,13 @@ sys.stdin.read()
 @contextmanager
 def other_process(folder: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that has the set open and has tried to claim key 1."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", OTHER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    process = script(OTHER, folder)
     assert process.stdout is not None
     process.answer = process.stdout.readline().strip()  # type: ignore[attr-defined]
     try:
         yield process
     finally:
-        process.kill()
-        process.wait()
+        kill(process)
 
 
 def test_a_claim_holds_until_it_is_released_or_its_process_dies(tmp_path: Path) -> None:

@@ -8,9 +8,6 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,10 +23,12 @@ from headstart.backbones import build_backbone
 from headstart.checkpoints import load_checkpoint
 from headstart.errors import ConfigError, DataError, ModelError
 from headstart.features.cache import cached_sets, sets_folder
+from tests.helpers.commands import command, ended, started
+from tests.helpers.images import class_folders, photo
+from tests.helpers.kill_points import killed_at
+from tests.helpers.networks import SIZE, TINY
+from tests.helpers.runs import SMALL, TINY_RESNET, Train, composed
 
-from .conftest import ROOT, SMALL, TINY_RESNET, class_folders, photo
-
-Train = Callable[..., dict[str, Any]]
 IMAGES = 20  # of the folders
 
 
@@ -56,8 +55,6 @@ def weights(tmp_path: Path) -> Path:
 def fit(weights: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """Trains a head on a frozen ResNet for one epoch, in a new run folder each time."""
     from headstart.train import run
-
-    from .conftest import composed
 
     root = class_folders(tmp_path / "images")
 
@@ -89,30 +86,22 @@ def head_and_figures(train: Train, folder: Path, *overrides: str) -> tuple[Tenso
     return torch.cat([value.flatten() for name, value in tensors.items() if name.startswith("head.")]), metrics
 
 
-NETWORKS = {
-    "resnet": ("model=resnet18", "data.image_size=32", "data.resize=32"),
-    "vgg": ("model=torchvision", "model.name=vgg11_bn"),
-    "vit": ("model=torchvision", "model.name=vit_b_32"),
-}
-
-
 @pytest.mark.parametrize("head", ["linear", "mlp"])
-@pytest.mark.parametrize("network", ["resnet", *(pytest.param(n, marks=pytest.mark.slow) for n in ("vgg", "vit"))])
+@pytest.mark.parametrize("network", TINY)
 def test_a_head_trained_on_features_is_the_one_trained_through_the_network(
     network: str, head: str, train: Train, folders: Path, tmp_path: Path
 ) -> None:
-    words = ("data=imagefolder", f"data.root={folders}", "data.batch_size=8", f"head={head}", *NETWORKS[network])
+    model = ("model=timm", f"model.name={network}", *SIZE)
+    words = ("data=imagefolder", f"data.root={folders}", "data.batch_size=8", f"head={head}", *model)
     expected, through = head_and_figures(train, tmp_path / "off", *words, "features=off")
     assert "features/computed" not in through
     for engine, tolerance in (("eager", 1e-4), ("folded", 1e-2), ("onnx", 1e-2), ("auto", 1e-2)):
         given, metrics = head_and_figures(train, tmp_path / engine, *words, f"features.engine={engine}")
         assert counts(metrics) == (IMAGES, 0)  # each engine has a set of its own
         deviation = float((given - expected).norm() / expected.norm())
-        print(f"{network} {head} {engine}: {deviation:.1e}")
         assert deviation < tolerance, engine
         assert metrics["val/accuracy"] == through["val/accuracy"]
         assert metrics["test/accuracy"] == through["test/accuracy"]
-        shutil.rmtree(tmp_path / engine)
 
 
 def test_checkpoints_are_of_the_whole_network(train: Train, tmp_path: Path) -> None:
@@ -407,69 +396,73 @@ def test_an_engine_that_cannot_be_had_says_what_to_do(fit: Train) -> None:
 # --- processes -----------------------------------------------------------------------------------------------
 
 
-def command(root: Path, weights: Path, folder: Path, *overrides: str) -> list[str]:
+@pytest.fixture
+def words(weights: Path, tmp_path: Path) -> tuple[str, ...]:
+    """Of a command whose backbone takes its time, for 80 images in five batches of 16."""
+    root = class_folders(tmp_path / "images", images=40)
     data = ("data=imagefolder", f"data.root={root}", "data.test_fraction=0", f"model.weights={weights}")
-    words = (*TINY_RESNET, *SMALL[1:3], *data, "epochs=1", "features.engine=folded", f"hydra.run.dir={folder}")
-    return [sys.executable, "train.py", *words, *overrides]
+    return (*TINY_RESNET, *SMALL[1:], *data, "epochs=1", "features.engine=folded")
+
+
+EIGHTY, BATCH = 80, 16
 
 
 def rows_in(cache: Path) -> int:
     return sum(found.rows for found in cached_sets(cache))
 
 
-@pytest.mark.slow
-def test_two_runs_started_together_compute_each_image_once(own_cache: Path, weights: Path, tmp_path: Path) -> None:
-    root = class_folders(tmp_path / "images", images=400)
+def metrics_of(folder: Path) -> dict[str, Any]:
+    metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+    return metrics
+
+
+def test_two_runs_at_the_same_time_compute_each_image_once(
+    own_cache: Path, words: tuple[str, ...], tmp_path: Path
+) -> None:
     folders = [tmp_path / "a", tmp_path / "b"]
-    runs = [subprocess.Popen(command(root, weights, folder), cwd=ROOT) for folder in folders]
-    assert [process.wait(timeout=300) for process in runs] == [0, 0]
-    first, second = (json.loads((folder / "metrics.json").read_text()) for folder in folders)
-    assert counts(first)[0] + counts(second)[0] == 800 == rows_in(own_cache)
-    assert min(counts(first)[0], counts(second)[0]) > 0  # they shared the work
+    for run in [started(*words, f"hydra.run.dir={folder}") for folder in folders]:
+        result = ended(run)
+        assert result.returncode == 0, result.stderr
+    first, second = map(metrics_of, folders)
+    assert counts(first)[0] + counts(second)[0] == EIGHTY == rows_in(own_cache)
     assert figures(first) == figures(second)
 
 
-@pytest.mark.slow
-def test_a_run_that_is_killed_again_and_again_loses_nothing(own_cache: Path, weights: Path, tmp_path: Path) -> None:
-    images = 2000
-    root = class_folders(tmp_path / "images", images=images // 2)
-    for moment in range(1, 11):
-        process = subprocess.Popen(command(root, weights, tmp_path / f"killed{moment}"), cwd=ROOT)
-        while rows_in(own_cache) < moment * images // 12 and process.poll() is None:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    kept = rows_in(own_cache)
-    assert kept < images
-    subprocess.run(command(root, weights, tmp_path / "last"), cwd=ROOT, check=True)
-    last = json.loads((tmp_path / "last" / "metrics.json").read_text())
-    assert counts(last) == (images - kept, kept)
-    assert rows_in(own_cache) == images  # not one was computed twice
-
+def test_a_run_that_is_killed_again_and_again_loses_nothing(
+    own_cache: Path, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    """What was finished stays; of rows without a record, their batch alone is computed again."""
+    for number, (point, count, kept) in enumerate(
+        [
+            ("after rows", 1, BATCH),
+            ("between rows and their record", 1, BATCH),
+            ("between rows and their record", 3, 2 * BATCH),  # the second write of a batch is that of its records
+            ("after rows", 2, 4 * BATCH),
+        ]
+    ):
+        killed = command(*words, f"hydra.run.dir={tmp_path / str(number)}", environment=killed_at(point, count))
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert rows_in(own_cache) == kept
+    last, undisturbed = tmp_path / "last", tmp_path / "undisturbed"
+    assert command(*words, f"hydra.run.dir={last}").returncode == 0
+    assert counts(metrics_of(last)) == (EIGHTY - 4 * BATCH, 4 * BATCH)
+    assert rows_in(own_cache) == EIGHTY  # not one was computed twice
     shutil.rmtree(own_cache)
-    subprocess.run(command(root, weights, tmp_path / "undisturbed"), cwd=ROOT, check=True)
-    undisturbed = json.loads((tmp_path / "undisturbed" / "metrics.json").read_text())
-    assert figures(last) == figures(undisturbed)
+    assert command(*words, f"hydra.run.dir={undisturbed}").returncode == 0
+    assert figures(metrics_of(last)) == figures(metrics_of(undisturbed))
 
 
-@pytest.mark.slow
-def test_a_run_that_is_killed_while_it_fits_is_resumed(weights: Path, tmp_path: Path) -> None:
-    root = class_folders(tmp_path / "images", images=100)
-    long = ("epochs=300", "callbacks.early_stopping=null")
+def test_a_run_that_is_killed_while_it_fits_is_resumed(words: tuple[str, ...], tmp_path: Path) -> None:
+    words = (*words, "epochs=4", "callbacks.early_stopping=null")
+    killed = command(*words, f"hydra.run.dir={tmp_path / 'killed'}", environment=killed_at("an epoch begins", 3))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     checkpoint = tmp_path / "killed" / "checkpoints" / "last.ckpt"
-    process = subprocess.Popen(command(root, weights, tmp_path / "killed", *long), cwd=ROOT)
-    while not checkpoint.exists() and process.poll() is None:
-        time.sleep(0.01)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
     with pytest.raises(
         ModelError, match="holds the head only, because its run was killed. Resume that run by ckpt_path"
     ):
         load_checkpoint(checkpoint)
-    resumed = command(root, weights, tmp_path / "resumed", *long, f"ckpt_path={checkpoint}")
-    subprocess.run(resumed, cwd=ROOT, check=True)
-    subprocess.run(command(root, weights, tmp_path / "once", *long), cwd=ROOT, check=True)
-    resumed_figures, once = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("resumed", "once"))
-    assert figures(resumed_figures) == figures(once)
+    resumed = command(*words, f"hydra.run.dir={tmp_path / 'resumed'}", f"ckpt_path={checkpoint}")
+    assert resumed.returncode == 0, resumed.stderr
+    assert command(*words, f"hydra.run.dir={tmp_path / 'once'}").returncode == 0
+    assert figures(metrics_of(tmp_path / "resumed")) == figures(metrics_of(tmp_path / "once"))
     load_checkpoint(tmp_path / "resumed" / "checkpoints" / "last.ckpt")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.strategies import FSDPStrategy
@@ -17,19 +15,19 @@ from torch import Tensor, nn
 
 from headstart.backbones import build_backbone
 from headstart.blocks import blocks_of
+from headstart.config.composing import finetune_preset
 from headstart.demo.glyphnet import GlyphNet
 from headstart.errors import ConfigError, ModelError
 from headstart.finetuning import Finetuning, Thawing, check_strategy
 from headstart.freezing import freeze_backbone
 from headstart.optimization import ParameterGroup, build_optimizer
+from tests.helpers.commands import command
+from tests.helpers.runs import FEW, SMALL, Train, choices, composed, findings, interrupt_after, recorded
+from tests.helpers.trainers import fitted
+from tests.helpers.watch import Watch
 
-from .conftest import SMALL, composed
-from .test_config import choices
-from .test_train import command, findings, interrupt_after
-
-Train = Callable[..., dict[str, Any]]
 STRATEGIES = [name for name in choices("finetune") if name not in ("none", "auto")]
-QUICK = ("augment=flip", "head=mlp", "scheduler=cosine", "optimizer=adamw", "data.train_per_class=6", "lr=3e-3")
+QUICK = ("augment=flip", "head=mlp", "scheduler=cosine", "optimizer=adamw", "lr=3e-3", *FEW)
 
 
 # --- blocks --------------------------------------------------------------------------------------------------
@@ -127,85 +125,57 @@ def test_what_a_network_itself_never_trains_does_not_thaw() -> None:
 # --- whole runs ----------------------------------------------------------------------------------------------
 
 
-class Record:
-    """What a run is like at the end of each epoch."""
-
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        from headstart import callbacks
-
-        self.trains: dict[int, set[str]] = {}
-        self.rates: dict[int, list[float]] = {}
-        self.states: dict[int, dict[str, Tensor]] = {}
-        record = self
-
-        class Recorder(callbacks.SeedEpochs):
-            def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-                epoch = trainer.current_epoch
-                record.trains[epoch] = {name for name, p in pl_module.named_parameters() if p.requires_grad}
-                record.rates[epoch] = [group["lr"] for group in trainer.optimizers[0].param_groups]
-                record.states[epoch] = {name: value.clone() for name, value in pl_module.state_dict().items()}
-
-        patch.setattr(callbacks, "SeedEpochs", Recorder)
+PRESETS = {name: Finetuning(**finetune_preset(name)) for name in STRATEGIES}
 
 
-def recorded(train: Train, *words: str, folder: Path) -> tuple[Record, dict[str, Any]]:
-    with pytest.MonkeyPatch.context() as patch:
-        record = Record(patch)
-        return record, train(*words, folder=folder)
+def check_same(ours: Watch, theirs: Watch, epochs: range) -> None:
+    """Bit for bit: weights, buffers, learning rates, what trains, and the optimizer's state in the last checkpoint."""
+    for epoch in epochs:
+        assert ours.trains[epoch] == theirs.trains[epoch]
+        assert ours.rates[epoch] == theirs.rates[epoch]
+        torch.testing.assert_close(ours.states[epoch], theirs.states[epoch], rtol=0, atol=0)
+    found, last = (torch.load(w.folder / "checkpoints" / "last.ckpt", weights_only=True) for w in (ours, theirs))
+    assert found.keys() == last.keys()
+    for key in ("state_dict", *{"current_model_state"} & last.keys()):  # the second where the first is an average
+        torch.testing.assert_close(found[key], last[key], rtol=0, atol=0)
+    (our_state,), (their_state,) = found["optimizer_states"], last["optimizer_states"]
+    torch.testing.assert_close(our_state["state"], their_state["state"], rtol=0, atol=0)
+    assert our_state["param_groups"] == their_state["param_groups"]
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_resumed_at_any_epoch_is_the_same_as_uninterrupted(name: str, train: Train, tmp_path: Path) -> None:
-    """Bit for bit: weights and buffers, what trains, learning rates, the optimizer's state, the figures."""
-    ema = ("callbacks.ema=0.9",)
-    more = {"head_then_full": (*ema, "augment.mixup=0.2", "augment.cutmix=1.0"), "gradual": ema}.get(name, ())
-    words = (*QUICK, f"finetune={name}", "model.weights=default", "epochs=4", *more)
-    whole, metrics = recorded(train, *words, folder=tmp_path / "whole")
-    last = torch.load(tmp_path / "whole" / "checkpoints" / "last.ckpt", weights_only=True)
+def test_resumed_at_any_epoch_is_the_same_as_uninterrupted(name: str, tmp_path: Path) -> None:
+    more: dict[str, Any] = {"head_then_full": {"ema": 0.9, "mixes": True}, "gradual": {"ema": 0.9}}.get(name, {})
+    _, whole = fitted(tmp_path / "whole", PRESETS[name], **more)
     for epoch in (1, 2, 3):
-        part = tmp_path / f"part{epoch}"
-        interrupt_after(epoch, *words, folder=part)
-        rest, again = recorded(
-            train, *words, f"ckpt_path={part}/checkpoints/last.ckpt", folder=tmp_path / f"rest{epoch}"
-        )
-        assert rest.trains == {number: whole.trains[number] for number in range(epoch, 4)}
-        assert rest.rates == {number: whole.rates[number] for number in range(epoch, 4)}
-        found = torch.load(tmp_path / f"rest{epoch}" / "checkpoints" / "last.ckpt", weights_only=True)
-        torch.testing.assert_close(found["state_dict"], last["state_dict"], rtol=0, atol=0)
-        if more:  # the state above is the average
-            torch.testing.assert_close(found["current_model_state"], last["current_model_state"], rtol=0, atol=0)
-        (ours,), (theirs,) = found["optimizer_states"], last["optimizer_states"]
-        torch.testing.assert_close(ours["state"], theirs["state"], rtol=0, atol=0)
-        assert ours["param_groups"] == theirs["param_groups"]
-        assert findings(again) == findings(metrics)
+        last = whole.folder / f"before{epoch}" / "last.ckpt"
+        _, rest = fitted(tmp_path / f"rest{epoch}", PRESETS[name], resumed=last, **more)
+        check_same(rest, whole, range(epoch, 4))
 
 
 @pytest.mark.parametrize("name", ["full", "head_then_full"])
-def test_resumed_with_workers_it_is_the_same_too(name: str, train: Train, tmp_path: Path) -> None:
+def test_resumed_with_workers_it_is_the_same_too(name: str, tmp_path: Path) -> None:
     """They begin with the images of the epoch that is resumed, not of the first one."""
-    words = (*QUICK, f"finetune={name}", "model.weights=default", "epochs=3", "data.num_workers=1")
-    metrics = train(*words, folder=tmp_path / "whole")
-    last = torch.load(tmp_path / "whole" / "checkpoints" / "last.ckpt", weights_only=True)
+    _, whole = fitted(tmp_path / "whole", PRESETS[name], epochs=3, workers=1)
     for epoch in (1, 2):
-        part, rest = tmp_path / f"part{epoch}", tmp_path / f"rest{epoch}"
-        interrupt_after(epoch, *words, folder=part)
-        again = train(*words, f"ckpt_path={part}/checkpoints/last.ckpt", folder=rest)
-        assert findings(again) == findings(metrics)
-        found = torch.load(rest / "checkpoints" / "last.ckpt", weights_only=True)
-        torch.testing.assert_close(found["state_dict"], last["state_dict"], rtol=0, atol=0)
+        last = whole.folder / f"before{epoch}" / "last.ckpt"
+        _, rest = fitted(tmp_path / f"rest{epoch}", PRESETS[name], epochs=3, workers=1, resumed=last)
+        check_same(rest, whole, range(epoch, 3))
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_what_is_frozen_is_bit_identical_until_it_thaws(name: str, train: Train, tmp_path: Path) -> None:
-    record, metrics = recorded(
-        train, *QUICK, f"finetune={name}", "model.weights=default", "epochs=4", folder=tmp_path / "run"
-    )
+def test_a_run_trains_what_its_strategy_says_and_resumes_as_if_it_had_run_on(
+    name: str, train: Train, tmp_path: Path
+) -> None:
+    """What is frozen stays bit for bit, its buffers too; while the head trains alone, on features that are kept."""
+    words = (*QUICK, f"finetune={name}", "model.weights=default", "epochs=4")
+    whole, metrics = recorded(train, *words, folder=tmp_path / "whole")
     start = build_backbone("headstart", "glyphnet", "default").module.state_dict()
     modules = sorted({name.rpartition(".")[0] for name in start})
     trained = {}
     for epoch in range(4):
-        moved = {n for n, v in start.items() if not torch.equal(record.states[epoch][f"backbone.{n}"], v)}
-        trains = {n.removeprefix("backbone.") for n in record.trains[epoch]}
+        moved = {n for n, v in start.items() if not torch.equal(whole.states[epoch][f"backbone.{n}"], v)}
+        trains = {n.removeprefix("backbone.") for n in whole.trains[epoch]}
         for module in modules:  # its buffers with its parameters
             mine = {n for n in start if n.rpartition(".")[0] == module}
             assert bool(mine & moved) == bool(mine & trains), (epoch, module)
@@ -227,6 +197,11 @@ def test_what_is_frozen_is_bit_identical_until_it_thaws(name: str, train: Train,
     head = (416 + 1) * 256 + (256 + 1) * 10
     assert metrics["params/trainable"] == head + sum(size for n, size in sizes.items() if n in trains)
 
+    last = whole.folder / "before2" / "last.ckpt"
+    rest, again = recorded(train, *words, f"ckpt_path={last}", folder=tmp_path / "rest")
+    check_same(rest, whole, range(2, 4))
+    assert findings(again) == findings(metrics)
+
 
 @pytest.mark.parametrize("word", ["data.cache=none", "data.cache=decoded"])
 def test_while_the_head_trains_alone_the_backbone_does_not_run(
@@ -238,7 +213,7 @@ def test_while_the_head_trains_alone_the_backbone_does_not_run(
     forward = TransferClassifier.forward
 
     def counted(self: TransferClassifier, images: Tensor) -> Tensor:
-        if self.trainer.state.fn == "fit":
+        if self.trainer.state.fn == "fit" and self.current_epoch < 5:  # a slow run is probed after its last epoch
             seen[self.current_epoch] = seen.get(self.current_epoch, 0) + len(images) * (images.ndim == 4)
         return forward(self, images)
 
@@ -267,20 +242,20 @@ def test_a_head_first_trained_on_features_is_that_of_the_network(train: Train, t
 def test_early_stopping_counts_from_where_everything_trains(train: Train, tmp_path: Path) -> None:
     """No epoch is an improvement by ten here."""
     impatient = ("callbacks.early_stopping.patience=1", "callbacks.early_stopping.min_delta=10")
-    words = ("finetune=gradual", "finetune.head_epochs=2", "epochs=9", "data.train_per_class=3", *impatient)
+    words = ("finetune=gradual", "finetune.head_epochs=2", "epochs=9", *FEW, *impatient)
     assert train(*words)["epochs/run"] == 2 + 4  # the head's, and until all has thawed, which is no better
-    frozen = train("freeze=true", "epochs=9", "data.train_per_class=3", *impatient, folder=tmp_path / "frozen")
+    frozen = train("freeze=true", "epochs=9", *FEW, *impatient, folder=tmp_path / "frozen")
     assert frozen["epochs/run"] == 2
 
 
 def test_a_loss_that_is_not_finite_ends_a_run_before_anything_thaws(train: Train) -> None:
-    words = ("finetune=head_then_full", "finetune.head_epochs=3", "epochs=4", "data.train_per_class=3")
+    words = ("finetune=head_then_full", "finetune.head_epochs=3", "epochs=4", *FEW)
     words = (*words, "model.weights=default", "monitor=val/loss", "optimizer=sgd", "lr=1e38")
     assert train(*words)["epochs/run"] < 3
 
 
 def test_a_head_that_trains_first_above_blocks_that_never_thaw(train: Train) -> None:
-    assert train("finetune=head_then_full", "freeze=block3.1", "epochs=3", "data.train_per_class=3")["epochs/run"] == 3
+    assert train("finetune=head_then_full", "freeze=block3.1", "epochs=3", *FEW)["epochs/run"] == 3
 
 
 def test_a_head_that_auto_trains_alone_has_one_schedule(train: Train, tmp_path: Path) -> None:
@@ -318,7 +293,7 @@ def test_what_is_frozen_is_bit_identical_in_an_average_of_weights(word: str, tra
 
 def test_an_average_that_is_resumed_at_its_end_stays_one(train: Train, tmp_path: Path) -> None:
     """Without the best checkpoint, too, which would be restored."""
-    words = ("freeze=false", "callbacks.ema=0.9", "callbacks.checkpoint=false", "epochs=2", "data.train_per_class=3")
+    words = ("freeze=false", "callbacks.ema=0.9", "callbacks.checkpoint=false", "epochs=2", *FEW)
     train(*words[:2], *words[3:], folder=tmp_path / "whole")
     last = tmp_path / "whole" / "checkpoints" / "last.ckpt"
     train(*words, f"ckpt_path={last}", folder=tmp_path / "again")
@@ -332,13 +307,13 @@ def test_what_thaws_is_compiled_at_every_stage(train: Train, monkeypatch: pytest
     monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="eager"))
     monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
     try:
-        train("finetune=gradual", "compile=true", "epochs=8", "data.train_per_class=3")
+        train("finetune=gradual", "compile=true", "epochs=8", *FEW)
     finally:
         torch.compiler.reset()
 
 
 def test_resumed_when_all_epochs_have_run_it_counts_what_trained(train: Train, tmp_path: Path) -> None:
-    words = ("finetune=head_then_full", "epochs=2", "data.train_per_class=3")
+    words = ("finetune=head_then_full", "epochs=2", *FEW)
     whole = train(*words, folder=tmp_path / "whole")
     again = train(*words, f"ckpt_path={tmp_path}/whole/checkpoints/last.ckpt", folder=tmp_path / "again")
     assert findings(again) == findings(whole)
@@ -364,7 +339,7 @@ def test_a_schedule_of_other_steps_is_not_resumed(train: Train, tmp_path: Path) 
 def test_a_checkpoint_of_before_is_refused_by_name(
     words: tuple[str, ...], lacking: str, message: str, train: Train, tmp_path: Path
 ) -> None:
-    words = (*words, "data.train_per_class=3")
+    words = (*words, *FEW)
     interrupt_after(1, *words, folder=tmp_path / "part")
     last = tmp_path / "part" / "checkpoints" / "last.ckpt"
     checkpoint = torch.load(last, weights_only=True)
@@ -375,13 +350,13 @@ def test_a_checkpoint_of_before_is_refused_by_name(
 
 
 def test_a_schedule_of_other_epochs_is_not_resumed(train: Train, tmp_path: Path) -> None:
-    words = ("finetune=gradual", "data.train_per_class=3")
+    words = ("finetune=gradual", *FEW)
     interrupt_after(1, *words, "epochs=4", folder=tmp_path / "part")
     last = f"ckpt_path={tmp_path}/part/checkpoints/last.ckpt"
     with pytest.raises(ModelError, match="cannot be resumed: its scheduler is name=none epochs=4"):
         train(*words, "epochs=6", last)
     with pytest.raises(ModelError, match="cannot be resumed: its finetune is head_epochs=1 thawed_by=0.5"):
-        train("finetune=layer_decay", "data.train_per_class=3", "epochs=4", last)
+        train("finetune=layer_decay", *FEW, "epochs=4", last)
 
 
 @pytest.mark.parametrize(
@@ -414,7 +389,6 @@ def test_strategies_of_lightning_that_cannot_thaw_are_refused() -> None:
         check_strategy(FSDPStrategy())
 
 
-@pytest.mark.slow
 def test_what_thaws_is_trained_by_all_processes(tmp_path: Path) -> None:
     """Two processes with 8 images a step each are one with 16; PyTorch alone would not average what thaws later."""
     words = ("finetune=head_then_full", "finetune.batchnorm=frozen", "finetune.backbone_lr=1.0", "optimizer=sgd")

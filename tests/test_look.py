@@ -16,8 +16,7 @@ from headstart.cli import main
 from headstart.data.images import image_size
 from headstart.errors import ConfigError, DataError
 from headstart.report.look import measured
-
-from .conftest import CLASSES
+from tests.helpers.images import CLASSES
 
 
 @pytest.fixture(scope="module")

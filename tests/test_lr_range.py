@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import random
-from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -16,72 +14,17 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from headstart.classifier import TransferClassifier
-from headstart.data.module import ImageDataModule
-from headstart.data.sources import Samples
 from headstart.errors import ConfigError
 from headstart.finetuning import Finetuning
 from headstart.lr_range import DIVERGED, STEPS, lr_range_test, smooth, suggested
 from headstart.optimization import build_optimizer
 from headstart.report import write_report
-
-from .conftest import SMALL, composed
-from .test_train import command, interrupt_after
-
-Train = Callable[..., dict[str, Any]]
-CPU = torch.device("cpu")
-
-
-def to_tensor(image: Any) -> Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
-
-
-def noisy(image: Any) -> Tensor:
-    """A random transform that draws from every generator."""
-    drawn = torch.rand(()) + random.random() + np.random.random()
-    return to_tensor(image) + 0.01 * drawn
-
-
-def images(count: int = 60, *, workers: int = 0, transform: Callable[[Any], Tensor] = noisy) -> ImageDataModule:
-    """Bright and dark images."""
-    rng, labels = np.random.default_rng(0), np.arange(count) % 2
-    pixels = (rng.integers(0, 120, (count, 8, 8, 3)) + 130 * labels[:, None, None, None]).astype(np.uint8)
-    samples = Samples(images=pixels, labels=labels, names=tuple(map(str, range(count))))
-    return ImageDataModule(
-        {"train": samples, "val": samples},
-        training=transform,
-        evaluation=to_tensor,
-        batch_size=8,
-        num_workers=workers,
-    )
-
-
-class Network(nn.Sequential):
-    """Everything that has a state of its own in training: BatchNorm and dropout."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.block1 = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
-        self.block2 = nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.3))
-        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-
-
-def classifier(*, freeze: bool | str = False, **settings: Any) -> TransferClassifier:
-    torch.manual_seed(0)
-    head = nn.Sequential(nn.Dropout(0.5), nn.Linear(8, 2))
-    return TransferClassifier(Network(), head, ("dark", "bright"), freeze=freeze, **settings)
-
-
-def random_states() -> list[Any]:
-    return [torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())]
-
-
-def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
-    return ours.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in ours.items())
-
+from tests.helpers.classifiers import CPU, classifier, images, random_states, same, to_tensor
+from tests.helpers.commands import command
+from tests.helpers.runs import SMALL, Train, composed, interrupt_after, weights
 
 # --- nothing is changed --------------------------------------------------------------------------------------
 
@@ -142,10 +85,6 @@ def test_a_fit_after_it_is_the_fit_without_it() -> None:
         return model.state_dict()
 
     assert same(fit(rehearse=True), fit(rehearse=False))
-
-
-def weights(folder: Path) -> dict[str, Tensor]:
-    return load_file(folder / "model" / "model.safetensors")
 
 
 @pytest.mark.parametrize("words", [("freeze=false", "augment=pad_crop"), ("head=mlp", "model.weights=default")])
@@ -319,7 +258,6 @@ def test_a_resumed_run_takes_the_rate_of_its_checkpoint(
     assert not (tmp_path / "resumed" / "lr_range.csv").exists()
 
 
-@pytest.mark.slow
 def test_all_processes_train_at_the_rate_of_the_first(tmp_path: Path) -> None:
     words = ("trainer=ddp", "trainer.accelerator=cpu", "epochs=1", "freeze=false", "batch_size=auto", *SMALL[2:])
     result = command(*words, "lr=auto", "data.train_per_class=null", f"hydra.run.dir={tmp_path}")

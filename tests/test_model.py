@@ -17,9 +17,8 @@ from headstart.data.images import read_image
 from headstart.data.transforms import several_views
 from headstart.errors import ConfigError, DataError
 from headstart.model import Model
-
-from .makers import make_bad_files, make_odd_images
-from .test_train import Train
+from tests.helpers.images import make_bad_files, make_odd_images
+from tests.helpers.runs import Train
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from .conftest import ROOT
+from tests.helpers.commands import python
+from tests.helpers.runs import ROOT
 
 NOTEBOOKS = ROOT / "notebooks"
 SECONDS = 600  # for a cell; on idle cores the longest one takes fifteen
@@ -33,7 +35,6 @@ def with_parameters(notebook: Any, **values: str) -> Any:
     return notebook
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "parameter", "fixture"), CASES)
 def test_a_notebook_runs_and_shows_pictures(
     name: str,
@@ -45,14 +46,17 @@ def test_a_notebook_runs_and_shows_pictures(
 ) -> None:
     for variable in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
         monkeypatch.setenv(variable, str(tmp_path / variable))  # nobody's own kernels and start-up files
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # where others work, too, threads wait for each other for minutes
+    kernel = tmp_path / "JUPYTER_DATA_DIR" / "kernels" / "warm" / "kernel.json"
+    command = [python(), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    kernel.parent.mkdir(parents=True)
+    kernel.write_text(json.dumps({"argv": command, "display_name": "warm", "language": "python"}))
     values = {"RUNS": str(tmp_path / "runs")}
     if parameter and fixture:
         values[parameter] = str(request.getfixturevalue(fixture))
     notebook = with_parameters(jupytext.read(NOTEBOOKS / f"{name}.py"), **values)
 
     client = NotebookClient(
-        notebook, timeout=SECONDS, kernel_name="python3", resources={"metadata": {"path": str(NOTEBOOKS)}}
+        notebook, timeout=SECONDS, kernel_name="warm", resources={"metadata": {"path": str(NOTEBOOKS)}}
     )
     client.execute()  # raises if a cell fails, with what it says
 

@@ -23,40 +23,43 @@ from headstart.data.images import read_image
 from headstart.evaluation import evaluate
 from headstart.export import export
 from headstart.model import Model
-
-from .conftest import ROOT
-from .makers import make_odd_images
-from .test_train import Train
+from tests.helpers.images import make_odd_images
+from tests.helpers.networks import SIZE, TINY
+from tests.helpers.runs import ROOT, Train
 
 ort: Any = importlib.import_module("onnxruntime")
 CLOSE = 1e-3  # how far logits may be apart
-NETWORKS = {
+FULL = {
     "mobilenet_v2": ("model=mobilenet_v2", "model.weights={shared}/weights/mobilenet_v2-imagenet.pth"),
     "resnet18": ("model=resnet18", "data.image_size=96"),
     "vgg11_bn": ("model=torchvision", "model.name=vgg11_bn", "data.image_size=64"),
     "vit_b_32": ("model=torchvision", "model.name=vit_b_32"),
 }
 
-SMALL_NETWORKS = ("mobilenet_v2", "resnet18")  # exporting a VGG takes minutes
 
+def link_photographs(shared: Path, root: Path, odd: Path, *, train: int, val: int, vehicles: int) -> None:
+    """Ants and bees to train on; more of them, vehicles, and one file of every odd kind, twice, to validate on.
 
-@pytest.fixture(scope="module")
-def photographs(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 ants and bees to train on; 312 photographs and one file of every odd kind, twice, to validate on."""
-    root = tmp_path_factory.mktemp("photographs")
-    for name in ("ants", "bees"):
-        there = shared / "data" / "hymenoptera"
-        train = sorted((there / "train" / name).glob("*.jpg"))
-        vehicles = sorted((shared / "data" / "emergency-vehicles" / "images").iterdir())
-        some = vehicles[:80] if name == "ants" else vehicles[80:160]
-        for split, files in (("train", train[:30]), ("val", [*sorted((there / "val" / name).iterdir()), *some])):
+    Args:
+        shared: real images.
+        root: where the folders go.
+        odd: where the odd files go.
+        train: most images of each class.
+        val: likewise.
+        vehicles: how many in each class.
+    """
+    ants_and_bees = shared / "data" / "hymenoptera"
+    cars = sorted((shared / "data" / "emergency-vehicles" / "images").iterdir())
+    for name, some in (("ants", cars[:vehicles]), ("bees", cars[vehicles : 2 * vehicles])):
+        trained = sorted((ants_and_bees / "train" / name).glob("*.jpg"))[:train]
+        validated = sorted((ants_and_bees / "val" / name).iterdir())[:val]
+        for split, files in (("train", trained), ("val", [*validated, *some])):
             (root / split / name).mkdir(parents=True)
             for file in files:
                 (root / split / name / file.name).symlink_to(file)
-        for odd in make_odd_images(tmp_path_factory.mktemp("odd")).values():
+        for file in make_odd_images(odd / name).values():
             # A folder's images are known by their endings: a GIF is called a JPEG, as it happens.
-            shutil.copy(odd, root / "val" / name / odd.name.replace(".gif", ".jpg"))
-    return root
+            shutil.copy(file, root / "val" / name / file.name.replace(".gif", ".jpg"))
 
 
 def all_logits(model: Model, files: Sequence[Path], batch_size: int) -> Tensor:
@@ -71,21 +74,34 @@ def same(given: Tensor, expected: Tensor) -> float:
     return difference
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("network", "way"),
-    [*((network, "features=auto") for network in NETWORKS), *((network, "features=off") for network in SMALL_NETWORKS)],
-)
-def test_one_answer(network: str, way: str, photographs: Path, shared: Path, train: Train, tmp_path: Path) -> None:
-    words = [word.format(shared=shared) for word in NETWORKS[network]]
-    where = ("data=imagefolder", f"data.root={photographs}", "data.test_fraction=0", "data.num_workers=null")
-    metrics = train(*where, *words, way, "epochs=1", "lr=3e-3")
-    run = tmp_path / "run"
+@pytest.mark.parametrize("way", ["features=auto", "features=off"])
+@pytest.mark.parametrize("network", TINY)
+def test_one_answer_of_each_family(network: str, way: str, shared: Path, train: Train, tmp_path: Path) -> None:
+    link_photographs(shared, tmp_path / "photographs", tmp_path / "odd", train=10, val=15, vehicles=10)
+    check_one_answer(tmp_path, train, "model=timm", f"model.name={network}", *SIZE, way)
+
+
+def test_one_answer_of_a_network_at_full_size(shared: Path, train: Train, tmp_path: Path) -> None:
+    link_photographs(shared, tmp_path / "photographs", tmp_path / "odd", train=10, val=15, vehicles=10)
+    check_one_answer(tmp_path, train, *(word.format(shared=shared) for word in FULL["mobilenet_v2"]))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("network", FULL)
+def test_one_answer_of_every_family_at_full_size(network: str, shared: Path, train: Train, tmp_path: Path) -> None:
+    link_photographs(shared, tmp_path / "photographs", tmp_path / "odd", train=30, val=200, vehicles=80)
+    assert check_one_answer(tmp_path, train, *(word.format(shared=shared) for word in FULL[network])) >= 300
+
+
+def check_one_answer(folder: Path, train: Train, *words: str) -> int:
+    """Holds all ways to an answer against each other on photographs; gives the number of these."""
+    where = ("data=imagefolder", f"data.root={folder / 'photographs'}", "data.test_fraction=0", "data.num_workers=null")
+    metrics = train(*where, *words, "epochs=1", "lr=3e-3")
+    run = folder / "run"
     model = headstart.load(run / "model", "cpu")
 
-    evaluated = evaluate(run, photographs / "val")
+    evaluated = evaluate(run, folder / "photographs" / "val")
     files = [Path(image) for image in evaluated.images]
-    assert len(files) >= 300
     expected = all_logits(model, files, 1)
     found = {
         "evaluate": evaluated.logits,
@@ -94,7 +110,7 @@ def test_one_answer(network: str, way: str, photographs: Path, shared: Path, tra
     }
     prepared = torch.stack([model.transform(read_image(file)) for file in files])
     for kind in ("onnx", "torch-export"):
-        path = export(model, kind, tmp_path / "export")[0].path
+        path = export(model, kind, folder / "export")[0].path
         if kind == "onnx":
             session = ort.InferenceSession(path)
             found[kind] = torch.from_numpy(session.run(None, {"images": prepared.numpy()})[0])
@@ -103,7 +119,7 @@ def test_one_answer(network: str, way: str, photographs: Path, shared: Path, tra
             with torch.inference_mode():
                 found[kind] = torch.cat([program(part) for part in prepared.split(64)])
     differences = {name: same(given, expected) for name, given in found.items()}
-    print(f"{network} {way}: {len(files)} images, " + ", ".join(f"{k} {v:.1e}" for k, v in differences.items()))
+    print(f"{words}: {len(files)} images, " + ", ".join(f"{k} {v:.1e}" for k, v in differences.items()))
 
     # Validation in training was over the same images.
     assert metrics["data/val_size"] == len(files)
@@ -111,9 +127,9 @@ def test_one_answer(network: str, way: str, photographs: Path, shared: Path, tra
     assert metrics["val/loss"] == pytest.approx(evaluated.metrics["test/loss"], abs=2e-6)
     right = sum(answer.class_name == file.parent.name for answer, file in zip(model.predict(files), files, strict=True))
     assert round(right / len(files), 6) == metrics["val/accuracy"]
+    return len(files)
 
 
-@pytest.mark.slow
 def test_compiled_or_not(trained: Path, folders: Path) -> None:
     model = headstart.load(trained, "cpu")
     files = sorted(folders.rglob("*.jpg"))
@@ -128,7 +144,6 @@ def test_compiled_or_not(trained: Path, folders: Path) -> None:
         same(classifier(prepared), expected)
 
 
-@pytest.mark.slow
 def test_a_model_folder_predicts_in_another_environment(trained: Path, folders: Path, tmp_path: Path) -> None:
     """A package that was built and installed, without the checkout; of the run only `model/`."""
     venv.create(tmp_path / "env", with_pip=True)
@@ -155,7 +170,6 @@ def test_a_model_folder_predicts_in_another_environment(trained: Path, folders: 
     assert Path(where.stdout.strip()).is_relative_to(tmp_path / "env")
 
 
-@pytest.mark.slow
 def test_the_hackathons_submission(shared: Path, train: Train, tmp_path: Path) -> None:
     vehicles = shared / "data" / "emergency-vehicles"
     weights = f"model.weights={shared}/weights/mobilenet_v2-imagenet.pth"

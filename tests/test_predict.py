@@ -17,9 +17,8 @@ import pytest
 from headstart.cli import main
 from headstart.errors import ConfigError, DataError, HeadstartError
 from headstart.inputs import find_images
-
-from .conftest import SMALL, TINY_RESNET, class_folders, composed, write_csv
-from .makers import make_bad_files, make_emergency, make_odd_images
+from tests.helpers.images import class_folders, make_bad_files, make_emergency, make_odd_images, write_csv
+from tests.helpers.runs import SMALL, TINY_RESNET, composed
 
 Predict = Callable[..., tuple[int, str, str]]
 

@@ -25,8 +25,8 @@ from headstart.report.charts import curve
 from headstart.report.comparison import compare_runs
 from headstart.report.reading import read_curves, read_finished
 from headstart.report.statistics import wilson
-
-from .conftest import CLASSES, SMALL, composed, report_words
+from tests.helpers.images import CLASSES
+from tests.helpers.runs import SMALL, composed, report_words
 
 
 @pytest.fixture

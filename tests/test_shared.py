@@ -11,9 +11,7 @@ from headstart.backbones import build_backbone
 from headstart.data import open_source
 from headstart.data.images import read_image
 from headstart.data.module import make_splits
-
-from .conftest import SMALL, composed
-from .test_train import Train
+from tests.helpers.runs import SMALL, Train, composed
 
 pytestmark = pytest.mark.usefixtures("shared")
 NO_BAR = SMALL[1:3]  # real weights, and workers that decode
@@ -63,7 +61,6 @@ def test_real_weights_fit_and_come_with_their_preprocessing(name: str, shared: P
     assert (backbone.preprocessing.resize, backbone.preprocessing.crop) == (256, 224)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "data", "metric", "least"),
     [

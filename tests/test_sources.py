@@ -15,9 +15,16 @@ from headstart.data.images import read_image
 from headstart.data.module import ImageDataset
 from headstart.data.tables import csv
 from headstart.errors import DataError
-
-from .conftest import class_folders, photo, write_csv
-from .makers import make_caltech101, make_emergency, make_pets, make_split_folders, make_stl10
+from tests.helpers.images import (
+    class_folders,
+    make_caltech101,
+    make_emergency,
+    make_pets,
+    make_split_folders,
+    make_stl10,
+    photo,
+    write_csv,
+)
 
 # --- folders -------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -32,10 +31,9 @@ from headstart.data.transforms import Preprocessing, evaluation_transform
 from headstart.finetuning import Finetuning
 from headstart.probe import fixed_share
 from headstart.speed import FETCH, Speed, StepClock
+from tests.helpers.images import class_folders
+from tests.helpers.runs import Train
 
-from .conftest import class_folders
-
-Train = Callable[..., dict[str, Any]]
 THROUGH = ("data=imagefolder", "features=off", "logger=csv", "callbacks=none")
 
 

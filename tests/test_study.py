@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
+import signal
 import time
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from threading import Barrier
 from types import SimpleNamespace
 
 import optuna
@@ -21,36 +19,43 @@ from optuna.trial import TrialState
 from headstart.errors import ConfigError
 from headstart.sweeps import trials
 from headstart.sweeps.study import StudySweeper, open_study, sqlite, tell
-from tests.conftest import CONF
-from tests.test_sweeps import KILLS, QUICK, SMALL, finished, killed, rows, started, swept
+from tests.helpers.commands import ended, script, started
+from tests.helpers.kill_points import killed_at
+from tests.helpers.runs import CONF
+from tests.helpers.sweeps import QUICK, check_kept, finished, rows, swept
 
-SEARCH = ("sweep=head_lr", "sweep.name=search", "sweep.trials=10", *SMALL[1:], "callbacks=none")
+SEARCH = ("sweep=head_lr", "sweep.name=search", *QUICK)
 
 
 def trials_of(folder: Path) -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name="search", storage=f"sqlite:///{folder}/study.db").get_trials()
 
 
-@pytest.mark.slow
+# Where a study of four trials is killed, all of its processes at once, command after command.
+KILLS = (("an epoch begins", 1), ("after a checkpoint", 3), ("after the figures", 1), ("before the figures", 2))
+
+
 def test_a_killed_study_ends_as_one_that_is_not(tmp_path: Path) -> None:
-    words = (*SEARCH, "epochs=150")
-    seen = killed(tmp_path / "killed", words, KILLS, longest_s=8)
+    seen, words = [], (*SEARCH, "sweep.trials=4")
+    for point, count in KILLS:
+        result = swept(tmp_path / "killed", *words, environment=killed_at(point, count))
+        assert result.returncode == -signal.SIGKILL, result.stderr
+        seen.append(finished(tmp_path / "killed"))
+    assert [len(jobs) for jobs in seen] == [0, 0, 1, 2]
     result = swept(tmp_path / "killed", *words)
     assert result.returncode == 0, result.stderr
     found = trials_of(tmp_path / "killed")
-    assert [trial.state for trial in found] == [TrialState.COMPLETE] * 10
-    for before, after in zip(seen, [*seen[1:], finished(tmp_path / "killed")], strict=True):
-        assert before.items() <= after.items()
+    assert [trial.state for trial in found] == [TrialState.COMPLETE] * 4
+    check_kept([*seen, finished(tmp_path / "killed")])
     # The search went the way that it would have gone.
     assert swept(tmp_path / "undisturbed", *words).returncode == 0
     undisturbed = trials_of(tmp_path / "undisturbed")
     assert [(trial.params, trial.value) for trial in found] == [(trial.params, trial.value) for trial in undisturbed]
     assert rows(tmp_path / "killed") == rows(tmp_path / "undisturbed")
-    assert any(seen)
     # Again, with more: only those are run.
-    more = swept(tmp_path / "killed", *words[:2], "sweep.trials=11", *words[3:])
+    more = swept(tmp_path / "killed", *SEARCH, "sweep.trials=5")
     assert more.stdout.count("val/accuracy 0.") == 2  # the new job, and the best run
-    assert len(trials_of(tmp_path / "killed")) == 11
+    assert len(trials_of(tmp_path / "killed")) == 5
 
 
 def test_a_study_finds_and_tells_what_matters(tmp_path: Path) -> None:
@@ -86,7 +91,7 @@ def owned(study: optuna.Study, owner: str | None = None, age_s: float = 0) -> op
 def test_a_trial_is_lost_with_its_process(tmp_path: Path) -> None:
     study = optuna.create_study(storage=f"sqlite:///{tmp_path}/study.db")
     machine, gone = trials.here(), 2**22 + 1  # more than Linux has processes
-    assert not trials.lost(owned(study, f"{machine} {os.getpid()} {trials.TOKEN}"))
+    assert not trials.lost(owned(study, f"{machine} {os.getpid()} {trials.token(os.getpid())}"))
     assert trials.lost(owned(study, f"{machine} {gone} of-another-process"))
     assert trials.lost(owned(study, f"{machine} {os.getpid()} of-a-former-process"))
     assert trials.lost(owned(study, f"{machine} {os.getppid()} of-a-former-process", age_s=1000))
@@ -175,36 +180,36 @@ def test_a_trial_whose_values_do_not_fit_is_a_failed_trial(tmp_path: Path) -> No
     assert wrong.stderr.strip().startswith("headstart: epochs=0: expected a whole number of at least 1")
 
 
-def open_together(storages: list[str], together: Barrier) -> None:
-    for storage in storages:
-        together.wait(60)
-        open_study("one", storage, "val/accuracy", ["data=digits"], {})
+OPEN_TOGETHER = """
+import sys, time
+from pathlib import Path
+from headstart.sweeps.study import open_study
+folder, mine = Path(sys.argv[1]), sys.argv[2]
+for number in range(5):
+    Path(folder, f"{number} ready {mine}").touch()
+    while len(list(folder.glob(f"{number} ready *"))) < 4:
+        time.sleep(0.001)
+    open_study("one", f"sqlite:///{folder}/{number}.db", "val/accuracy", ["data=digits"], {})
+"""
 
 
 def test_a_study_is_made_once_however_many_make_it(tmp_path: Path) -> None:
     """The database's tables, too: Optuna alone fails with "table studies already exists"."""
-    storages = [f"sqlite:///{tmp_path}/{number}.db" for number in range(5)]
-    context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager, ProcessPoolExecutor(4, context) as pool:
-        together = manager.Barrier(4)
-        for process in [pool.submit(open_together, storages, together) for _ in range(4)]:
-            process.result()
-    for storage in storages:
-        assert optuna.get_all_study_names(storage) == ["one"]
+    for result in map(ended, [script(OPEN_TOGETHER, tmp_path, str(number)) for number in range(4)]):
+        assert result.returncode == 0, result.stderr
+    for number in range(5):
+        assert optuna.get_all_study_names(f"sqlite:///{tmp_path}/{number}.db") == ["one"]
     with pytest.raises(ConfigError, match="sweep.storage: the study's database cannot be opened: .*unable to open"):
         open_study("one", f"sqlite:///{tmp_path}/nowhere/study.db", "val/accuracy", [], {})
 
 
-@pytest.mark.slow
 def test_two_processes_share_a_study(tmp_path: Path) -> None:
     """As two machines with one database would."""
-    words = (*SEARCH[:2], "sweep.trials=8", *QUICK)
-    processes = [started(tmp_path, *words) for _ in range(2)]
-    for process in processes:
-        out, err = process.communicate(timeout=900)
-        assert process.returncode == 0, out + err
+    words = ("-m", *SEARCH, "sweep.trials=6", f"hydra.sweep.dir={tmp_path}")
+    for result in map(ended, [started(*words), started(*words)]):
+        assert result.returncode == 0, result.stdout + result.stderr
     found = trials_of(tmp_path)
     # Both may see that one is left and ask for it: one of them gives it back.
-    assert sum(trial.state == TrialState.COMPLETE for trial in found) == 8
-    assert {trial.state for trial in found[8:]} <= {TrialState.WAITING}
+    assert sum(trial.state == TrialState.COMPLETE for trial in found) == 6
+    assert {trial.state for trial in found[6:]} <= {TrialState.WAITING}
     assert all(attempts == 1 for _, attempts in finished(tmp_path).values())

@@ -5,20 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 from headstart.answers import read_evaluation
 from headstart.backbones import build_backbone
@@ -27,12 +21,23 @@ from headstart.data import open_source
 from headstart.data.module import ImageDataModule, make_splits
 from headstart.data.transforms import evaluation_transform
 from headstart.errors import ConfigError, DataError, ModelError
+from tests.helpers.commands import command, python
+from tests.helpers.images import MAKERS, class_folders
+from tests.helpers.kill_points import killed_at
+from tests.helpers.runs import (
+    FEW,
+    ROOT,
+    SMALL,
+    TINY_RESNET,
+    Train,
+    choices,
+    composed,
+    figures,
+    interrupt_after,
+    tensors,
+)
+from tests.helpers.session import Once
 
-from .conftest import ROOT, SMALL, TINY_RESNET, class_folders, composed
-from .makers import MAKERS
-from .test_config import choices
-
-Train = Callable[..., dict[str, Any]]
 FAST = ("trainer=debug", "callbacks.checkpoint=false", "data.batch_size=4")
 
 
@@ -69,40 +74,33 @@ def test_networks_by_name(name: str, train: Train, folders: Path) -> None:
     train(*f"model={name}".split(), "data=imagefolder", f"data.root={folders}", "freeze=false", *sizes, *FAST)
 
 
-@pytest.mark.parametrize(
-    "option",
-    [
-        *(f"head={name}" for name in choices("head")),
-        *(f"augment={name}" for name in choices("augment")),
-        *(f"optimizer={name}" for name in choices("optimizer")),
-        *(f"scheduler={name}" for name in choices("scheduler")),
-        *(f"callbacks={name}" for name in choices("callbacks")),
-        *(f"logger={name}" for name in choices("logger")),
-        "logger=[tensorboard,csv]",
-        "loss.label_smoothing=0.1",
-        "loss.class_weights=balanced",
-        "freeze=false",
-        "freeze=block1",
-        "data.evaluation_batch_size=64",
-        "data.interpolation=bicubic",
-        "trainer.gradient_clip_val=1.0",
-        "trainer.accumulate_grad_batches=2",
-        "trainer.precision=bf16-mixed",
-        "trainer.precision=auto",
-        "callbacks.ema=0.9",
-        "augment.erasing=0.5",
-        "augment.mixup=0.2",
-        "augment.cutmix=1.0",
-        "data.sampling=balanced",
-        "trainer.deterministic=true",
-        "monitor=train/loss",
-    ],
+# Every option takes steps in one of these, beside others that it may get in the way of.
+TOGETHER = (
+    "head=linear augment=none optimizer=adam scheduler=none callbacks=default logger=tensorboard freeze=false "
+    "loss.label_smoothing=0.1 data.evaluation_batch_size=64",
+    "head=mlp augment=flip optimizer=adamw scheduler=cosine callbacks=none logger=csv freeze=block1 "
+    "loss.class_weights=balanced data.interpolation=bicubic trainer.gradient_clip_val=1.0",
+    "augment=pad_crop optimizer=sgd scheduler=onecycle logger=[tensorboard,csv] freeze=false callbacks.ema=0.9 "
+    "trainer.accumulate_grad_batches=2",
+    "augment=standard scheduler=plateau freeze=false trainer.precision=bf16-mixed data.sampling=balanced "
+    "augment.erasing=0.5 monitor=train/loss",
+    "augment=caltech scheduler=step head=mlp freeze=false trainer.precision=auto augment.mixup=0.2",
+    "augment=randaugment scheduler=cosine trainer.deterministic=true augment.cutmix=1.0 callbacks.ema=0.9 head=mlp",
+    "augment=trivialaugment scheduler=onecycle data.sampling=balanced trainer.accumulate_grad_batches=2",
 )
-def test_every_other_option(option: str, train: Train) -> None:
-    few = ("data.train_per_class=3", "data.val_fraction=0.05", "data.test_fraction=0.05")
-    metrics = train(*few, "epochs=2", "data.batch_size=8", option)
+
+
+@pytest.mark.parametrize("options", TOGETHER)
+def test_every_other_option(options: str, train: Train) -> None:
+    metrics = train(*FEW, "epochs=2", "data.batch_size=8", *options.split())
     assert metrics["epochs/run"] == 2
     assert torch.isfinite(torch.tensor(metrics["test/loss"]))
+
+
+def test_no_option_is_forgotten() -> None:
+    tried = set(" ".join(TOGETHER).split())
+    for group in ("head", "augment", "optimizer", "scheduler", "callbacks", "logger"):
+        assert {f"{group}={name}" for name in choices(group)} <= tried
 
 
 EXPERIMENTS = {
@@ -127,16 +125,6 @@ def test_every_experiment(name: str, train: Train, tmp_path: Path) -> None:
 
 
 # --- the run folder ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that trained all of a network with BatchNorm for three epochs."""
-    from headstart.train import run
-
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    run(composed(*SMALL, "epochs=3", "freeze=false", "lr=3e-3"), folder)
-    return folder
 
 
 def test_the_run_folder_is_what_other_tools_rely_on(finished: Path) -> None:
@@ -181,15 +169,6 @@ def test_the_environment_is_written_down(finished: Path) -> None:
     environment = json.loads((finished / "environment.json").read_text())
     assert environment["versions"]["torch"] == torch.__version__.split("+")[0]
     assert len(environment["git"]["commit"]) == 40
-
-
-def figures(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in metrics.items() if not name.startswith("time/")}
-
-
-def findings(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Figures without those of the features, which a run that is resumed after the head's epochs does not need."""
-    return {name: value for name, value in figures(metrics).items() if not name.startswith("features/")}
 
 
 def test_the_same_command_gives_the_same_figures(finished: Path, tmp_path: Path) -> None:
@@ -247,11 +226,6 @@ def test_a_run_is_not_written_over(finished: Path, train: Train, tmp_path: Path)
 # --- stopping and resuming -----------------------------------------------------------------------------------
 
 
-def tensors(folder: Path) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    return state
-
-
 @pytest.mark.parametrize("scheduler", choices("scheduler"))
 def test_resumed_is_the_same_as_uninterrupted(scheduler: str, train: Train, tmp_path: Path) -> None:
     """Bit for bit: weights with dropout, BatchNorm and augmentation, the schedule, the best epoch, the figures."""
@@ -285,26 +259,6 @@ def test_a_run_that_was_stopped_early_has_stopped_when_it_is_resumed(train: Trai
     assert figures(again) == figures(whole)
 
 
-def interrupt_after(epochs: int, *overrides: str, folder: Path) -> None:
-    """A run that dies when an epoch begins, as by a power cut."""
-    from headstart import callbacks
-    from headstart.train import run
-
-    class PowerCutError(Exception):
-        pass
-
-    class Dies(callbacks.SeedEpochs):
-        def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-            if trainer.current_epoch == epochs:
-                raise PowerCutError
-            super().on_train_epoch_start(trainer, pl_module)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(callbacks, "SeedEpochs", Dies)
-        with pytest.raises(PowerCutError):
-            run(composed(*SMALL, *overrides), folder)
-
-
 def test_resuming_keeps_what_is_frozen(train: Train, tmp_path: Path) -> None:
     interrupt_after(1, "freeze=block1", "epochs=2", "data.train_per_class=6", folder=tmp_path / "part")
     before = tensors(tmp_path / "part")
@@ -316,15 +270,13 @@ def test_resuming_keeps_what_is_frozen(train: Train, tmp_path: Path) -> None:
     assert not any(name.startswith(("head.", "backbone.block2.0.weight")) for name in same)
 
 
-@pytest.fixture(scope="module")
-def gone_wrong(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def gone_wrong(made_once: Once) -> Path:
     """A run whose best epoch is its first: the learning rate is far too high."""
     from headstart.train import run
 
-    folder = tmp_path_factory.mktemp("gone_wrong") / "run"
     options = ("freeze=false", "data.train_per_class=6", "epochs=3", "lr=1.0", "seed=1")
-    run(composed(*SMALL, *options), folder)
-    return folder
+    return made_once("gone_wrong/run", lambda folder: run(composed(*SMALL, *options), folder))
 
 
 def epoch(checkpoint: Path) -> int:
@@ -433,13 +385,6 @@ def test_a_metric_that_is_not_measured(train: Train, folders: Path) -> None:
 # --- the command ---------------------------------------------------------------------------------------------
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "train.py", *arguments], capture_output=True, text=True, cwd=ROOT, check=False
-    )
-
-
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
 def test_memory_does_not_grow_from_job_to_job(tmp_path: Path) -> None:
     """Ten jobs in one process, as a sweep runs them, with a network of 45 MB each."""
@@ -454,8 +399,17 @@ def test_memory_does_not_grow_from_job_to_job(tmp_path: Path) -> None:
     assert resident[-1] - resident[2] < 30e6  # less than one network; the first jobs warm caches up
 
 
+def test_the_first_command_of_the_readme(tmp_path: Path) -> None:
+    """As a user has it: everything is imported anew."""
+    result = command(f"hydra.run.dir={tmp_path}", cold=True)
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "metrics.json").read_text())["test/accuracy"] > 0.96
+    assert f"run folder: {tmp_path}" in result.stdout
+    assert (tmp_path / "report" / "index.html").exists()
+
+
 def test_a_failed_job_is_one_message(tmp_path: Path) -> None:
-    result = command("data=stl10", f"data.root={tmp_path}", f"hydra.run.dir={tmp_path}/run")
+    result = command("data=stl10", f"data.root={tmp_path}", f"hydra.run.dir={tmp_path}/run", cold=True)
     assert result.returncode == 1
     assert "headstart: STL-10 is not in" in result.stderr
     assert "Traceback" not in result.stderr
@@ -465,7 +419,6 @@ TWO = (*SMALL[2:], "trainer=ddp", "trainer.accelerator=cpu")
 LIVES = (*TWO, "freeze=false", "callbacks=none", "data.train_per_class=12")
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
 def test_a_compiled_run_has_the_checkpoints_of_one_that_is_not(train: Train, tmp_path: Path) -> None:
     words = ("freeze=false", "model.weights=default", "epochs=1", "data.train_per_class=3")
@@ -478,53 +431,45 @@ def test_a_compiled_run_has_the_checkpoints_of_one_that_is_not(train: Train, tmp
     load_checkpoint(tmp_path / "compiled" / "checkpoints" / "best.ckpt")
 
 
-@pytest.mark.slow
 def test_a_process_that_is_lost_ends_the_run_with_a_message_and_the_run_resumes(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    last = folder / "checkpoints" / "last.ckpt"
-    words = [*LIVES, "epochs=200", f"hydra.run.dir={folder}"]
-    process = subprocess.Popen([sys.executable, "train.py", *words], stderr=subprocess.PIPE, text=True, cwd=ROOT)
-    begun = time.monotonic()
-    while not last.exists():
-        assert process.poll() is None
-        assert time.monotonic() - begun < 300
-        time.sleep(0.1)
-    (other,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[-1:]
-    os.kill(int(other), signal.SIGKILL)
-    assert process.stderr is not None
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert "headstart: another process of this run is gone: killed, out of memory, its machine lost" in err
-    assert f"Resume by ckpt_path={last}" in err
-    assert "Traceback" not in err
-    done = torch.load(last, weights_only=True)["epoch"] + 1
-    result = command(*LIVES, f"epochs={done + 2}", f"ckpt_path={last}", f"hydra.run.dir={folder}")
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    words = (*LIVES, f"hydra.run.dir={tmp_path}")
+    lost = killed_at("an epoch begins", 2, who="process", rank=1)
+    result = command(*words, "epochs=3", environment=lost)
+    assert result.returncode == 1
+    assert "headstart: another process of this run is gone: killed, out of memory, its machine lost" in result.stderr
+    assert f"Resume by ckpt_path={last}" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert torch.load(last, weights_only=True)["epoch"] == 0
+    result = command(*words, "epochs=3", f"ckpt_path={last}")
     assert result.returncode == 0, result.stderr
-    assert json.loads((folder / "metrics.json").read_text())["epochs/run"] == done + 2
+    assert json.loads((tmp_path / "metrics.json").read_text())["epochs/run"] == 3
 
 
-@pytest.mark.slow
+def torchrun(*words: str) -> subprocess.CompletedProcess[str]:
+    """Two processes of train.py, as torchrun starts them."""
+    run = [python(), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py"]
+    environment = {**os.environ, "PYTHON_EXEC": python()}
+    return subprocess.run([*run, *words], capture_output=True, text=True, cwd=ROOT, check=False, env=environment)
+
+
 def test_processes_of_torchrun_train_as_those_of_lightning(tmp_path: Path) -> None:
-    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py"]
-    words = [*LIVES, "epochs=2"]
-    nameless = subprocess.run([*run, *words], capture_output=True, text=True, cwd=ROOT, check=False)
+    words = (*LIVES, "epochs=2")
+    nameless = torchrun(*words)
     assert nameless.returncode != 0
     assert (
         "headstart: 2 processes were started, and must write one run folder: name it for all of them" in nameless.stderr
     )
-    apart = [*run, *SMALL[2:], f"hydra.run.dir={tmp_path}/apart"]  # without trainer=ddp
-    result = subprocess.run(apart, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert result.returncode != 0
-    assert "headstart: 2 processes were started, and this run is set to 1: trainer=ddp" in result.stderr
+    apart = torchrun(*SMALL[2:], f"hydra.run.dir={tmp_path}/apart")  # without trainer=ddp
+    assert apart.returncode != 0
+    assert "headstart: 2 processes were started, and this run is set to 1: trainer=ddp" in apart.stderr
     assert command(*words, f"hydra.run.dir={tmp_path}/lightning").returncode == 0
-    torchrun = [*run, *words, f"hydra.run.dir={tmp_path}/torchrun"]
-    result = subprocess.run(torchrun, capture_output=True, text=True, cwd=ROOT, check=False)
+    result = torchrun(*words, f"hydra.run.dir={tmp_path}/torchrun")
     assert result.returncode == 0, result.stderr
     metrics = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("torchrun", "lightning")]
     assert figures(metrics[0]) == figures(metrics[1])
 
 
-@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     """DDP: figures over all processes count each image once."""
     words = (*TWO, "epochs=1", "data.val_fraction=0.2005", "report=true")

@@ -15,9 +15,7 @@ from headstart.data.samplers import EpochSampler, ShareSampler
 from headstart.data.sources import Samples
 from headstart.data.transforms import Preprocessing, evaluation_transform, training_transform
 from headstart.errors import ConfigError
-
-from .conftest import composed
-from .test_config import choices
+from tests.helpers.runs import choices, composed
 
 SMALL = Preprocessing(36, 32, "bilinear", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8))

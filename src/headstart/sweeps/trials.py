@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import optuna
@@ -25,8 +26,6 @@ HEARTBEAT_S = 60.0
 LOST_S = 300.0  # a trial without a heartbeat for so long is taken over; machines' clocks differ by less
 FRESH_S = 5.0  # a trial that nobody owns may just have been asked for
 
-TOKEN = uuid.uuid4().hex  # a process may get the number of one that died
-
 
 def here() -> str:
     """This machine; in a container, its processes have numbers of their own."""
@@ -36,16 +35,22 @@ def here() -> str:
         return socket.gethostname()
 
 
+@cache
+def token(pid: int) -> str:  # noqa: ARG001 (a process that is forked from this one has another number, and token)
+    """What tells this process from one that died and had its number."""
+    return uuid.uuid4().hex
+
+
 def own(trial: Trial) -> None:
     """Makes a trial this process's."""
     trial.set_user_attr(ALIVE, time.time())  # first: the former owner's is old
-    trial.set_user_attr(OWNER, f"{here()} {os.getpid()} {TOKEN}")
+    trial.set_user_attr(OWNER, f"{here()} {os.getpid()} {token(os.getpid())}")
 
 
 def is_mine(trial: Trial) -> bool:
     """Whether a trial is run, and by this process."""
     found = trial.study._storage.get_trial(trial._trial_id)
-    return found.state == TrialState.RUNNING and str(found.user_attrs.get(OWNER)).endswith(TOKEN)
+    return found.state == TrialState.RUNNING and str(found.user_attrs.get(OWNER)).endswith(token(os.getpid()))
 
 
 def give_back(trial: Trial) -> None:
@@ -71,10 +76,10 @@ def running(study: optuna.Study) -> list[FrozenTrial]:
 
 def lost(trial: FrozenTrial) -> bool:
     """Whether the process that runs a trial is no more."""
-    machine, pid, token = str(trial.user_attrs.get(OWNER, "nobody 0 -")).rsplit(" ", 2)
+    machine, pid, theirs = str(trial.user_attrs.get(OWNER, "nobody 0 -")).rsplit(" ", 2)
     if machine == "nobody":
         return True
-    if token == TOKEN:
+    if theirs == token(os.getpid()):
         return False
     if machine == here() and (int(pid) == os.getpid() or not _is_running(int(pid))):
         return True

@@ -1,0 +1,266 @@
+"""The faults that the suite has to catch: each is a mistake that somebody could make, and that users would pay for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A mistake to plant.
+
+    Attributes:
+        name: what goes wrong.
+        file: below `src/headstart`.
+        right: code that occurs once in the file.
+        wrong: what is put in its place.
+        tests: files below `tests` that are expected to catch it.
+    """
+
+    name: str
+    file: str
+    right: str
+    wrong: str
+    tests: tuple[str, ...]
+
+
+FAULTS = (
+    # --- freezing ----------------------------------------------------------------------------------------------------
+    Fault(
+        "frozen BatchNorm and dropout stay in training mode",
+        "freezing.py",
+        "        module.training = False",
+        "        module.training = module.training",
+        ("test_freezing.py",),
+    ),
+    Fault(
+        "frozen modules go back to training mode when Lightning calls train()",
+        "classifier.py",
+        "        super().train(mode)\n        hold_in_eval(self.thawing.frozen)",
+        "        super().train(mode)",
+        ("test_freezing.py",),
+    ),
+    Fault(
+        "the backbone is unfrozen an epoch late",
+        "finetuning.py",
+        "        if epoch < self.head_epochs:",
+        "        if epoch <= self.head_epochs:",
+        ("test_finetuning.py",),
+    ),
+    Fault(
+        "what is unfrozen later is not averaged over processes",
+        "finetuning.py",
+        "        strategy.configure_ddp()",
+        "        pass",
+        ("test_finetuning.py",),
+    ),
+    Fault(
+        "weight decay shrinks norms and biases",
+        "optimization.py",
+        "if p.dim() <= 1 and weight_decay]",
+        "if p.dim() < 1 and weight_decay]",
+        ("test_finetuning.py",),
+    ),
+    # --- the feature cache -------------------------------------------------------------------------------------------
+    Fault(
+        "the cache's key leaves the preprocessing out",
+        "features/shelf.py",
+        "        about = {**request.about, **transform}",
+        "        about = {**request.about} or transform",
+        ("test_features.py",),
+    ),
+    Fault(
+        "the cache's key leaves the precision out",
+        "features/frozen.py",
+        '        "precision": str(network.precision.precision),\n',
+        "",
+        ("test_features.py",),
+    ),
+    Fault(
+        "a damaged row is served",
+        "features/store.py",
+        "!= segment.crcs[position]:",
+        "!= segment.crcs[position] and False:",
+        ("test_feature_store.py", "test_features.py"),
+    ),
+    Fault(
+        "a row's record is not written with it",
+        "features/store.py",
+        "            _write_whole(records_file, records)",
+        "            _write_whole(records_file, records[RECORD.itemsize :])",
+        ("test_feature_store.py",),
+    ),
+    Fault(
+        "a row's claim is released before the row is there",
+        "features/extraction.py",
+        "            store.append(keys, compute(images, names))\n            store.release(keys)",
+        "            store.release(keys)\n            store.append(keys, compute(images, names))",
+        ("test_features.py",),
+    ),
+    Fault(
+        "a file that changed within the clock's resolution keeps its digest",
+        "features/digests.py",
+        "{status.st_ctime_ns} {status.st_ino}",
+        "{status.st_ino}",
+        ("test_feature_store.py",),
+    ),
+    Fault(
+        "the set that was used last is evicted first",
+        "features/cache.py",
+        "sorted(droppable, key=lambda item: item[0].used)",
+        "sorted(droppable, key=lambda item: -item[0].used)",
+        ("test_feature_store.py",),
+    ),
+    Fault(
+        "every epoch shows the first view",
+        "features/loaders.py",
+        "        view = self.sampler.epoch % self.table.views",
+        "        view = 0",
+        ("test_features.py",),
+    ),
+    # --- data --------------------------------------------------------------------------------------------------------
+    Fault(
+        "labels are shifted by one",
+        "data/public.py",
+        ".astype(np.int64) - 1",
+        ".astype(np.int64) % 10",
+        ("test_sources.py",),
+    ),
+    Fault(
+        "validation images stay in the training split",
+        "data/module.py",
+        '            splits["train"] = splits["train"].take(left)',
+        "            del left",
+        ("test_splits.py", "test_sources.py"),
+    ),
+    Fault(
+        "a photograph's orientation is ignored",
+        "data/images.py",
+        "        image = ImageOps.exif_transpose(image)",
+        "        pass",
+        ("test_images.py",),
+    ),
+    Fault(
+        "every epoch has the same order",
+        "data/samplers.py",
+        'mixed_seed("order", self.seed, self.epoch)',
+        'mixed_seed("order", self.seed)',
+        ("test_splits.py", "test_features.py", "test_train.py"),
+    ),
+    Fault(
+        "a process counts images that another one counts, too",
+        "data/samplers.py",
+        "        self.indices = range(rank, size, world)",
+        "        self.indices = [i % size for i in range(rank, -(-size // world) * world, world)]",
+        ("test_splits.py", "test_train.py"),
+    ),
+    Fault(
+        "a path in a table may leave its folder",
+        "data/tables.py",
+        'inner.startswith("..")',
+        "inner is None",
+        ("test_sources.py",),
+    ),
+    # --- stopping and resuming ---------------------------------------------------------------------------------------
+    Fault(
+        "a resumed epoch has the images of the first epoch",
+        "data/module.py",
+        "        yield from super().__iter__()",
+        "        return super().__iter__()",
+        ("test_finetuning.py",),
+    ),
+    Fault(
+        "a resumed run draws other dropout",
+        "callbacks.py",
+        '        torch.manual_seed(mixed_seed("epoch", self.seed, trainer.current_epoch, trainer.global_rank))',
+        "        pass",
+        ("test_train.py", "test_finetuning.py"),
+    ),
+    Fault(
+        "a file is written in place",
+        "record.py",
+        "        write(temporary)\n",
+        "        write(path)\n        temporary.write_bytes(path.read_bytes())\n",
+        ("test_record.py", "test_export.py", "test_features.py"),
+    ),
+    Fault(
+        "the last epoch's weights are tested instead of the best ones",
+        "train.py",
+        '            classifier.load_state_dict(checkpoint["state_dict"])',
+        "            pass",
+        ("test_train.py",),
+    ),
+    Fault(
+        "a checkpoint may run code",
+        "artifact.py",
+        'map_location="cpu", weights_only=True)',
+        'map_location="cpu", weights_only=False)',
+        ("test_artifact.py", "test_train.py"),
+    ),
+    # --- one answer --------------------------------------------------------------------------------------------------
+    Fault(
+        "the temperature is applied twice",
+        "model.py",
+        "(logits / self.temperature).softmax",
+        "(logits / self.temperature / self.temperature).softmax",
+        ("test_model.py", "test_predict.py", "test_evaluation.py"),
+    ),
+    Fault(
+        "exported pixels are not normalised",
+        "export.py",
+        "self.network((images - self.mean) / self.std)",
+        "self.network(images)",
+        ("test_export.py",),
+    ),
+    Fault(
+        "classes are matched by their order instead of their names",
+        "evaluation.py",
+        "np.array([place.get(name, -1) for name in theirs], dtype=np.int64)[samples.labels]",
+        "np.arange(len(theirs), dtype=np.int64)[samples.labels]",
+        ("test_evaluation.py",),
+    ),
+    # --- sweeps and reports ------------------------------------------------------------------------------------------
+    Fault(
+        "a class name is not escaped on a page",
+        "report/html.py",
+        "autoescape=True",
+        "autoescape=False",
+        ("test_report.py",),
+    ),
+    Fault(
+        "a job that has finished is run again",
+        "sweeps/running.py",
+        "        if job.finished:\n            return job.value()\n",
+        "",
+        ("test_sweeps.py",),
+    ),
+    Fault(
+        "a job takes over a folder of other settings",
+        "sweeps/jobs.py",
+        "        if others := self.of_others():",
+        "        if others := None:",
+        ("test_sweep_parts.py",),
+    ),
+    Fault(
+        "a trial whose process died is never run again",
+        "sweeps/trials.py",
+        '    if machine == "nobody":\n        return True',
+        '    if machine == "nobody" or True:\n        return False',
+        ("test_study.py",),
+    ),
+    # --- the control panel -------------------------------------------------------------------------------------------
+    Fault(
+        "a learning-rate range test trains the classifier itself",
+        "rehearsal.py",
+        "precision.convert_module(deepcopy(classifier))",
+        "precision.convert_module(classifier)",
+        ("test_lr_range.py", "test_batch_size.py"),
+    ),
+    Fault(
+        "a value out of range is accepted",
+        "config/checking.py",
+        '        elif value is not None and "test" in f.metadata and not f.metadata["test"](value):',
+        '        elif value is None and "test" in f.metadata and not f.metadata["test"](value):',
+        ("test_config.py",),
+    ),
+)

@@ -1,0 +1,43 @@
+"""Decoded images of a few files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from headstart.data.decoded import DecodedDataModule, decoded_images
+from headstart.data.module import ImageDataModule
+from headstart.data.sources import Samples
+from headstart.data.transforms import Preprocessing, evaluation_transform, training_transform
+
+PREPROCESSING = Preprocessing(36, 32, "bilinear", (0.5, 0.4, 0.3), (0.25, 0.2, 0.3))
+CPU = torch.device("cpu")
+
+
+def module(samples: dict[str, Samples], name: str = "none", **settings: Any) -> ImageDataModule:
+    return ImageDataModule(
+        samples,
+        training=training_transform(PREPROCESSING, name, **settings),
+        evaluation=evaluation_transform(PREPROCESSING),
+        batch_size=4,
+        evaluation_batch_size=3,
+        num_workers=0,
+        seed=5,
+    )
+
+
+def decoded(images: ImageDataModule, name: str = "none", max_gb: float = 1, **settings: Any) -> DecodedDataModule:
+    found = decoded_images(
+        images, PREPROCESSING, {"name": name, **settings}, device=CPU, max_gb=max_gb, show_progress=False
+    )
+    assert found is not None
+    return found
+
+
+def samples_in(root: Path) -> Samples:
+    """The images of a folder, all of one class."""
+    paths = sorted(str(path) for path in root.rglob("*.jpg"))
+    return Samples(paths, np.zeros(len(paths), dtype=np.int64), paths)

@@ -1,0 +1,121 @@
+"""Ends a command at a chosen point, as a power cut, the kernel or a cluster would: by SIGKILL, once and for all.
+
+A random kill rarely falls where it hurts, and never twice in the same place. Here a command ends itself before or after
+the n-th call of a function, which the environment variable HEADSTART_KILL names; `killed_at` sets it. The process that
+makes the call plants the point: a warm command when it begins, a cold Python by `site/sitecustomize.py`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+VARIABLE = "HEADSTART_KILL"
+BEFORE, AFTER = "before", "after"
+# Where: the module that looks the function up, the function, and on which side of the call.
+POINTS = {
+    "an epoch begins": ("headstart.callbacks", "SeedEpochs.on_train_epoch_start", BEFORE),
+    "before a checkpoint": ("lightning.pytorch.trainer.trainer", "Trainer.save_checkpoint", BEFORE),
+    "after a checkpoint": ("lightning.pytorch.trainer.trainer", "Trainer.save_checkpoint", AFTER),
+    "before the figures": ("headstart.train", "record_end", BEFORE),
+    "after the figures": ("headstart.train", "record_end", AFTER),
+    "after rows": ("headstart.features.store", "FeatureStore.append", AFTER),
+    "between rows and their record": ("headstart.features.store", "_write_whole", AFTER),
+}
+# Who: the process itself, its parent, or all that the command has started.
+PROCESS, PARENT, GROUP = "process", "parent", "group"
+
+
+def killed_at(point: str, count: int, *, who: str = GROUP, rank: int = 0, once: Path | None = None) -> dict[str, str]:
+    """The environment of a command that is to end itself.
+
+    Args:
+        point: one of `POINTS`.
+        count: at which call, from 1, in one process.
+        who: is killed.
+        rank: of the process that makes the call, of several that train together.
+        once: a file that is made when it happens; where it is there, nothing happens.
+    """
+    assert point in POINTS
+    told = {"point": point, "count": count, "who": who, "rank": rank, "once": str(once) if once else None}
+    return {**os.environ, VARIABLE: json.dumps(told)}
+
+
+def plant() -> None:
+    """Plants the point that the environment names: at once, or when its module is imported."""
+    told = json.loads(os.environ[VARIABLE])
+    module, function, side = POINTS[told["point"]]
+    if module in sys.modules:
+        wrap(sys.modules[module], function, side, told)
+    else:
+        sys.meta_path.insert(0, Planter(module, lambda found: wrap(found, function, side, told)))
+
+
+def wrap(module: ModuleType, name: str, side: str, told: dict[str, Any]) -> None:
+    """Puts a function that counts, and kills, around the one that is meant."""
+    *owners, last = name.split(".")
+    owner: Any = module
+    for part in owners:
+        owner = getattr(owner, part)
+    function, calls = getattr(owner, last), 0
+
+    def counted(*arguments: Any, **settings: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        now = calls == told["count"] and int(os.environ.get("LOCAL_RANK", "0")) == told["rank"]
+        if now and side == BEFORE:
+            kill(told)
+        result = function(*arguments, **settings)
+        if now and side == AFTER:
+            kill(told)
+        return result
+
+    setattr(owner, last, counted)
+
+
+def kill(told: dict[str, Any]) -> None:
+    """Kills whom it is to be."""
+    if told["once"]:
+        try:
+            Path(told["once"]).touch(exist_ok=False)
+        except FileExistsError:
+            return
+    if told["who"] == GROUP:
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+    # A warm process is a child of the fork server, which knows who asked for it.
+    parent = int(os.environ.get("HEADSTART_PARENT") or os.getppid())
+    os.kill(parent if told["who"] == PARENT else os.getpid(), signal.SIGKILL)
+
+
+class Planter(importlib.abc.MetaPathFinder):
+    """Does something with a module when it has been imported."""
+
+    def __init__(self, name: str, then: Callable[[ModuleType], None]) -> None:
+        self.name, self.then = name, then
+
+    def find_spec(self, name: str, *_: Any) -> importlib.machinery.ModuleSpec | None:
+        """The module's own spec, whose loader does it afterwards."""
+        if name != self.name:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        assert spec is not None
+        assert spec.loader is not None
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            self.then(module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec

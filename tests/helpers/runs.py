@@ -1,0 +1,91 @@
+"""Runs of the control panel in this process, and what is looked at in their folders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from safetensors.torch import load_file
+from torch import Tensor
+
+from headstart import config
+from tests.helpers.watch import Watch
+
+ROOT = Path(__file__).parent.parent.parent
+CONF = ROOT / "conf"
+Train = Callable[..., dict[str, Any]]
+# What keeps a run small: no network weights, tiny images, no worker processes, no bar, no pictures.
+SMALL = ("model.weights=null", "trainer=cpu", "trainer.enable_progress_bar=false", "data.num_workers=0", "report=false")
+# Three training images of each digit, and four for validation and test: there are ten digits.
+FEW = ("data.train_per_class=3", "data.val_fraction=0.02", "data.test_fraction=0.02")
+# A torchvision network that learns from small images in no time, with BatchNorm and without a large head.
+TINY_RESNET = ("model=resnet18", "data.image_size=32", "data.resize=32")
+
+
+def composed(*overrides: str) -> config.Config:
+    """The checked configuration of a command line."""
+    with initialize_config_dir(str(CONF)):
+        return config.check(compose("train", list(overrides)))
+
+
+def choices(group: str) -> list[str]:
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+
+
+def figures(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in metrics.items() if not name.startswith("time/")}
+
+
+def findings(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Figures without those of the features, which a run that is resumed after the head's epochs does not need."""
+    return {name: value for name, value in figures(metrics).items() if not name.startswith("features/")}
+
+
+def tensors(folder: Path) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    return state
+
+
+def interrupt_after(epochs: int, *overrides: str, folder: Path) -> None:
+    """A run that dies when an epoch begins, as by a power cut."""
+    from headstart import callbacks
+    from headstart.train import run
+
+    class PowerCutError(Exception):
+        pass
+
+    class Dies(callbacks.SeedEpochs):
+        def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            if trainer.current_epoch == epochs:
+                raise PowerCutError
+            super().on_train_epoch_start(trainer, pl_module)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(callbacks, "SeedEpochs", Dies)
+        with pytest.raises(PowerCutError):
+            run(composed(*SMALL, *overrides), folder)
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a run's model folder."""
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def report_words(root: Path, *more: str) -> list[str]:
+    data = ("data=imagefolder", f"data.root={root}", "model.weights=default", "augment=flip")
+    return [*SMALL, "report=true", *data, "lr=1e-2", "epochs=4", *more]
+
+
+def recorded(train: Train, *words: str, folder: Path) -> tuple[Watch, dict[str, Any]]:
+    """A run, what it was like at the end of each epoch, and its figures."""
+    from headstart import train as module
+
+    watch, build = Watch(folder), module.build_callbacks
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "build_callbacks", lambda *a, **k: [*build(*a, **k), watch])
+        return watch, train(*words, folder=folder)
