@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -15,9 +16,10 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
+import tests.helpers.networks  # noqa: F401 (registers the tiny networks)
 from tests.helpers.commands import ForkServer
 from tests.helpers.images import CLASSES, class_folders
-from tests.helpers.runs import SMALL, TINY_RESNET, Train, composed, report_words
+from tests.helpers.runs import RESNET18, SMALL, Train, composed, report_words, small
 from tests.helpers.session import Once, once
 
 # Examples import scikit-learn the first time: how long one takes says nothing.
@@ -31,11 +33,18 @@ SERVER = pytest.StashKey[ForkServer]()
 def pytest_configure(config: pytest.Config) -> None:
     """Starts the fork server, one for all processes that run tests."""
     if not hasattr(config, "workerinput"):
-        config.stash[SERVER] = ForkServer()
+        config.stash[SERVER] = ForkServer(eager=bool(config.getoption("numprocesses", None)))
+
+
+def pytest_collection_finish() -> None:
+    """Leaves what was imported out of every collection, as train.py does: a run begins with one."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Ends the fork server."""
+    gc.unfreeze()  # libraries look for what is left at the end
     if server := config.stash.get(SERVER, None):
         server.close()
 
@@ -50,12 +59,12 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def train(tmp_path: Path) -> Train:
-    """Runs `python train.py OVERRIDES` in this process and returns its metrics.json."""
+    """Runs `python train.py OVERRIDES` in this process and returns its metrics.json; of digits it takes few."""
     from headstart.train import run
 
     def train(*overrides: str, folder: Path | None = None) -> dict[str, Any]:
         folder = folder or tmp_path / "run"
-        run(composed(*SMALL, *overrides), folder)
+        run(composed(*small(*overrides)), folder)
         metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
         return metrics
 
@@ -87,7 +96,7 @@ def trained(folders: Path, made_once: Once) -> Path:
     from headstart.train import run
 
     words = ("data=imagefolder", f"data.root={folders}", "data.test_fraction=0.3", "lr=1e-2", "epochs=8")
-    return made_once("trained/run", lambda folder: run(composed(*SMALL, *TINY_RESNET, *words), folder))
+    return made_once("trained/run", lambda folder: run(composed(*SMALL, *RESNET18, *words), folder))
 
 
 @pytest.fixture(scope="session")
@@ -95,8 +104,8 @@ def finished(made_once: Once) -> Path:
     """The run folder of a network with BatchNorm of which all was trained, for three epochs."""
     from headstart.train import run
 
-    words = ("epochs=3", "freeze=false", "lr=3e-3")
-    return made_once("finished/run", lambda folder: run(composed(*SMALL, *words), folder))
+    words = small("epochs=3", "freeze=false", "lr=3e-3")
+    return made_once("finished/run", lambda folder: run(composed(*words), folder))
 
 
 @pytest.fixture(scope="session")

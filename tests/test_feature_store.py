@@ -8,19 +8,24 @@ import os
 import resource
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
+from headstart.data.sources import Samples
 from headstart.errors import DataError
 from headstart.features import cache
 from headstart.features.cache import cached_sets, clear, make_room
 from headstart.features.digests import file_digests
+from headstart.features.extraction import ViewDataset, Views, extract
 from headstart.features.store import FeatureStore
 from tests.helpers.commands import kill, script
 from tests.helpers.store import ABOUT, WIDTH, fill, key, opened, row
@@ -196,6 +201,30 @@ def test_a_claim_holds_until_it_is_released_or_its_process_dies(tmp_path: Path) 
         store.release([key(1)])
         with other_process(tmp_path) as other:
             assert other.answer == "True"  # type: ignore[attr-defined]
+
+
+def test_what_is_being_computed_is_claimed_until_it_is_kept(tmp_path: Path) -> None:
+    """Nobody else begins with it, however long it takes."""
+    images = np.zeros((3, 4, 4, 3), dtype=np.uint8)
+    splits = {"train": Samples(images, np.zeros(3, dtype=np.int64), list("abc"))}
+    wanted = [Views("train", index, hashlib.sha256(str(index).encode()).digest(), (0,)) for index in range(3)]
+    answers = []
+
+    def compute(views: Tensor, names: Sequence[str]) -> np.ndarray[Any, Any]:
+        with other_process(tmp_path) as other:
+            answers.append((list(names), other.answer))  # type: ignore[attr-defined]
+        return np.ones((len(views), WIDTH), dtype=np.float32)
+
+    with opened(tmp_path) as store:
+        dataset = ViewDataset(splits, lambda _: torch.zeros(1))
+        done = extract(
+            store, dataset, wanted, compute, batch_size=3, device=None, num_workers=0, advance=lambda _: None
+        )  # fmt: skip
+        assert done == 3
+        assert answers == [(["a", "b", "c"], "False")]
+        with other_process(tmp_path) as other:
+            assert other.answer == "True"  # type: ignore[attr-defined]
+        assert store.missing([key(1)]) == []
 
 
 # --- the cache folder ----------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def weights(tmp_path: Path) -> Path:
     """A file of random ResNet weights with statistics as after training."""
     torch.manual_seed(0)
-    network = build_backbone("torchvision", "resnet18", None).module
+    network = build_backbone("timm", "tiny_resnet", None).module
     for name, buffer in network.named_buffers():
         if "running" in name:
             buffer.uniform_(0.5, 1.5)
@@ -335,7 +335,7 @@ def test_a_split_smaller_than_the_number_of_processes() -> None:
 
 def test_features_that_are_not_finite_name_the_image(fit: Train, weights: Path) -> None:
     state = torch.load(weights, weights_only=True)
-    state["layer4.1.bn2.running_mean"][0] = float("nan")
+    state["layer4.0.bn2.running_mean"][0] = float("nan")
     torch.save(state, weights)
     with pytest.raises(ModelError, match=r"(cat|dog)/\d+\.jpg: the backbone's features of this image are not finite"):
         fit()
@@ -355,14 +355,14 @@ def test_a_broken_image_names_itself_and_costs_only_itself(fit: Train, tmp_path:
 
 def test_more_than_the_cache_may_have_is_computed_every_epoch(fit: Train, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        metrics = fit("features.max_gb=1e-5")
-    assert "more than features.max_gb=1e-05: the backbone runs anew every epoch" in caplog.text
+        metrics = fit("features.max_gb=1e-6")
+    assert "more than features.max_gb=1e-06: the backbone runs anew every epoch" in caplog.text
     assert "features/computed" not in metrics
     assert figures(metrics)["val/accuracy"] == fit()["val/accuracy"]
 
 
 def test_the_cache_stays_within_its_bound(fit: Train, own_cache: Path) -> None:
-    size = IMAGES * (512 * 4 + 40)
+    size = IMAGES * (16 * 4 + 40)
     for mean in (0.1, 0.2, 0.3):
         fit(f"data.mean=[{mean},0,0]", f"features.max_gb={2.5 * size / 1e9}")
         assert sum(found.size for found in cached_sets(own_cache)) <= 2.5 * size
@@ -371,7 +371,7 @@ def test_the_cache_stays_within_its_bound(fit: Train, own_cache: Path) -> None:
 
 
 def test_images_of_other_data_make_room_in_the_same_set(fit: Train, own_cache: Path, tmp_path: Path) -> None:
-    size = IMAGES * (512 * 4 + 40)
+    size = IMAGES * (16 * 4 + 40)
     fit()
     class_folders(tmp_path / "others", images=11)
     limit = f"features.max_gb={1.5 * size / 1e9}"

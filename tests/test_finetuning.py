@@ -24,7 +24,7 @@ from headstart.optimization import ParameterGroup, build_optimizer
 from tests.helpers.commands import command
 from tests.helpers.runs import FEW, SMALL, Train, choices, composed, findings, interrupt_after, recorded
 from tests.helpers.trainers import fitted
-from tests.helpers.watch import Watch
+from tests.helpers.watch import check_same
 
 STRATEGIES = [name for name in choices("finetune") if name not in ("none", "auto")]
 QUICK = ("augment=flip", "head=mlp", "scheduler=cosine", "optimizer=adamw", "lr=3e-3", *FEW)
@@ -126,21 +126,6 @@ def test_what_a_network_itself_never_trains_does_not_thaw() -> None:
 
 
 PRESETS = {name: Finetuning(**finetune_preset(name)) for name in STRATEGIES}
-
-
-def check_same(ours: Watch, theirs: Watch, epochs: range) -> None:
-    """Bit for bit: weights, buffers, learning rates, what trains, and the optimizer's state in the last checkpoint."""
-    for epoch in epochs:
-        assert ours.trains[epoch] == theirs.trains[epoch]
-        assert ours.rates[epoch] == theirs.rates[epoch]
-        torch.testing.assert_close(ours.states[epoch], theirs.states[epoch], rtol=0, atol=0)
-    found, last = (torch.load(w.folder / "checkpoints" / "last.ckpt", weights_only=True) for w in (ours, theirs))
-    assert found.keys() == last.keys()
-    for key in ("state_dict", *{"current_model_state"} & last.keys()):  # the second where the first is an average
-        torch.testing.assert_close(found[key], last[key], rtol=0, atol=0)
-    (our_state,), (their_state,) = found["optimizer_states"], last["optimizer_states"]
-    torch.testing.assert_close(our_state["state"], their_state["state"], rtol=0, atol=0)
-    assert our_state["param_groups"] == their_state["param_groups"]
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

@@ -24,7 +24,7 @@ from headstart.optimization import build_optimizer
 from headstart.report import write_report
 from tests.helpers.classifiers import CPU, classifier, images, random_states, same, to_tensor
 from tests.helpers.commands import command
-from tests.helpers.runs import SMALL, Train, composed, interrupt_after, weights
+from tests.helpers.runs import SMALL, Train, composed, interrupt_after, small, weights
 
 # --- nothing is changed --------------------------------------------------------------------------------------
 
@@ -90,7 +90,7 @@ def test_a_fit_after_it_is_the_fit_without_it() -> None:
 @pytest.mark.parametrize("words", [("freeze=false", "augment=pad_crop"), ("head=mlp", "model.weights=default")])
 def test_a_run_is_the_run_with_that_number(words: tuple[str, ...], train: Train, tmp_path: Path) -> None:
     """Through the network, and on the features of a frozen one."""
-    common = (*words, "epochs=2")
+    common = (*words, "batch_size=8", "epochs=2")
     found = train(*common, "lr=auto", folder=tmp_path / "auto")
     given = train(*common, f"lr={found['auto/lr']}", folder=tmp_path / "number")
     assert same(weights(tmp_path / "auto"), weights(tmp_path / "number"))
@@ -219,7 +219,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from headstart.train import run
 
     folder = tmp_path_factory.mktemp("auto") / "run"
-    run(composed(*SMALL, "lr=auto", "epochs=2", "freeze=false", "model.weights=default"), folder)
+    run(composed(*small("lr=auto", "batch_size=8", "epochs=2", "freeze=false", "model.weights=default")), folder)
     return folder
 
 
@@ -246,7 +246,7 @@ def test_a_report_shows_the_curve_also_when_it_is_made_again(finished: Path) -> 
 def test_a_resumed_run_takes_the_rate_of_its_checkpoint(
     train: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    words = ("lr=auto", "freeze=false", "data.train_per_class=6", "epochs=3", "scheduler=cosine")
+    words = ("lr=auto", "freeze=false", "batch_size=8", "data.train_per_class=6", "epochs=3", "scheduler=cosine")
     whole = train(*words, folder=tmp_path / "whole")
     interrupt_after(1, *words, folder=tmp_path / "part")
     caplog.clear()

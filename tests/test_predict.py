@@ -17,8 +17,9 @@ import pytest
 from headstart.cli import main
 from headstart.errors import ConfigError, DataError, HeadstartError
 from headstart.inputs import find_images
+from tests.helpers.commands import python
 from tests.helpers.images import class_folders, make_bad_files, make_emergency, make_odd_images, write_csv
-from tests.helpers.runs import SMALL, TINY_RESNET, composed
+from tests.helpers.runs import RESNET18, SMALL, TINY_RESNET, composed
 
 Predict = Callable[..., tuple[int, str, str]]
 
@@ -194,7 +195,7 @@ def test_a_submission_has_the_columns_and_labels_of_the_competition(predict: Pre
 
     root = make_emergency(tmp_path / "data")
     words = ("data=emergency", f"data.root={root}", "data.val_fraction=0.2", "epochs=8", "lr=1e-2")
-    run(composed(*SMALL, *TINY_RESNET, *words), tmp_path / "run")
+    run(composed(*SMALL, *RESNET18, *words), tmp_path / "run")
     names = [f"{index}.jpg" for index in (3, 0, 2, 1, 2)]
     table = write_csv(root / "test.csv", [("extra", "image_names"), *((9, name) for name in names)])
     out = tmp_path / "submission.csv"
@@ -214,9 +215,10 @@ def test_names_with_any_bytes_are_printed(format: str | None, trained: Path, fol
     Path(os.fsdecode(name)).write_bytes((folders / "cat" / "0.jpg").read_bytes())
     words = ["--format", format] if format else []
     done = subprocess.run(
-        [sys.executable, "-c", "from headstart.cli import main; main()", "predict", trained, tmp_path, *words],
+        [python(), "-c", "from headstart.cli import main; main()", "predict", trained, tmp_path, *words],
         check=True,
         capture_output=True,
+        env={**os.environ, "HEADSTART_WARM_CODE": "1"},
     )
     assert b"cat" in done.stdout
     if format in ("json", "jsonl"):

@@ -19,7 +19,7 @@ import pytest
 from headstart.features.cache import cached_sets
 from tests.helpers.commands import command, ended, started
 from tests.helpers.images import class_folders
-from tests.helpers.runs import SMALL, TINY_RESNET, figures
+from tests.helpers.runs import RESNET18, SMALL, figures
 from tests.helpers.sweeps import check_kept, finished, rows
 
 pytestmark = pytest.mark.soak
@@ -102,7 +102,7 @@ def test_features_that_are_killed_at_random_are_computed_once(tmp_path: Path, mo
     cache, images = tmp_path / "cache", 1200
     monkeypatch.setenv("HEADSTART_CACHE", str(cache))
     root = class_folders(tmp_path / "images", images=images // 2)
-    data = ("data=imagefolder", f"data.root={root}", "data.test_fraction=0", *SMALL, *TINY_RESNET, "epochs=1")
+    data = ("data=imagefolder", f"data.root={root}", "data.test_fraction=0", *SMALL, *RESNET18, "epochs=1")
     words, rng, fell, seed = (*data, "features.engine=eager"), random.Random(), 0, time.time_ns()
     rng.seed(seed)
     for attempt in range(10 * KILLS):

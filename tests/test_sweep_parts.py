@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -33,6 +32,7 @@ from headstart.sweeps.summary import told_failures
 from headstart.sweeps.worker import DiedError, FailedError, Worker
 from headstart.table import show_rows
 from tests.helpers.runs import CONF, composed
+from tests.helpers.work import doubled, forked
 
 # --- names ---------------------------------------------------------------------------------------------------
 
@@ -193,16 +193,6 @@ def ends(pid: int) -> bool:
     return False
 
 
-def doubled(value: int) -> int:
-    if value == 0:
-        raise HeadstartError("give another number")
-    if value < 0:
-        raise ValueError("negative")
-    if value > 100:
-        raise RuntimeError("too much")
-    return 2 * value
-
-
 def test_a_worker_lives_as_long_as_it_is_fit() -> None:
     worker = Worker()
     assert worker.call(doubled, 2) == 4
@@ -214,15 +204,6 @@ def test_a_worker_lives_as_long_as_it_is_fit() -> None:
     with pytest.raises(FailedError, match="RuntimeError: too much"):  # as out of GPU memory
         worker.call(doubled, 101)
     assert not worker.alive
-
-
-def forked() -> int | None:
-    """The exit status of a process that this one forks, as a DataLoader does."""
-    process = multiprocessing.get_context("fork").Process(target=doubled, args=(1,))
-    process.start()
-    process.join(timeout=10)
-    process.kill()
-    return process.exitcode
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="forks")

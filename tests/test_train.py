@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -15,17 +16,20 @@ import torch
 from safetensors.torch import load_file
 
 from headstart.answers import read_evaluation
+from headstart.assembly import open_backbone
 from headstart.backbones import build_backbone
 from headstart.checkpoints import load_checkpoint
 from headstart.data import open_source
 from headstart.data.module import ImageDataModule, make_splits
 from headstart.data.transforms import evaluation_transform
 from headstart.errors import ConfigError, DataError, ModelError
+from headstart.finetuning import Finetuning
 from tests.helpers.commands import command, python
 from tests.helpers.images import MAKERS, class_folders
 from tests.helpers.kill_points import killed_at
 from tests.helpers.runs import (
     FEW,
+    RESNET18,
     ROOT,
     SMALL,
     TINY_RESNET,
@@ -37,6 +41,8 @@ from tests.helpers.runs import (
     tensors,
 )
 from tests.helpers.session import Once
+from tests.helpers.trainers import fitted
+from tests.helpers.watch import check_same
 
 FAST = ("trainer=debug", "callbacks.checkpoint=false", "data.batch_size=4")
 
@@ -55,17 +61,28 @@ def test_every_source(name: str, train: Train, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["digits", "glyphs"])
 def test_every_source_that_needs_no_files(name: str, train: Train) -> None:
-    metrics = train(f"data={name}", *FAST)
+    metrics = train(f"data={name}", *(["data.per_class=10"] if name == "glyphs" else []), *FAST)
     assert metrics["data/num_classes"] >= 10
     assert 0 <= metrics["test/top5_accuracy"] <= 1
 
 
-@pytest.mark.parametrize("name", [n for n in choices("model") if n not in ("torchvision", "timm")])
+LARGE = ("vgg16", "vgg16_bn", "vgg19", "vit_b_16")  # half a gigabyte each
+NETWORKS = [name for name in choices("model") if name not in ("torchvision", "timm", *LARGE)]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 def test_every_model(name: str, train: Train, folders: Path) -> None:
-    size = 224 if name in ("simple_cnn", "vit_b_16") else 32
+    size = 224 if name == "simple_cnn" else 32
     sizes = (f"data.image_size={size}", f"data.resize={size}")
     metrics = train(f"model={name}", "data=imagefolder", f"data.root={folders}", *sizes, *FAST)
     assert metrics["params/trainable"] < metrics["params/total"]
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_every_large_model_takes_an_image(name: str) -> None:
+    size = 224 if name == "vit_b_16" else 64
+    backbone = open_backbone(composed(*SMALL, f"model={name}", f"data.image_size={size}", f"data.resize={size}"))
+    assert backbone.num_features == (768 if name == "vit_b_16" else 4096)
 
 
 @pytest.mark.parametrize("name", ["torchvision model.name=googlenet", "timm model.name=resnet10t"])
@@ -120,6 +137,8 @@ def test_every_experiment(name: str, train: Train, tmp_path: Path) -> None:
     small = ["data.per_class=40"]
     if name in EXPERIMENTS:
         small = [f"data.root={MAKERS[EXPERIMENTS[name]](tmp_path / 'data')}"]
+    if composed(f"experiment={name}", *small).model.name in LARGE:
+        small += ["model=timm", "model.name=tiny_vgg"]
     metrics = train(f"experiment={name}", *small, *FAST)
     assert metrics["epochs/run"] == 1
 
@@ -149,7 +168,7 @@ def test_the_run_folder_is_what_other_tools_rely_on(finished: Path) -> None:
         ),
     }
     metrics = json.loads((finished / "metrics.json").read_text())
-    for split, size in (("train", 100), ("val", 360), ("test", 719)):
+    for split, size in (("train", 100), ("val", 90), ("test", 90)):
         assert metrics[f"data/{split}_size"] == size
         assert {f"{split}/{name}" for name in ("loss", "accuracy", "top5_accuracy", "macro_accuracy")} <= set(metrics)
         assert f"{split}/class_accuracy/7" in metrics
@@ -162,7 +181,7 @@ def test_the_run_folder_is_what_other_tools_rely_on(finished: Path) -> None:
 def test_the_split_that_was_used_is_written_down(finished: Path) -> None:
     header, *rows = (finished / "split.csv").read_text().splitlines()
     assert header == "image,class,split"
-    assert len({row.split(",")[0] for row in rows}) == len(rows) == 100 + 360 + 719
+    assert len({row.split(",")[0] for row in rows}) == len(rows) == 100 + 90 + 90
 
 
 def test_the_environment_is_written_down(finished: Path) -> None:
@@ -189,7 +208,7 @@ def test_a_checkpoint_needs_no_pickle_and_gives_the_figures_again(finished: Path
     torch.load(best, weights_only=True)
     classifier = load_checkpoint(best)
     expected = json.loads((finished / "metrics.json").read_text())
-    splits = make_splits(open_source("digits"), val_fraction=0.2, test_fraction=0.4, split_seed=0, train_per_class=10)
+    splits = make_splits(open_source("digits"), val_fraction=0.05, test_fraction=0.05, split_seed=0, train_per_class=10)
     transform = evaluation_transform(build_backbone("headstart", "glyphnet", None).preprocessing)
     data = ImageDataModule(splits, training=transform, evaluation=transform, batch_size=32)
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
@@ -227,31 +246,32 @@ def test_a_run_is_not_written_over(finished: Path, train: Train, tmp_path: Path)
 
 
 @pytest.mark.parametrize("scheduler", choices("scheduler"))
-def test_resumed_is_the_same_as_uninterrupted(scheduler: str, train: Train, tmp_path: Path) -> None:
-    """Bit for bit: weights with dropout, BatchNorm and augmentation, the schedule, the best epoch, the figures."""
-    options = (
-        "head=mlp",
-        "freeze=stem",
-        "augment=pad_crop",
-        f"scheduler={scheduler}",
-        "data.train_per_class=6",
-        "lr=3e-3",
-        *(("scheduler.patience=0", "monitor=val/loss") if scheduler == "plateau" else ()),
-        *(("scheduler.every=2",) if scheduler == "step" else ()),
-    )
-    whole = train(*options, "epochs=5", folder=tmp_path / "whole")
+def test_a_schedule_is_resumed_as_if_it_had_run_on(scheduler: str, tmp_path: Path) -> None:
+    """Bit for bit: weights with dropout, BatchNorm and augmentation, and the rates."""
+    settings = asdict(composed(f"scheduler={scheduler}").scheduler)
+    settings |= {"plateau": {"patience": 0}, "step": {"every": 2}}.get(scheduler, {})
+    _, whole = fitted(tmp_path / "whole", Finetuning(), epochs=5, freeze="block1", scheduler=settings)
+    last = whole.folder / "before3" / "last.ckpt"
+    _, rest = fitted(
+        tmp_path / "rest", Finetuning(), epochs=5, freeze="block1", scheduler=settings, resumed=last
+    )  # fmt: skip
+    check_same(rest, whole, range(3, 5))
 
-    interrupt_after(3, *options, "epochs=5", folder=tmp_path / "part")
+
+def test_a_run_that_was_cut_off_ends_as_one_that_was_not(train: Train, tmp_path: Path) -> None:
+    """Its figures, its best epoch, its last checkpoint."""
+    options = ("head=mlp", "freeze=stem", "augment=pad_crop", "scheduler=cosine", *FEW, "lr=3e-3", "epochs=4")
+    whole = train(*options, folder=tmp_path / "whole")
+    interrupt_after(2, *options, folder=tmp_path / "part")
     last = tmp_path / "part" / "checkpoints" / "last.ckpt"
-    rest = train(*options, "epochs=5", f"ckpt_path={last}", folder=tmp_path / "rest")
-
+    rest = train(*options, f"ckpt_path={last}", folder=tmp_path / "rest")
     expected, found = tensors(tmp_path / "whole"), tensors(tmp_path / "rest")
     assert all(torch.equal(value, expected[name]) for name, value in found.items())
     assert figures(rest) == figures(whole)
 
 
 def test_a_run_that_was_stopped_early_has_stopped_when_it_is_resumed(train: Train, tmp_path: Path) -> None:
-    options = ("epochs=20", "lr=0.1", "callbacks.early_stopping.patience=1", "data.train_per_class=3", "features=off")
+    options = ("epochs=20", "lr=0.1", "callbacks.early_stopping.patience=1", *FEW, "features=off")
     whole = train(*options)
     assert whole["epochs/run"] < 20
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
@@ -260,10 +280,10 @@ def test_a_run_that_was_stopped_early_has_stopped_when_it_is_resumed(train: Trai
 
 
 def test_resuming_keeps_what_is_frozen(train: Train, tmp_path: Path) -> None:
-    interrupt_after(1, "freeze=block1", "epochs=2", "data.train_per_class=6", folder=tmp_path / "part")
+    interrupt_after(1, "freeze=block1", "epochs=2", *FEW, folder=tmp_path / "part")
     before = tensors(tmp_path / "part")
     last = tmp_path / "part" / "checkpoints" / "last.ckpt"
-    train("freeze=block1", "epochs=2", "data.train_per_class=6", f"ckpt_path={last}")
+    train("freeze=block1", "epochs=2", *FEW, f"ckpt_path={last}")
     after = tensors(tmp_path / "run")
     same = {name for name in before if torch.equal(before[name], after[name])}
     assert {name for name in before if name.startswith(("backbone.stem", "backbone.block1"))} <= same
@@ -275,7 +295,7 @@ def gone_wrong(made_once: Once) -> Path:
     """A run whose best epoch is its first: the learning rate is far too high."""
     from headstart.train import run
 
-    options = ("freeze=false", "data.train_per_class=6", "epochs=3", "lr=1.0", "seed=1")
+    options = ("freeze=false", *FEW, "epochs=3", "lr=1.0", "seed=1")
     return made_once("gone_wrong/run", lambda folder: run(composed(*SMALL, *options), folder))
 
 
@@ -295,7 +315,7 @@ def test_the_best_epoch_survives_a_move_of_the_run_folder(gone_wrong: Path, trai
     moved = tmp_path / "moved"
     shutil.copytree(gone_wrong, moved)
     before = json.loads((gone_wrong / "metrics.json").read_text())
-    options = ("freeze=false", "data.train_per_class=6", "epochs=4", "lr=1.0", "seed=1")
+    options = ("freeze=false", *FEW, "epochs=4", "lr=1.0", "seed=1")
     for folder in (tmp_path / "another", moved):  # the second in its own folder, which it may write to
         after = train(*options, f"ckpt_path={moved}/checkpoints/last.ckpt", folder=folder)
         assert after["val/accuracy"] >= before["val/accuracy"]
@@ -303,7 +323,7 @@ def test_the_best_epoch_survives_a_move_of_the_run_folder(gone_wrong: Path, trai
 
 
 def test_early_stopping_ends_a_run(train: Train) -> None:
-    metrics = train("epochs=50", "lr=1e-9", "callbacks.early_stopping.patience=2", "data.train_per_class=3")
+    metrics = train("epochs=50", "lr=1e-9", "callbacks.early_stopping.patience=2", *FEW)
     assert metrics["epochs/run"] < 10
 
 
@@ -312,7 +332,7 @@ def test_a_checkpoint_of_something_else_is_refused(finished: Path, train: Train,
     for override, what in (
         ("freeze=true", "its freeze is False, and this run's is True"),
         ("head=mlp", "its head is name=linear, and this run's is name=mlp hidden=256 dropout=0.4"),
-        ("data=glyphs", "its class_names is 0, 1, 2"),
+        ("data=glyphs data.per_class=12", "its class_names is 0, 1, 2"),
         ("optimizer=sgd", "its optimizer is name=adam .*, and this run's is name=sgd"),
         ("lr=0.5", "its optimizer is .*lr=0.003.*lr=0.5"),
         ("scheduler=cosine", "its scheduler is name=none, and this run's is name=cosine .*epochs=30"),
@@ -321,7 +341,7 @@ def test_a_checkpoint_of_something_else_is_refused(finished: Path, train: Train,
         ("monitor=val/loss", "its monitor is val/accuracy"),
     ):
         with pytest.raises(ModelError, match=f"best.ckpt cannot be resumed: {what}"):
-            train("freeze=false", "lr=3e-3", override, f"ckpt_path={best}")
+            train("freeze=false", "lr=3e-3", *override.split(), f"ckpt_path={best}")
     with pytest.raises(ModelError, match="gone.ckpt: no such checkpoint"):
         train(f"ckpt_path={tmp_path}/gone.ckpt")
     (tmp_path / "broken.ckpt").write_text("nothing of the kind")
@@ -356,7 +376,7 @@ def test_a_last_batch_of_one_image_does_not_end_a_run(train: Train, folders: Pat
 
 
 def test_a_run_that_diverges_says_so(train: Train, caplog: pytest.LogCaptureFixture) -> None:
-    metrics = train("freeze=false", "lr=1e30", "optimizer=sgd", "epochs=1", "data.train_per_class=6")
+    metrics = train("freeze=false", "lr=1e30", "optimizer=sgd", "epochs=1", *FEW)
     assert metrics["val/loss"] is None  # JSON has no NaN
     assert "the run diverged: " in caplog.text
     assert "Try a lower lr" in caplog.text
@@ -387,13 +407,13 @@ def test_a_metric_that_is_not_measured(train: Train, folders: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
 def test_memory_does_not_grow_from_job_to_job(tmp_path: Path) -> None:
-    """Ten jobs in one process, as a sweep runs them, with a network of 45 MB each."""
+    """Jobs in one process, as a sweep runs them, with a network of 45 MB each."""
     from headstart.train import run
 
-    images = class_folders(tmp_path / "data")
-    options = (*SMALL, "data=imagefolder", f"data.root={images}", *TINY_RESNET, "epochs=1", "freeze=layer3")
+    images = class_folders(tmp_path / "data", images=5)
+    options = (*SMALL, "data=imagefolder", f"data.root={images}", *RESNET18, "epochs=1", "freeze=layer3")
     resident = []
-    for job in range(10):
+    for job in range(6):
         run(composed(*options), tmp_path / str(job))
         resident.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
     assert resident[-1] - resident[2] < 30e6  # less than one network; the first jobs warm caches up
@@ -409,7 +429,7 @@ def test_the_first_command_of_the_readme(tmp_path: Path) -> None:
 
 
 def test_a_failed_job_is_one_message(tmp_path: Path) -> None:
-    result = command("data=stl10", f"data.root={tmp_path}", f"hydra.run.dir={tmp_path}/run", cold=True)
+    result = command("data=stl10", f"data.root={tmp_path}", f"hydra.run.dir={tmp_path}/run")
     assert result.returncode == 1
     assert "headstart: STL-10 is not in" in result.stderr
     assert "Traceback" not in result.stderr
@@ -421,7 +441,7 @@ LIVES = (*TWO, "freeze=false", "callbacks=none", "data.train_per_class=12")
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
 def test_a_compiled_run_has_the_checkpoints_of_one_that_is_not(train: Train, tmp_path: Path) -> None:
-    words = ("freeze=false", "model.weights=default", "epochs=1", "data.train_per_class=3")
+    words = ("freeze=false", "model.weights=default", "epochs=1", *FEW)
     plain = train(*words, folder=tmp_path / "plain")
     compiled = train(*words, "compile=true", folder=tmp_path / "compiled")
     assert compiled["val/loss"] == pytest.approx(plain["val/loss"], rel=0.01)  # sums are taken in another order

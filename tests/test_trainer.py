@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import subprocess
-import sys
 
 import pytest
+
+from tests.helpers.commands import ended, script
 
 GIVEN_BACK = """
 import torch
@@ -34,7 +34,7 @@ print(before, given_back())
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
 def test_on_a_cpu_freed_memory_is_kept_for_the_next_step() -> None:
     """A process of its own, as what is set there cannot be taken back."""
-    found = subprocess.run([sys.executable, "-c", GIVEN_BACK], capture_output=True, text=True, check=False)
+    found = ended(script(GIVEN_BACK))
     assert found.returncode == 0, found.stderr
     before, after = map(float, found.stdout.split())
     assert before > 200  # MB

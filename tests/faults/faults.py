@@ -95,7 +95,7 @@ FAULTS = (
         "features/extraction.py",
         "            store.append(keys, compute(images, names))\n            store.release(keys)",
         "            store.release(keys)\n            store.append(keys, compute(images, names))",
-        ("test_features.py",),
+        ("test_feature_store.py", "test_features.py"),
     ),
     Fault(
         "a file that changed within the clock's resolution keeps its digest",

@@ -17,9 +17,13 @@ LONG_S = 600  # nothing takes as long, unless it hangs
 
 
 class ForkServer:
-    """Runs `forkserver.py` for as long as the tests run; it imports when the first command comes."""
+    """Runs `forkserver.py` for as long as the tests run.
 
-    def __init__(self) -> None:
+    Args:
+        eager: import now, while the processes that run the tests do so, too; else when the first command comes.
+    """
+
+    def __init__(self, *, eager: bool) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="headstart-")
         python, path = Path(self.folder.name, "python"), Path(self.folder.name, "socket")
         client = shlex.join([sys.executable, "-IS", str(HELPERS / "warm_python.py")])
@@ -38,6 +42,11 @@ class ForkServer:
                 pass_fds=[listener.fileno()], stdin=subprocess.PIPE, start_new_session=True, cwd=ROOT,
                 env={**os.environ, "PYTHONPATH": joined_path(ROOT, os.environ)},
             )  # fmt: skip
+
+        assert self.process.stdin is not None
+        if eager:
+            self.process.stdin.write(b"import")
+            self.process.stdin.flush()
 
     def close(self) -> None:
         """Ends it, and what it has started."""

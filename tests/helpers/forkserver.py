@@ -1,6 +1,7 @@
 """A Python that has imported everything: commands are forked from it, where a cold one takes seconds to import.
 
-`python forkserver.py FILE` listens on a socket, by its file descriptor, and imports when the first command comes.
+`python forkserver.py FILE` listens on a socket, by its file descriptor, and imports when the first command comes, or
+whatever is written to its standard input.
 `warm_python.py` hands a command over: its arguments, environment, folder, and standard input, output and error. The
 command is run as Python would run it, in a process of its own, and its exit status is handed back. When its standard
 input ends, the server ends, and all that it has started.
@@ -31,6 +32,7 @@ MODULES = (
     *("hydra", "optuna", "timm", "torch.distributed.run", "lightning.pytorch.loggers"),
     *("headstart.train", "headstart.cli", "headstart.report.sweep", "headstart.sweeps.running", "headstart.evaluation"),
     *("headstart.sweeps.grid", "headstart.sweeps.optuna", "headstart.sweeps.study", "headstart.sweeps.summary"),
+    "tests.helpers.networks",
 )
 HEADER = 8  # bytes of the length in front of a request
 
@@ -78,8 +80,10 @@ class Server:
         while True:
             waiting = {connection.fileno(): pid for pid, connection in self.connections.items()}
             ready, _, _ = select.select([0, self.woken, self.listener.fileno(), *waiting], [], [])
-            if 0 in ready and not os.read(0, 4096):
-                self.end()
+            if 0 in ready:
+                if not os.read(0, 4096):
+                    self.end()
+                self.load()
             if self.woken in ready:
                 os.read(self.woken, 4096)
                 self.tell_ended()
@@ -94,11 +98,15 @@ class Server:
                 elif self.start(request, connection):
                     return request
 
-    def start(self, request: Request, connection: socket.socket) -> bool:
-        """Forks the process of a command; True in that process."""
+    def load(self) -> None:
+        """Imports, the first time."""
         if not self.loaded:
             preload()
-            self.loaded = True
+        self.loaded = True
+
+    def start(self, request: Request, connection: socket.socket) -> bool:
+        """Forks the process of a command; True in that process."""
+        self.load()
         pid = os.fork()
         # What a command starts is in its group, as it would be without this server; set on both sides, as shells do.
         inner = request.group in self.connections
@@ -172,6 +180,12 @@ def become(request: Request, python: str) -> None:
     for number, file in enumerate(request.files):
         os.dup2(file, number)
         os.close(file)
+    for name, number, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
+        old = getattr(sys, name)  # of the server's own file, which another kind of file may have replaced
+        new = open(number, mode, encoding=old.encoding, errors=old.errors, closefd=False)  # noqa: SIM115
+        setattr(sys, name, new)
+        setattr(sys, f"__{name}__", new)
+    sys.stderr.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     os.chdir(request.folder)
     os.environ.clear()
     os.environ.update(request.environment, HEADSTART_PARENT=str(request.parent))

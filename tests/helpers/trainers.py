@@ -85,6 +85,7 @@ def fitted(
         finetuning=finetuning,
         optimizer=partial(build_optimizer, name="adamw", lr=3e-2, weight_decay=0.02),
         scheduler=partial(build_schedule, **scheduler),
+        monitor="val/loss",
         mixing=build_mixing(2, mixup=0.2, cutmix=1.0) if mixes else None,
     )
     watch = Watch(folder)

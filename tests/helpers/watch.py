@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import lightning.pytorch as pl
+import torch
 from torch import Tensor
 
 
@@ -35,3 +36,18 @@ class Watch(pl.Callback):
         self.trains[epoch] = {name for name, p in pl_module.named_parameters() if p.requires_grad}
         self.rates[epoch] = [group["lr"] for group in trainer.optimizers[0].param_groups]
         self.states[epoch] = {name: value.clone() for name, value in pl_module.state_dict().items()}
+
+
+def check_same(ours: Watch, theirs: Watch, epochs: range) -> None:
+    """Bit for bit: weights, buffers, learning rates, what trains, and the optimizer's state in the last checkpoint."""
+    for epoch in epochs:
+        assert ours.trains[epoch] == theirs.trains[epoch]
+        assert ours.rates[epoch] == theirs.rates[epoch]
+        torch.testing.assert_close(ours.states[epoch], theirs.states[epoch], rtol=0, atol=0)
+    found, last = (torch.load(w.folder / "checkpoints" / "last.ckpt", weights_only=True) for w in (ours, theirs))
+    assert found.keys() == last.keys()
+    for key in ("state_dict", *{"current_model_state"} & last.keys()):  # the second where the first is an average
+        torch.testing.assert_close(found[key], last[key], rtol=0, atol=0)
+    (our_state,), (their_state,) = found["optimizer_states"], last["optimizer_states"]
+    torch.testing.assert_close(our_state["state"], their_state["state"], rtol=0, atol=0)
+    assert our_state["param_groups"] == their_state["param_groups"]
