@@ -1,4 +1,7 @@
-"""What tests share: settings, the fork server, and finished runs to read. Nothing is mocked."""
+"""What tests share: settings, the fork server, and finished runs to read. Nothing is mocked.
+
+What takes long to import is imported in fixtures: the process that only hands tests out would wait for it, too.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,19 @@ import shutil
 from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from hypothesis import settings
 from PIL import Image
 
-import tests.helpers.networks  # noqa: F401 (registers the tiny networks)
 from tests.helpers.commands import ForkServer
 from tests.helpers.images import CLASSES, class_folders
-from tests.helpers.runs import RESNET18, SMALL, Train, composed, report_words, small
 from tests.helpers.session import Once, once
+
+if TYPE_CHECKING:
+    from tests.helpers.runs import Train
 
 # Examples import scikit-learn the first time: how long one takes says nothing.
 settings.register_profile("headstart", deadline=None, max_examples=50)
@@ -50,8 +54,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A feature cache of the tests' own."""
+def _set_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A feature cache of the tests' own; and the tiny networks, which are there for all of them."""
+    import tests.helpers.networks  # noqa: F401 (registers them)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADSTART_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -61,6 +67,7 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def train(tmp_path: Path) -> Train:
     """Runs `python train.py OVERRIDES` in this process and returns its metrics.json; of digits it takes few."""
     from headstart.train import run
+    from tests.helpers.runs import composed, small
 
     def train(*overrides: str, folder: Path | None = None) -> dict[str, Any]:
         folder = folder or tmp_path / "run"
@@ -94,6 +101,7 @@ def folders(made_once: Once) -> Path:
 def trained(folders: Path, made_once: Once) -> Path:
     """The run folder of a small network that tells cats from dogs by their colour, trained on cached features."""
     from headstart.train import run
+    from tests.helpers.runs import RESNET18, SMALL, composed
 
     words = ("data=imagefolder", f"data.root={folders}", "data.test_fraction=0.3", "lr=1e-2", "epochs=8")
     return made_once("trained/run", lambda folder: run(composed(*SMALL, *RESNET18, *words), folder))
@@ -103,6 +111,7 @@ def trained(folders: Path, made_once: Once) -> Path:
 def finished(made_once: Once) -> Path:
     """The run folder of a network with BatchNorm of which all was trained, for three epochs."""
     from headstart.train import run
+    from tests.helpers.runs import composed, small
 
     words = small("epochs=3", "freeze=false", "lr=3e-3")
     return made_once("finished/run", lambda folder: run(composed(*words), folder))
@@ -133,6 +142,7 @@ def noisy_digits(root: Path) -> None:
 def reported(hard: Path, made_once: Once) -> Path:
     """The run folder of a run with its report."""
     from headstart.train import run
+    from tests.helpers.runs import composed, report_words
 
     return made_once("reported/run", lambda folder: run(composed(*report_words(hard)), folder))
 
@@ -141,6 +151,7 @@ def reported(hard: Path, made_once: Once) -> Path:
 def other(hard: Path, made_once: Once) -> Path:
     """A run with other settings on the same data, without a report, its curves in a csv."""
     from headstart.train import run
+    from tests.helpers.runs import composed, report_words
 
     words = report_words(hard, "report=false", "head=mlp", "logger=csv", "epochs=2")
     return made_once("other/run", lambda folder: run(composed(*words), folder))
@@ -155,6 +166,7 @@ def sweep(made_once: Once) -> Path:
 def six_runs(root: Path) -> None:
     """Runs two heads at three rates; copies one without its figures, and adds another program's folder."""
     from headstart.train import run
+    from tests.helpers.runs import SMALL, composed
 
     for number, (head, lr) in enumerate(product(("linear", "mlp"), (1e-3, 3e-3, 1e-2))):
         words = ("model.weights=default", "epochs=2", f"head={head}", f"lr={lr}")

@@ -86,8 +86,7 @@ def head_and_figures(train: Train, folder: Path, *overrides: str) -> tuple[Tenso
     return torch.cat([value.flatten() for name, value in tensors.items() if name.startswith("head.")]), metrics
 
 
-@pytest.mark.parametrize("head", ["linear", "mlp"])
-@pytest.mark.parametrize("network", TINY)
+@pytest.mark.parametrize(("network", "head"), [*((network, "linear") for network in TINY), ("tiny_mobilenet", "mlp")])
 def test_a_head_trained_on_features_is_the_one_trained_through_the_network(
     network: str, head: str, train: Train, folders: Path, tmp_path: Path
 ) -> None:

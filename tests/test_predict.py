@@ -7,7 +7,6 @@ import io
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -215,7 +214,15 @@ def test_names_with_any_bytes_are_printed(format: str | None, trained: Path, fol
     Path(os.fsdecode(name)).write_bytes((folders / "cat" / "0.jpg").read_bytes())
     words = ["--format", format] if format else []
     done = subprocess.run(
-        [python(), "-c", "from headstart.cli import main; main()", "predict", trained, tmp_path, *words],
+        [
+            python(cold=format is None),
+            "-c",
+            "from headstart.cli import main; main()",
+            "predict",
+            trained,
+            tmp_path,
+            *words,
+        ],
         check=True,
         capture_output=True,
         env={**os.environ, "HEADSTART_WARM_CODE": "1"},
@@ -231,10 +238,9 @@ def test_names_with_any_bytes_are_printed(format: str | None, trained: Path, fol
 
 
 def test_a_reader_that_has_seen_enough_ends_it_quietly(trained: Path, folders: Path) -> None:
-    command = (
-        f"{sys.executable} -c 'from headstart.cli import main; main()' predict {trained} {folders}/*/* | head -n 1"
-    )
-    done = subprocess.run(["bash", "-c", command], check=True, capture_output=True, text=True)
+    command = f"{python()} -c 'from headstart.cli import main; main()' predict {trained} {folders}/*/* | head -n 1"
+    environment = {**os.environ, "HEADSTART_WARM_CODE": "1"}
+    done = subprocess.run(["bash", "-c", command], check=True, capture_output=True, text=True, env=environment)
     assert done.stdout.startswith("image")
     assert done.stderr == ""
 

@@ -65,7 +65,6 @@ def test_real_weights_fit_and_come_with_their_preprocessing(name: str, shared: P
     ("name", "data", "metric", "least"),
     [
         ("mobilenet_v2", "imagefolder data.root={}/hymenoptera", "val/accuracy", 0.94),
-        ("squeezenet1_0", "imagefolder data.root={}/hymenoptera", "val/accuracy", 0.75),
         ("mobilenet_v2", "pets data.root={}/pets-3breeds", "test/accuracy", 0.92),
         ("mobilenet_v2", "emergency data.root={}/emergency-vehicles data.train_per_class=150", "val/accuracy", 0.88),
     ],

@@ -31,21 +31,21 @@ def trials_of(folder: Path) -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name="search", storage=f"sqlite:///{folder}/study.db").get_trials()
 
 
-# Where a study of four trials is killed, all of its processes at once, command after command.
-KILLS = (("an epoch begins", 1), ("after a checkpoint", 3), ("after the figures", 1), ("before the figures", 2))
+# Where a study of three trials is killed, all of its processes at once, command after command.
+KILLS = (("after a checkpoint", 3), ("after the figures", 1), ("before the figures", 2))
 
 
 def test_a_killed_study_ends_as_one_that_is_not(tmp_path: Path) -> None:
-    seen, words = [], (*SEARCH, "sweep.trials=4")
+    seen, words = [], (*SEARCH, "sweep.trials=3")
     for point, count in KILLS:
         result = swept(tmp_path / "killed", *words, environment=killed_at(point, count))
         assert result.returncode == -signal.SIGKILL, result.stderr
         seen.append(finished(tmp_path / "killed"))
-    assert [len(jobs) for jobs in seen] == [0, 0, 1, 2]
+    assert [len(jobs) for jobs in seen] == [0, 1, 2]
     result = swept(tmp_path / "killed", *words)
     assert result.returncode == 0, result.stderr
     found = trials_of(tmp_path / "killed")
-    assert [trial.state for trial in found] == [TrialState.COMPLETE] * 4
+    assert [trial.state for trial in found] == [TrialState.COMPLETE] * 3
     check_kept([*seen, finished(tmp_path / "killed")])
     # The search went the way that it would have gone.
     assert swept(tmp_path / "undisturbed", *words).returncode == 0
@@ -53,9 +53,9 @@ def test_a_killed_study_ends_as_one_that_is_not(tmp_path: Path) -> None:
     assert [(trial.params, trial.value) for trial in found] == [(trial.params, trial.value) for trial in undisturbed]
     assert rows(tmp_path / "killed") == rows(tmp_path / "undisturbed")
     # Again, with more: only those are run.
-    more = swept(tmp_path / "killed", *SEARCH, "sweep.trials=5")
+    more = swept(tmp_path / "killed", *SEARCH, "sweep.trials=4")
     assert more.stdout.count("val/accuracy 0.") == 2  # the new job, and the best run
-    assert len(trials_of(tmp_path / "killed")) == 5
+    assert len(trials_of(tmp_path / "killed")) == 4
 
 
 def test_a_study_finds_and_tells_what_matters(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ import sys, time
 from pathlib import Path
 from headstart.sweeps.study import open_study
 folder, mine = Path(sys.argv[1]), sys.argv[2]
-for number in range(5):
+for number in range(3):
     Path(folder, f"{number} ready {mine}").touch()
     while len(list(folder.glob(f"{number} ready *"))) < 4:
         time.sleep(0.001)
@@ -198,7 +198,7 @@ def test_a_study_is_made_once_however_many_make_it(tmp_path: Path) -> None:
     """The database's tables, too: Optuna alone fails with "table studies already exists"."""
     for result in map(ended, [script(OPEN_TOGETHER, tmp_path, str(number)) for number in range(4)]):
         assert result.returncode == 0, result.stderr
-    for number in range(5):
+    for number in range(3):
         assert optuna.get_all_study_names(f"sqlite:///{tmp_path}/{number}.db") == ["one"]
     with pytest.raises(ConfigError, match="sweep.storage: the study's database cannot be opened: .*unable to open"):
         open_study("one", f"sqlite:///{tmp_path}/nowhere/study.db", "val/accuracy", [], {})

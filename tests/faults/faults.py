@@ -145,14 +145,14 @@ FAULTS = (
         "data/samplers.py",
         'mixed_seed("order", self.seed, self.epoch)',
         'mixed_seed("order", self.seed)',
-        ("test_splits.py", "test_features.py", "test_train.py"),
+        ("test_transforms.py", "test_features.py"),
     ),
     Fault(
         "a process counts images that another one counts, too",
         "data/samplers.py",
         "        self.indices = range(rank, size, world)",
         "        self.indices = [i % size for i in range(rank, -(-size // world) * world, world)]",
-        ("test_splits.py", "test_train.py"),
+        ("test_transforms.py",),
     ),
     Fault(
         "a path in a table may leave its folder",
