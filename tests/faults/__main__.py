@@ -54,7 +54,7 @@ def first_failure(project: Path, fault: Fault) -> str | None:
     try:
         tests = [str(Path("tests", name)) for name in fault.tests]
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-x", "--tb=no", "-rf", "-p", "no:cacheprovider", *tests],
+            [sys.executable, "-m", "pytest", "-x", "-n", "0", "--tb=no", "-rf", "-p", "no:cacheprovider", *tests],
             cwd=project, check=False, capture_output=True, text=True,
             env={**os.environ, "PYTHONPATH": str(project / "src")},
         )  # fmt: skip
