@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 from lightning.pytorch.plugins.precision import Precision
 from PIL import Image
 from safetensors.torch import load_file
+from timm.models import register_model
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
@@ -82,18 +84,44 @@ def test_a_slow_disk(said: Callable[..., str], tmp_path: Path) -> None:
     assert "a copy on a local disk, data.cache=decoded" in line
 
 
+class Sleeps(nn.Module):
+    """A network that waits, for each batch or for each image, so that it does not matter what else the machine does."""
+
+    def __init__(self, a_batch: float, an_image: float) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.a_batch, self.an_image = a_batch, an_image
+        self.num_features, self.pretrained_cfg = 3, {"input_size": (3, 16, 16), "crop_pct": 1.0}
+
+    def forward(self, images: Tensor) -> Tensor:
+        time.sleep(self.a_batch + self.an_image * len(images))
+        features: Tensor = self.layer(images.mean(dim=(2, 3)))
+        return features
+
+
+@register_model
+def sleeps_a_batch(**_: Any) -> nn.Module:
+    return Sleeps(0.03, 0.0)
+
+
+@register_model
+def sleeps_an_image(**_: Any) -> nn.Module:
+    return Sleeps(0.0, 0.01)
+
+
+SIXTEEN = ("model=timm", "data.image_size=16", "data.resize=16", "freeze=false", "epochs=1")
+
+
 def test_a_tiny_batch(said: Callable[..., str], tmp_path: Path) -> None:
     root = class_folders(tmp_path / "data", images=12)
-    words = ("model=resnet18", "data.image_size=64", "data.resize=64", "freeze=false", "batch_size=1", "epochs=1")
-    line = said(f"data.root={root}", *words)
+    line = said(f"data.root={root}", *SIXTEEN, "model.name=sleeps_a_batch", "batch_size=1")
     assert "the batch is small: " in line
     assert " or batch_size=auto" in line
 
 
 def test_a_heavy_network(said: Callable[..., str], tmp_path: Path) -> None:
     root = class_folders(tmp_path / "data", images=32)
-    words = ("model=resnet18", "data.image_size=96", "data.resize=96", "freeze=false", "batch_size=16", "epochs=1")
-    line = said(f"data.root={root}", *words)
+    line = said(f"data.root={root}", *SIXTEEN, "model.name=sleeps_an_image", "batch_size=16")
     assert "the network: " in line
     assert line.endswith("of the time it computes: a smaller data.image_size")  # its weights are random
 
