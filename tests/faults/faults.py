@@ -181,7 +181,7 @@ FAULTS = (
         "record.py",
         "        write(temporary)\n",
         "        write(path)\n        temporary.write_bytes(path.read_bytes())\n",
-        ("test_record.py", "test_export.py", "test_features.py"),
+        ("test_record.py", "test_export.py"),
     ),
     Fault(
         "the last epoch's weights are tested instead of the best ones",
