@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -215,3 +216,21 @@ def test_a_model_that_diverged_says_so(trained: Path, folders: Path, tmp_path: P
     save_model(tmp_path / "nan", artifact.state, artifact.description)
     with pytest.raises(DataError, match="nan: its answer is not a number. Training diverged: try a lower lr."):
         headstart.load(tmp_path / "nan", "cpu").predict(folders / "cat" / "0.jpg")
+
+
+class MakesFolder:
+    """What makes a folder when it is unpickled, as an attacker's object would do worse."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_a_checkpoint_never_runs_code(trained: Path, tmp_path: Path) -> None:
+    checkpoint = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
+    torch.save({**checkpoint, "more": MakesFolder(tmp_path / "made")}, tmp_path / "evil.ckpt")
+    with pytest.raises(ModelError, match=r"evil.ckpt is damaged, or no .*does not hold tensors and plain values alone"):
+        read_artifact(tmp_path / "evil.ckpt")
+    assert not (tmp_path / "made").exists()
