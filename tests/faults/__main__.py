@@ -54,7 +54,7 @@ def first_failure(project: Path, fault: Fault) -> str | None:
     try:
         tests = [str(Path("tests", name)) for name in fault.tests]
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-x", "-n", "0", "--tb=no", "-rf", "-p", "no:cacheprovider", *tests],
+            [sys.executable, "-m", "pytest", "-x", "-n", "0", "--tb=no", "-rfE", "-p", "no:cacheprovider", *tests],
             cwd=project, check=False, capture_output=True, text=True,
             env={**os.environ, "PYTHONPATH": str(project / "src")},
         )  # fmt: skip
@@ -62,7 +62,7 @@ def first_failure(project: Path, fault: Fault) -> str | None:
         path.write_text(right, encoding="utf-8")
     if done.returncode not in (0, FAILED):
         raise ValueError(f"{fault.name}: pytest ended with exit status {done.returncode}\n{done.stdout}{done.stderr}")
-    failed = re.search(r"^FAILED (\S+)", done.stdout, re.MULTILINE)
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
     if done.returncode == FAILED and failed is None:
         raise ValueError(f"{fault.name}: no test failed, but something else\n{done.stdout}")
     return failed[1] if failed else None
