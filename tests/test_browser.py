@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tensorboard.program import TensorBoard
 
 from headstart.cli import main
 from headstart.config.composing import evaluation_config
 from headstart.report.sweep import report_sweep
 from headstart.sweeps.jobs import Job
+from tests.helpers.board import started_board
 
 WIDTHS = {"phone": 390, "desktop": 1280}
 
@@ -102,16 +102,9 @@ def test_the_report_shows_its_parts(pages: dict[str, Path], browser: Any) -> Non
 # --- TensorBoard ---------------------------------------------------------------------------------------------
 
 
-def started(folder: Path) -> str:
-    """The address of a TensorBoard."""
-    board = TensorBoard()
-    board.configure(argv=[None, "--logdir", str(folder), "--port", "0", "--load_fast", "false"])
-    return str(board.launch())
-
-
 @pytest.fixture(scope="module")
 def board(reported: Path) -> str:
-    return started(reported.parent)
+    return started_board(reported.parent)
 
 
 def opened(browser: Any, address: str, tab: str) -> Any:
@@ -176,7 +169,7 @@ def test_projector(board: str, browser: Any) -> None:
 
 
 def test_hparams_of_a_sweep_are_filled(sweep: Path, browser: Any) -> None:
-    page = opened(browser, started(sweep), "hparams")
+    page = opened(browser, started_board(sweep), "hparams")
     for number in range(6):
         page.get_by_text(f"{number}/tensorboard", exact=True).first.wait_for()
     assert page.get_by_text("0.0030000").count() >= 2  # of lr

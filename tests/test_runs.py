@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tensorboard.program import TensorBoard
 
 from headstart.cli import main
 from headstart.errors import ConfigError, DataError
 from headstart.runs import find_runs, flat
+from tests.helpers.board import started_board
 
 
 def listed(capsys: pytest.CaptureFixture[str], *words: object) -> list[dict[str, str]]:
@@ -78,9 +78,7 @@ def asked(url: str, path: str, **body: Any) -> Any:
 
 def test_tensorboard_has_a_row_for_every_run_of_a_sweep(sweep: Path) -> None:
     """The real TensorBoard, asked as its page asks it."""
-    board = TensorBoard()
-    board.configure(argv=[None, "--logdir", str(sweep), "--port", "0", "--load_fast", "false"])
-    url = board.launch()
+    url = started_board(sweep)
     columns = [{"hparam": "lr"}, {"hparam": "head.hidden"}, {"metric": {"tag": "best/val/accuracy"}}]
     experiment = asked(url, "experiment")
     settings = {info["name"]: info for info in experiment["hparamInfos"]}

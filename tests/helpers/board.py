@@ -1,0 +1,18 @@
+"""The real TensorBoard, for a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tensorboard.program import TensorBoard
+
+
+def started_board(folder: Path) -> str:
+    """Starts a TensorBoard in this process, and gives its address.
+
+    It listens on this machine alone. Without a host it would ask for the machine's name, and try that for a second:
+    which address it then gave depended on how busy the machine is.
+    """
+    board = TensorBoard()
+    board.configure(argv=[None, "--logdir", str(folder), "--host", "127.0.0.1", "--port", "0", "--load_fast", "false"])
+    return str(board.launch())
