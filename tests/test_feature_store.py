@@ -227,6 +227,44 @@ def test_what_is_being_computed_is_claimed_until_it_is_kept(tmp_path: Path) -> N
         assert store.missing([key(1)]) == []
 
 
+KEEPS_ONE = """
+import hashlib, sys
+import numpy as np
+from pathlib import Path
+from headstart.features.store import FeatureStore, key_of
+store, one = FeatureStore(Path(sys.argv[1]), 7, "float32", {}), key_of(hashlib.sha256(b"1").digest(), 0)
+print(store.claim(one), flush=True)
+sys.stdin.readline()
+store.append([one], np.full((1, 7), 5, dtype="float32"))
+store.release([one])
+"""
+
+
+def test_what_another_process_is_computing_is_left_to_it(tmp_path: Path) -> None:
+    """They share the work: each computes what it has claimed, and waits for the rest."""
+    images = np.zeros((3, 4, 4, 3), dtype=np.uint8)
+    splits = {"train": Samples(images, np.zeros(3, dtype=np.int64), list("abc"))}
+    wanted = [Views("train", index, hashlib.sha256(str(index).encode()).digest(), (0,)) for index in range(3)]
+    other, computed = script(KEEPS_ONE, tmp_path), []
+    assert other.stdin is not None
+    assert other.stdout is not None
+    assert other.stdout.readline() == "True\n"
+
+    def compute(views: Tensor, names: Sequence[str]) -> np.ndarray[Any, Any]:
+        computed.extend(names)
+        if "c" in names:
+            other.communicate("go on\n")
+        return np.ones((len(views), WIDTH), dtype=np.float32)
+
+    with opened(tmp_path) as store:
+        dataset = ViewDataset(splits, lambda _: torch.zeros(1))
+        done = extract(
+            store, dataset, wanted, compute, batch_size=1, device=None, num_workers=0, advance=lambda _: None
+        )  # fmt: skip
+        assert (done, computed, other.returncode) == (2, ["a", "c"], 0)
+        assert store.rows([key(0), key(1), key(2)]).take(np.arange(3))[:, 0].tolist() == [1, 5, 1]
+
+
 # --- the cache folder ----------------------------------------------------------------------------------------
 
 

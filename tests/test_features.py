@@ -26,8 +26,8 @@ from headstart.features.cache import cached_sets, sets_folder
 from tests.helpers.commands import command, ended, started
 from tests.helpers.images import class_folders, photo
 from tests.helpers.kill_points import killed_at
-from tests.helpers.networks import SIZE, TINY
-from tests.helpers.runs import SMALL, TINY_RESNET, Train, composed
+from tests.helpers.networks import TINY
+from tests.helpers.runs import SIZE, SMALL, TINY_RESNET, Train, composed, findings
 
 IMAGES = 20  # of the folders
 
@@ -70,11 +70,6 @@ def fit(weights: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
 
 def counts(metrics: dict[str, Any]) -> tuple[int, int]:
     return metrics["features/computed"], metrics["features/cached"]
-
-
-def figures(metrics: dict[str, Any]) -> dict[str, Any]:
-    """What does not depend on the cache and the clock."""
-    return {name: value for name, value in metrics.items() if not name.startswith(("time/", "features/"))}
 
 
 # --- the same answer -----------------------------------------------------------------------------------------
@@ -120,7 +115,7 @@ def test_a_run_is_resumed_with_the_cache_or_without(train: Train, tmp_path: Path
     resume = ("epochs=4", f"ckpt_path={tmp_path}/half/checkpoints/last.ckpt")
     with_cache = train(*resume, folder=tmp_path / "with")
     without = train(*resume, "features=off", folder=tmp_path / "without")
-    assert figures(with_cache) == figures(once)
+    assert findings(with_cache) == findings(once)
     assert without["val/accuracy"] == once["val/accuracy"]
     assert without["val/loss"] == pytest.approx(once["val/loss"], rel=1e-4)
 
@@ -239,10 +234,10 @@ def test_every_epoch_has_its_view_and_each_is_computed_once(fit: Train, own_cach
     assert counts(five) == (train_images, IMAGES + 2 * train_images)
     again = fit(*augmented, "epochs=5", "callbacks=none")
     assert counts(again) == (0, IMAGES + 3 * train_images)
-    assert figures(again) == figures(five)
+    assert findings(again) == findings(five)
     shutil.rmtree(own_cache)
     anew = fit(*augmented, "epochs=5", "callbacks=none")
-    assert figures(anew) == figures(five)  # views are of the image and their number alone
+    assert findings(anew) == findings(five)  # views are of the image and their number alone
 
 
 def test_a_backbone_in_training_mode_has_no_features_to_keep() -> None:
@@ -308,7 +303,7 @@ def test_a_damaged_row_is_computed_again(fit: Train, own_cache: Path) -> None:
     rows.write_bytes(data)
     again = fit()
     assert counts(again) == (1, IMAGES - 1)
-    assert figures(again) == figures(first)
+    assert findings(again) == findings(first)
 
 
 def test_what_is_remembered_wrongly_of_a_file_is_forgotten(
@@ -357,7 +352,7 @@ def test_more_than_the_cache_may_have_is_computed_every_epoch(fit: Train, caplog
         metrics = fit("features.max_gb=1e-6")
     assert "more than features.max_gb=1e-06: the backbone runs anew every epoch" in caplog.text
     assert "features/computed" not in metrics
-    assert figures(metrics)["val/accuracy"] == fit()["val/accuracy"]
+    assert findings(metrics)["val/accuracy"] == fit()["val/accuracy"]
 
 
 def test_the_cache_stays_within_its_bound(fit: Train, own_cache: Path) -> None:
@@ -424,7 +419,7 @@ def test_two_runs_at_the_same_time_compute_each_image_once(
         assert result.returncode == 0, result.stderr
     first, second = map(metrics_of, folders)
     assert counts(first)[0] + counts(second)[0] == EIGHTY == rows_in(own_cache)
-    assert figures(first) == figures(second)
+    assert findings(first) == findings(second)
 
 
 def test_a_run_that_is_killed_again_and_again_loses_nothing(
@@ -448,7 +443,7 @@ def test_a_run_that_is_killed_again_and_again_loses_nothing(
     assert rows_in(own_cache) == EIGHTY  # not one was computed twice
     shutil.rmtree(own_cache)
     assert command(*words, f"hydra.run.dir={undisturbed}").returncode == 0
-    assert figures(metrics_of(last)) == figures(metrics_of(undisturbed))
+    assert findings(metrics_of(last)) == findings(metrics_of(undisturbed))
 
 
 def test_a_run_that_is_killed_while_it_fits_is_resumed(words: tuple[str, ...], tmp_path: Path) -> None:
@@ -463,5 +458,5 @@ def test_a_run_that_is_killed_while_it_fits_is_resumed(words: tuple[str, ...], t
     resumed = command(*words, f"hydra.run.dir={tmp_path / 'resumed'}", f"ckpt_path={checkpoint}")
     assert resumed.returncode == 0, resumed.stderr
     assert command(*words, f"hydra.run.dir={tmp_path / 'once'}").returncode == 0
-    assert figures(metrics_of(tmp_path / "resumed")) == figures(metrics_of(tmp_path / "once"))
+    assert findings(metrics_of(tmp_path / "resumed")) == findings(metrics_of(tmp_path / "once"))
     load_checkpoint(tmp_path / "resumed" / "checkpoints" / "last.ckpt")

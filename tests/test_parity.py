@@ -24,8 +24,7 @@ from headstart.evaluation import evaluate
 from headstart.export import export
 from headstart.model import Model
 from tests.helpers.images import make_odd_images
-from tests.helpers.networks import SIZE
-from tests.helpers.runs import ROOT, TINY_RESNET, Train
+from tests.helpers.runs import ROOT, SIZE, TINY_RESNET, Train
 
 ort: Any = importlib.import_module("onnxruntime")
 CLOSE = 1e-3  # how far logits may be apart

@@ -14,7 +14,6 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 TINY = ("tiny_resnet", "tiny_vgg", "tiny_mobilenet", "tiny_vit")
-SIZE = ("data.image_size=32", "data.resize=32")
 ABOUT = {"input_size": (3, 32, 32), "crop_pct": 1.0, "interpolation": "bilinear"}
 
 

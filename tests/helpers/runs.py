@@ -26,9 +26,10 @@ DIGITS = ("data.val_fraction=0.05", "data.test_fraction=0.05")
 # Three training images of each digit, and four for validation and test: there are ten digits.
 FEW = ("data.train_per_class=3", "data.val_fraction=0.02", "data.test_fraction=0.02")
 # A network that computes small images in no time, with BatchNorm: see `networks.py`, which registers it.
-TINY_RESNET = ("model=timm", "model.name=tiny_resnet", "data.image_size=32", "data.resize=32")
+SIZE = ("data.image_size=32", "data.resize=32")
+TINY_RESNET = ("model=timm", "model.name=tiny_resnet", *SIZE)
 # One that there is everywhere, of 45 MB.
-RESNET18 = ("model=resnet18", "data.image_size=32", "data.resize=32")
+RESNET18 = ("model=resnet18", *SIZE)
 
 
 def composed(*overrides: str) -> config.Config:

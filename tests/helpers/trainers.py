@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from headstart.callbacks import build_callbacks
 from headstart.classifier import TransferClassifier
 from headstart.data.mixing import build_mixing
-from headstart.data.module import ImageDataModule
 from headstart.finetuning import Finetuning
 from headstart.optimization import build_optimizer, build_schedule
 from headstart.trainer import build_trainer, quiet_lightning
@@ -58,7 +57,6 @@ def fitted(
     mixes: bool = False,
     ema: float | None = None,
     workers: int = 0,
-    data: ImageDataModule | None = None,
 ) -> tuple[TransferClassifier, Watch]:
     """Trains, as `train.run` would.
 
@@ -72,7 +70,6 @@ def fitted(
         mixes: with MixUp and CutMix.
         ema: average the weights.
         workers: processes that load images.
-        data: instead of bright and dark images.
     """
     quiet_lightning()
     torch.manual_seed(0)
@@ -94,5 +91,5 @@ def fitted(
         early_stopping=None, checkpoint=True, learning_rate=False, ema=ema,
     )  # fmt: skip
     trainer = build_trainer([*callbacks, watch], False, settings() | {"max_epochs": epochs})
-    trainer.fit(classifier, data or images(24, workers=workers, transform=shaken), ckpt_path=resumed, weights_only=True)
+    trainer.fit(classifier, images(24, workers=workers, transform=shaken), ckpt_path=resumed, weights_only=True)
     return classifier, watch
