@@ -9,6 +9,7 @@ import gc
 import json
 import os
 import shutil
+import urllib.request
 from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
@@ -79,6 +80,15 @@ def train(tmp_path: Path) -> Train:
 
 
 # --- made once in a session: a test that changes one copies it ------------------------------------------------------
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose way to the network leads nowhere."""
+    for name in ("https_proxy", "http_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens there
+    # The standard library keeps the first way that it finds: others find their own, before this test and after it.
+    monkeypatch.setattr(urllib.request, "_opener", None)
 
 
 @pytest.fixture(scope="session")

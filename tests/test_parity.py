@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 import headstart
-from headstart.checkpoints import load_checkpoint
 from headstart.cli import main
 from headstart.data.images import read_image
 from headstart.evaluation import evaluate
@@ -146,11 +145,6 @@ def test_compiled_or_not(finished: Path, folders: Path) -> None:
     backend = "inductor" if shutil.which("g++") else "aot_eager"  # the first one needs a compiler
     model.network = torch.compile(model.network, backend=backend)  # type: ignore[assignment]
     same(all_logits(model, files, 8), expected)
-    classifier = load_checkpoint(finished)
-    classifier.backbone = torch.compile(classifier.backbone, backend="aot_eager")
-    with torch.inference_mode():
-        prepared = torch.stack([model.transform(read_image(file)) for file in files])
-        same(classifier(prepared), expected)
 
 
 def test_a_model_folder_predicts_in_another_environment(trained: Path, folders: Path, tmp_path: Path) -> None:

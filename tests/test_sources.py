@@ -255,13 +255,10 @@ def test_caltech101_leaves_the_background_out(tmp_path: Path) -> None:
     ("name", "archive"),
     [("stl10", "stl10_binary.tar.gz"), ("pets", "images.tar.gz"), ("caltech101", "101_ObjectCategories.tar.gz")],
 )
-def test_a_data_set_that_is_not_there_says_where_to_put_it(
-    name: str, archive: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("offline")
+def test_a_data_set_that_is_not_there_says_where_to_put_it(name: str, archive: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=rf"is missing. Add data.download=true to fetch it, or put {archive}"):
         open_source(name, root=tmp_path)
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     with pytest.raises(DataError, match=rf"could not be downloaded .* Without a network, put {archive}"):
         open_source(name, root=tmp_path, download=True)
 

@@ -168,7 +168,8 @@ def test_a_sweep_has_a_table_and_a_report_of_the_best(plain_sweep: Path) -> None
     assert table[0]["job"] in (plain_sweep / "index.html").read_text()
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "ray"])
+# Ray takes 20 s to start its own processes.
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", pytest.param("ray", marks=pytest.mark.soak)])
 def test_every_launcher_gives_the_same_figures(launcher: str, plain_sweep: Path, tmp_path: Path) -> None:
     result = swept(tmp_path / "sweep", f"launcher={launcher}", LR, "head=mlp", *QUICK)
     assert result.returncode == 0, result.stdout + result.stderr
