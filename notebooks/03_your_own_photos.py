@@ -163,7 +163,7 @@ import headstart
 from headstart.data.folders import walk_images
 
 model = headstart.load(RUN)
-paths = walk_images(Path(NEW))[0] if NEW else run.judged.images
+paths = walk_images(Path(NEW)).files if NEW else run.judged.images
 answers = list(zip(paths, model.predict(paths), strict=True))
 for path, answer in answers[:12]:
     print(f"{Path(path).name:16} {answer.class_name:12} {answer.probability:6.1%}")

@@ -21,6 +21,7 @@ from headstart.checkpoints import load_checkpoint
 from headstart.errors import DataError, ModelError
 from headstart.model import Model
 from headstart.network import Uninitialised
+from tests.helpers.disk import limited_memory
 
 
 @pytest.fixture
@@ -136,7 +137,7 @@ def slip_in_a_pickle(model: Path) -> None:
         ),
         (
             lambda model: describe(model, class_names=None),
-            "model.json is damaged: it lacks class_names. Copy it again.",
+            "model.json is damaged or was changed: class_names=None: expected a valid list. Copy it again.",
         ),
         (
             lambda model: describe(model, class_names=["dog", "cat"]),
@@ -159,6 +160,120 @@ def test_a_network_that_this_version_builds_otherwise_is_refused(model: Path) ->
     del artifact.state["backbone.conv1.weight"]
     with pytest.raises(ModelError, match=r"its weights are not those of resnet18 as this version builds it .*conv1"):
         Model(artifact)
+
+
+def changed(model: Path, place: str, value: object) -> Path:
+    """A model folder whose digests fit and whose description says something else; DROPPED takes a key away."""
+    artifact = read_artifact(model)
+    description = json.loads(json.dumps(artifact.description))
+    *parents, last = place.split(".")
+    inner = description
+    for parent in parents:
+        inner = inner[parent]
+    inner[last] = value
+    if value is DROPPED:
+        del inner[last]
+    save_model(model, artifact.state, description)
+    return model
+
+
+DROPPED = object()
+THREE = [0.5, 0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("model", {}, "model.library is missing"),
+        ("model", "resnet18", "model='resnet18': "),
+        ("model.library", "os", "model.library='os': expected 'headstart', 'torchvision' or 'timm'"),
+        ("model.name", ["resnet18"], r"model.name=\['resnet18'\]: expected a text"),
+        ("model.weights", "/etc/passwd", "there is no key model.weights"),
+        ("model.image_size", 10**6, "model.image_size=1000000: expected less than or equal to 4096"),
+        ("head", {}, "head={}: Unable to extract tag using discriminator 'name'"),
+        ("head.name", "huge", "head=.*'huge'.* does not match any of the expected tags: 'linear', 'mlp'"),
+        ("head.num_features", 7, "there is no key head.linear.num_features"),
+        ("head.in_features", 7, "there is no key head.linear.in_features"),
+        ("head", {"name": "mlp", "hidden": -1, "dropout": 0.5}, "hidden=-1: expected greater than or equal to 1"),
+        ("head", {"name": "mlp", "hidden": 10**11, "dropout": 0.5}, "hidden=100000000000: expected less than"),
+        ("head", {"name": "mlp", "hidden": 2.5, "dropout": 0.5}, "hidden=2.5: expected a valid integer"),
+        ("head", {"name": "mlp", "hidden": 8, "dropout": 1}, "dropout=1: expected less than 1"),
+        ("class_names", [], r"class_names=\[\]: List should have at least 2 items"),
+        ("class_names", [1, 2], "class_names.0=1: expected a text"),
+        ("class_names", ["cat", "cat"], "two classes have one name"),
+        ("class_names", ["cat", ""], "a class has no name"),
+        ("preprocessing", {}, "preprocessing.resize is missing"),
+        ("preprocessing.crop", -5, "preprocessing.crop=-5: expected greater than or equal to 1"),
+        ("preprocessing.crop", 0, "preprocessing.crop=0: expected greater than or equal to 1"),
+        ("preprocessing.crop", "32", "preprocessing.crop='32': expected a valid integer"),
+        ("preprocessing.crop", 200_000, "preprocessing.crop=200000: expected less than or equal to 4096"),
+        ("preprocessing.crop", 64, "crop=64 is larger than resize=32"),
+        ("preprocessing.resize", 60_000, "preprocessing.resize=60000: expected less than or equal to 8192"),
+        ("preprocessing.resize", 10**9, "preprocessing.resize=1000000000: expected less"),
+        ("preprocessing.mean", THREE[:2], r"preprocessing.mean=.*should have at least 3 items"),
+        ("preprocessing.mean", [0, 0, "a"], "preprocessing.mean.2='a': expected a valid number"),
+        ("preprocessing.std", [0.5, 0, 0.5], "preprocessing.std.1=0: expected greater than 0"),
+        ("preprocessing.interpolation", "magic", "preprocessing.interpolation='magic': expected 'nearest', "),
+        ("preprocessing.sharpen", 1, "there is no key preprocessing.sharpen"),
+        ("temperature", "1.5", "temperature='1.5': expected a valid number"),
+        ("temperature", [1], r"temperature=\[1\]: expected a valid number"),
+        ("temperature", None, "temperature=None: expected a valid number"),
+        ("temperature", 0, "temperature=0: expected greater than 0"),
+        ("freeze", DROPPED, "freeze is missing"),
+        ("data", [1], r"data=\[1\]: "),
+        ("data.classes", ["a"], "data.classes=.*: expected a valid dictionary"),
+        ("metrics", [1], r"metrics=\[1\]: expected a valid dictionary"),
+        ("format_version", 2.0, None),
+    ],
+)
+def test_what_a_stranger_may_have_written_is_checked(
+    place: str, value: object, message: str | None, model: Path
+) -> None:
+    """The digests fit: who changes a description can make them fit."""
+    if place == "format_version":
+        description = json.loads((model / "model.json").read_text())
+        (model / "model.json").write_text(json.dumps({**description, place: value}))
+        message = "model.json is no description of headstart's"
+    else:
+        changed(model, place, value)
+        message = f"model.json is damaged or was changed: .*{message}"
+    with pytest.raises(ModelError, match=message):
+        headstart.load(model)
+
+
+def test_a_description_that_is_nested_too_deeply(model: Path) -> None:
+    (model / "model.json").write_text('{"format_version": 2, "a": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    with pytest.raises(ModelError, match=r"model.json is damaged .*it is nested too deeply.*Copy it again."):
+        headstart.load(model)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("model", {"library": "torchvision", "name": "vit_h_14", "image_size": 4088}),
+        ("model", {"library": "timm", "name": "vit_giant_patch14_dinov2"}),
+        ("head", {"name": "mlp", "hidden": 2**20, "dropout": 0.5}),
+        ("class_names", [str(number) for number in range(200_000)]),
+    ],
+)
+def test_no_memory_is_taken_for_what_the_weights_do_not_have(place: str, value: object, model: Path) -> None:
+    changed(model, place, value)
+    with limited_memory(1 << 30), pytest.raises(ModelError, match="its weights are not those of"):
+        headstart.load(model)
+
+
+def test_what_a_checkpoint_says_is_checked(trained: Path, tmp_path: Path) -> None:
+    checkpoint = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
+    description = checkpoint["hyper_parameters"]
+    for wrong, message in (
+        ({"epoch": "one"}, "epoch='one': expected a valid integer"),
+        ({"hyper_parameters": {**description, "temperature": "hot"}}, "hyper_parameters.temperature='hot': expected"),
+        ({"state_dict": {"head.weight": 1}}, "its weights are not tensors alone"),
+        ({"state_dict": [1]}, r"state_dict=\[1\]: expected a valid dictionary"),
+    ):
+        torch.save({**checkpoint, **wrong}, tmp_path / "wrong.ckpt")
+        with pytest.raises(ModelError, match=f"wrong.ckpt is damaged or was changed: {message}"):
+            headstart.load(tmp_path / "wrong.ckpt")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from headstart.backbones import build_backbone, check_input
 from headstart.data.transforms import Preprocessing
 from headstart.demo import glyphnet
 from headstart.errors import ModelError
-from headstart.record import write_json
+from headstart.files import write_json
 from headstart.heads import build_head
 
 

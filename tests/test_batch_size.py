@@ -14,13 +14,13 @@ import torch
 from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor, nn
 
-from headstart import batch_size
+from headstart import auto, batch_size
 from headstart.batch_size import best_batch_size, kept_bytes, random_batch, sizes_for
 from headstart.classifier import TransferClassifier
 from headstart.errors import ConfigError
 from headstart.rehearsal import Rehearsal
 from tests.helpers.classifiers import CPU, classifier, random_states, same
-from tests.helpers.runs import Train, interrupt_after, weights
+from tests.helpers.runs import FEW, Train, interrupt_after, weights
 
 Setup = Callable[..., Any]
 
@@ -155,7 +155,24 @@ def test_features_need_no_search(train: Train, caplog: pytest.LogCaptureFixture)
     caplog.set_level("INFO")
     metrics = train("batch_size=auto", "epochs=1")
     assert metrics["auto/batch_size"] == 32
-    assert "batch_size=auto: 32, as a head on kept features" in caplog.text
+    assert "batch_size: 32, for a head on kept features of 100 images" in caplog.text
+
+
+def test_heads_on_features_of_many_images_have_larger_batches(
+    train: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {1: 32, 6_400: 32, 6_401: 64, 35_000: 256, 1_000_000: 256}
+    assert {images: auto.suitable_batch_size(images) for images in sizes} == sizes
+    monkeypatch.setattr(auto, "STEPS", 2)
+    caplog.set_level("INFO")
+    train("epochs=1", folder=tmp_path / "null")
+    assert "batch_size: 64, for a head on kept features of 100 images" in caplog.text
+    for words, size in ((("batch_size=16",), 16), (("freeze=false",), 32), (("features=off",), 32)):
+        train("epochs=1", *words, *FEW, folder=tmp_path / words[0])
+        checkpoint = torch.load(tmp_path / words[0] / "checkpoints" / "last.ckpt", weights_only=True)
+        assert checkpoint["hyper_parameters"]["batch_size"] == size
+    resumed = f"ckpt_path={tmp_path / 'null' / 'checkpoints' / 'last.ckpt'}"
+    train("epochs=2", resumed, folder=tmp_path / "resumed")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")

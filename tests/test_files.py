@@ -1,20 +1,42 @@
-"""Files are written whole or not at all."""
+"""Files are written whole or not at all, and read only where reading ends."""
 
 from __future__ import annotations
 
+import csv
+import io
+import os
 import signal
+import socket
 import stat
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
 
-from headstart.record import write_atomically, write_text
+from headstart.checkpoints import write_checkpoint
+from headstart.errors import DiskError
+from headstart.files import (
+    csv_text,
+    csv_value,
+    read_json,
+    regular,
+    remove_unfinished,
+    write_atomically,
+    write_tensors,
+    write_text,
+)
 from tests.helpers.commands import ended, script
+from tests.helpers.disk import limited
 
 KILLED_INSIDE = """
 import os, signal, sys
 from pathlib import Path
-from headstart.record import write_atomically
+from headstart.files import write_atomically
 def half(path):
     path.write_text("tw")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -43,6 +65,107 @@ def test_a_process_that_is_killed_while_it_writes_leaves_the_former_file(tmp_pat
     assert path.read_text() == "one"
     write_text(path, "two")
     assert path.read_text() == "two"
+
+
+WRITERS: dict[str, Callable[[Path, int], None]] = {
+    "a text": lambda path, value: write_text(path, str(value) * 100_000),
+    "tensors": lambda path, value: write_tensors(path, {"a": torch.full((25_000,), float(value))}),
+    "a checkpoint": lambda path, value: write_checkpoint(
+        path, {"state_dict": {"a": torch.full((25_000,), float(value))}}
+    ),
+}
+
+
+@pytest.mark.parametrize("share", [0.0, 1e-5, 0.001, 0.5, 0.99999])
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_disk_that_fills_up_at_any_byte_leaves_the_former_file(writer: str, share: float, tmp_path: Path) -> None:
+    """At none, at the first byte, within a header, in the middle and at the last byte."""
+    path = tmp_path / "folder" / "file"
+    WRITERS[writer](path, 1)
+    former = path.read_bytes()
+    words = (
+        r"file cannot be written: it needs 0\.[12] MB, and [\d,.]+ MB are free there .* What was there before is whole"
+    )
+    with limited(int(share * len(former))), pytest.raises(DiskError, match=words):
+        WRITERS[writer](path, 2)
+    assert path.read_bytes() == former
+    assert list(path.parent.iterdir()) == [path]
+    with limited(len(former)):
+        WRITERS[writer](path, 2)
+    assert path.read_bytes() != former
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may mount")
+def test_a_real_disk_that_fills_up(tmp_path: Path) -> None:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "none", tmp_path], check=False).returncode != 0:
+        pytest.skip("this machine lets nobody mount")
+    try:
+        for writer in WRITERS.values():
+            path = tmp_path / "file"
+            writer(path, 1)
+            former = path.read_bytes()
+            (tmp_path / "others").write_bytes(bytes(250_000))
+            with pytest.raises(
+                DiskError, match=r"file cannot be written: it needs 0\.1 MB, and 0\.\d MB are free there"
+            ):
+                writer(path, 2)
+            assert path.read_bytes() == former
+            (tmp_path / "others").unlink()
+            path.unlink()
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_tensors_come_back(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "file", {"a": torch.arange(3)}, {"about": "them"})
+    assert load_file(tmp_path / "file")["a"].tolist() == [0, 1, 2]
+
+
+def test_what_was_begun_and_never_finished_is_removed(tmp_path: Path) -> None:
+    ended(script(KILLED_INSIDE, tmp_path / "file"))
+    ended(script(KILLED_INSIDE, tmp_path / "filed"))
+    write_text(tmp_path / "file", "one")
+    remove_unfinished(tmp_path / "file")
+    assert sorted(path.name.rpartition(".")[0] for path in tmp_path.iterdir()) == ["", ".filed"]
+
+
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+    (tmp_path / "deep").write_text("[" * 100_000)
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(2**30)
+    (tmp_path / "link").symlink_to(write_named(tmp_path / "file", "{}"))
+    for name, what in (("pipe", "a pipe"), ("device", "a device"), ("socket", "a socket"), (".", "a folder")):
+        with pytest.raises(OSError, match=f"{what}, not a regular file"):
+            regular(tmp_path / name)
+    with pytest.raises(ValueError, match="it is nested too deeply"):
+        read_json(tmp_path / "deep")
+    with pytest.raises(OSError, match="1,073,741,824 bytes, more than headstart writes"):
+        read_json(tmp_path / "large")
+    assert read_json(tmp_path / "link") == {}
+
+
+def write_named(path: Path, text: str) -> Path:
+    write_text(path, text)
+    return path
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")), min_size=1))
+def test_no_text_in_a_csv_is_a_formula(texts: list[str]) -> None:
+    rows = list(csv.reader(io.StringIO(csv_text([[text, "", "x"] for text in texts]), newline="")))
+    assert [csv_value(row[0]) for row in rows] == texts
+    for cell, *_ in rows:
+        assert not cell.startswith(("=", "@", "\t", "\r"))
+
+
+def test_numbers_in_a_csv_stay_numbers() -> None:
+    cells = [-1, -0.5, "-1", "+1e-3", "-a", "=1+1", "+49 170", "@home", "'=1", "it's"]
+    assert next(csv.reader([csv_text([cells])])) == [
+        *("-1", "-0.5", "-1", "+1e-3", "'-a", "'=1+1", "'+49 170", "'@home", "''=1", "it's")
+    ]
 
 
 def test_others_may_read_what_is_written(tmp_path: Path) -> None:

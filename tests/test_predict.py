@@ -118,7 +118,7 @@ def test_sources_keep_their_order(tmp_path: Path) -> None:
     assert [image.name for image in found.images] == [*ab[2:], *ab[:2], *ab, words[3], words[4], "gone.jpg"]
     assert str(found.images[-3].error) == f"{words[3]}: no file matches this pattern."
     assert str(found.images[-2].error).startswith(f"{words[4]}: no image in this folder. Images end in .jpg")
-    assert found.notes == [f"1 files without an image extension were skipped in {tmp_path}"]
+    assert found.notes == [f"1 files without an image extension were skipped in {tmp_path}: notes.txt"]
     deep = find_images([f"{tmp_path}/**/*.jpg"])
     assert [image.name for image in deep.images] == ab
 

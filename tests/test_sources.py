@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from torchvision import datasets
 
 from headstart.data import open_source
 from headstart.data.folders import imagefolder
-from headstart.data.images import read_image
+from headstart.data.images import image_size, read_image, read_thumbnail
 from headstart.data.module import ImageDataset
-from headstart.data.tables import csv
+from headstart.data.tables import csv, inside
 from headstart.errors import DataError
+from tests.helpers.disk import forbidden, unprivileged
 from tests.helpers.images import (
     class_folders,
     make_caltech101,
@@ -49,13 +53,78 @@ def test_a_class_called_train_is_no_split(tmp_path: Path) -> None:
 
 def test_what_has_no_image_extension_is_skipped_and_counted(tmp_path: Path) -> None:
     class_folders(tmp_path)
-    (tmp_path / "cat" / "imageNotFound.gif").write_bytes(b"GIF89a")
-    (tmp_path / "cat" / "notes.txt").write_text("a")
+    for name in ("notes.txt", "a.svg", "b.db", "c.psd", "d.md", "e.md"):
+        (tmp_path / "cat" / name).write_text("a")
     (tmp_path / "cat" / ".DS_Store").write_text("b")
     photo(tmp_path / "cat" / "more" / "UPPER.JPG", 0)
     source = imagefolder(tmp_path)
     assert len(source.splits["train"]) == 21  # a folder within a class counts for it
-    assert source.notes == [f"2 files without an image extension were skipped in {tmp_path}"]
+    skipped = "cat/a.svg, cat/b.db, cat/c.psd, cat/d.md, cat/e.md and 1 more"
+    assert source.notes == [f"6 files without an image extension were skipped in {tmp_path}: {skipped}"]
+
+
+def test_first_frames_of_gifs_and_avifs_are_images(tmp_path: Path) -> None:
+    class_folders(tmp_path, images=2)
+    frames = [Image.new("RGB", (40, 36), colour) for colour in ("red", "blue")]
+    for name in ("b.gif", "c.avif"):
+        frames[0].save(tmp_path / "cat" / name, save_all=True, append_images=frames[1:])
+    images = imagefolder(tmp_path).splits["train"].images
+    for name in ("b.gif", "c.avif"):
+        red, _, blue = read_image(next(image for image in images if image.endswith(name))).getpixel((5, 5))
+        assert red > 200 > 50 > blue
+
+
+def test_what_is_no_regular_file_is_no_image(tmp_path: Path) -> None:
+    """Reading a pipe, a socket or a device would never end."""
+    class_folders(tmp_path, images=2)
+    os.mkfifo(tmp_path / "cat" / "pipe.jpg")
+    (tmp_path / "dog" / "zero.png").symlink_to("/dev/zero")
+    (tmp_path / "dog" / "linked.jpg").symlink_to(tmp_path / "cat" / "0.jpg")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "dog" / "socket.jpg"))
+    source = imagefolder(tmp_path)
+    assert len(source.splits["train"]) == 5  # a link to an image is one
+    named = "cat/pipe.jpg, dog/socket.jpg, dog/zero.png"
+    assert source.notes == [f"3 that are no regular files were skipped in {tmp_path}: {named}"]
+    for path, kind in ((tmp_path / "cat" / "pipe.jpg", "a pipe"), (tmp_path / "dog" / "zero.png", "a device")):
+        for read in (read_image, image_size, lambda path: read_thumbnail(path, 10)):
+            with pytest.raises(DataError, match=rf"{path.name}: .*{kind}, not a regular file"):
+                read(path)
+
+
+def test_a_link_to_nothing_is_named_before_training(tmp_path: Path) -> None:
+    class_folders(tmp_path, images=2)
+    (tmp_path / "cat" / "gone.jpg").symlink_to(tmp_path / "nothing.jpg")
+    with pytest.raises(DataError, match=r"cat/gone.jpg cannot be read: no such file, or a link to none. Make it"):
+        imagefolder(tmp_path)
+
+
+def test_what_this_user_may_not_read_is_named_before_training(public: Path) -> None:
+    class_folders(public, images=3)
+    write_csv(public / "train.csv", [("image", "label"), ("cat/0.jpg", "a"), ("dog/0.jpg", "b")])
+    csv(public, images=".")  # a usual user may not import what this Python has not imported yet
+    with unprivileged():
+        assert len(imagefolder(public).splits["train"]) == 6
+        for path, message in (
+            (public, f"{public}: Permission denied. Make it readable, or take it out of the data."),
+            (public / "cat", f"{public / 'cat'}: Permission denied. Make it readable"),
+        ):
+            with forbidden(path), pytest.raises(DataError, match=message):
+                imagefolder(public)
+        two = r"cat/1.jpg cannot be read: permission denied \(and 1 more\). Make it"
+        with (
+            forbidden(public / "cat" / "1.jpg"),
+            forbidden(public / "dog" / "2.jpg"),
+            pytest.raises(DataError, match=two),
+        ):
+            imagefolder(public)
+        with (
+            forbidden(public / "dog" / "0.jpg"),
+            pytest.raises(DataError, match="dog/0.jpg cannot be read: permission"),
+        ):
+            csv(public, images=".")
+        with forbidden(public / "train.csv"), pytest.raises(DataError, match=r"train.csv cannot be read as .*denied"):
+            csv(public, images=".")
 
 
 def test_folders_that_are_not_as_they_should_be(tmp_path: Path) -> None:
@@ -70,7 +139,7 @@ def test_folders_that_are_not_as_they_should_be(tmp_path: Path) -> None:
     hollow = class_folders(tmp_path / "hollow")
     (hollow / "fish").mkdir()
     (hollow / "fish" / "a.txt").touch()
-    with pytest.raises(DataError, match=r"fish: no image in this class folder \(1 other files\)"):
+    with pytest.raises(DataError, match=r"fish: no image in this class folder \(a.txt\)"):
         imagefolder(hollow)
     both = make_split_folders(tmp_path / "both", splits=("train", "val", "valid"))
     with pytest.raises(DataError, match="more than one val folder, val and valid: keep one"):
@@ -198,6 +267,59 @@ def test_a_table_that_is_not_utf8(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_bytes("image,label\n0.jpg,Bär\n".encode("cp1252"))
     with pytest.raises(DataError, match=r"train.csv cannot be read as a table .* Save it as a csv in UTF-8"):
         csv(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize(("delimiter", "words"), [(",", None), (";", "semicolons"), ("\t", "tabs")])
+def test_tables_as_spreadsheets_write_them(delimiter: str, words: str | None, encoding: str, tmp_path: Path) -> None:
+    class_folders(tmp_path / "images", ("a", "b"), images=2)
+    header = delimiter.join(("weight", "image", "label", "note"))
+    rows = [delimiter.join(('"1,5"', f"{name}/{i}.jpg", f"é{name}", '"x; y, z"')) for name in "ab" for i in (0, 1)]
+    path = tmp_path / "train.csv"
+    path.write_bytes("\r\n".join([header, *rows, ""]).encode(encoding))
+    source = csv(tmp_path)
+    assert source.class_names == ("éa", "éb")
+    assert [Path(image).parent.name for image in source.splits["train"].images] == ["a", "a", "b", "b"]
+    told = [word for word in (words, "UTF-16" if encoding == "utf-16" else None) if word]
+    assert source.notes == ([f"{path} is read as a table with {' and in '.join(told)}"] if told else [])
+
+
+def test_a_comma_in_another_column_is_no_reason_to_take_commas(tmp_path: Path) -> None:
+    class_folders(tmp_path / "images", ("a", "b"), images=1)
+    (tmp_path / "train.csv").write_text("image;label;height, width, depth\na/0.jpg;a;1, 2, 3\nb/0.jpg;b;1, 2, 3\n")
+    assert csv(tmp_path).class_names == ("a", "b")
+
+
+def test_tables_that_are_no_regular_files(tmp_path: Path) -> None:
+    class_folders(tmp_path / "images", ("a", "b"), images=1)
+    os.mkfifo(tmp_path / "train.csv")
+    with pytest.raises(DataError, match=r"train.csv cannot be read as a table \(a pipe, not a regular file\)"):
+        csv(tmp_path)
+    (tmp_path / "train.csv").unlink()
+    os.mkfifo(tmp_path / "images" / "pipe.jpg")
+    write_csv(tmp_path / "train.csv", [("image", "label"), ("a/0.jpg", "a"), ("pipe.jpg", "b")])
+    with pytest.raises(DataError, match=r"train.csv names .*images/pipe.jpg, which is no regular file."):
+        csv(tmp_path)
+
+
+def test_names_with_dots_that_stay_inside(tmp_path: Path) -> None:
+    names = ("..foo.jpg", "...b.jpg", "a/..b.jpg", "a/../c.jpg")
+    rows: list[tuple[str, object]] = [("image", "label")]
+    for index, name in enumerate(names):
+        photo(tmp_path / "images" / name, 0)
+        rows.append((name, index % 2))
+    write_csv(tmp_path / "train.csv", rows)
+    assert len(csv(tmp_path).splits["train"]) == 4
+    for name in ("../images/a/..b.jpg", "a/../../images/c.jpg", "..", "/etc/passwd"):
+        with pytest.raises(DataError, match="does not stay inside"):
+            inside(tmp_path / "images", name, "here")
+
+
+def test_labels_of_thousands_of_digits_are_texts(tmp_path: Path) -> None:
+    class_folders(tmp_path / "images", ("a",), images=3)
+    long = "9" * 5000
+    write_csv(tmp_path / "train.csv", [("image", "label"), ("a/0.jpg", 10), ("a/1.jpg", 9), ("a/2.jpg", long)])
+    assert csv(tmp_path).class_names == ("10", "9", long)
 
 
 def test_rows_are_counted_as_an_editor_counts_lines(tmp_path: Path) -> None:

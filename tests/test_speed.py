@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import csv
 import logging
-import os
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +24,7 @@ from torch._dynamo.testing import CompileCounter
 from headstart import bottleneck
 from headstart.bottleneck import Circumstances, Measures, larger_batch, verdict
 from headstart.classifier import TransferClassifier
+from headstart.data import images
 from headstart.data.module import ImageDataModule
 from headstart.data.sources import file_samples
 from headstart.data.transforms import Preprocessing, evaluation_transform
@@ -76,10 +74,15 @@ def test_slow_decoding(workers: int, words: tuple[str, ...], said: Callable[...,
     assert "data.cache=decoded" in line
 
 
-def test_a_slow_disk(said: Callable[..., str], tmp_path: Path) -> None:
+def test_a_slow_disk(said: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = class_folders(tmp_path / "data", images=8)
-    with slowly_read(list(root.rglob("*.jpg")), seconds=0.04):
-        line = said(f"data.root={root}", "data.image_size=16", "data.resize=16", "batch_size=4", "epochs=2")
+
+    def late(path: Path) -> Path:
+        time.sleep(0.04)
+        return path
+
+    monkeypatch.setattr(images, "regular", late)  # what is asked of each file before it is read
+    line = said(f"data.root={root}", "data.image_size=16", "data.resize=16", "batch_size=4", "epochs=2")
     assert "of training waits for images, most of it reading from the disk: " in line
     assert "a copy on a local disk, data.cache=decoded" in line
 
@@ -124,38 +127,6 @@ def test_a_heavy_network(said: Callable[..., str], tmp_path: Path) -> None:
     line = said(f"data.root={root}", *SIXTEEN, "model.name=sleeps_an_image", "batch_size=16")
     assert "the network: " in line
     assert line.endswith("of the time it computes: a smaller data.image_size")  # its weights are random
-
-
-@contextmanager
-def slowly_read(files: list[Path], seconds: float) -> Iterator[None]:
-    """Puts pipes in the place of files, whose content takes its time to come."""
-    contents = {path: path.read_bytes() for path in files}
-    done = threading.Event()
-
-    def serve(path: Path) -> None:
-        while not done.is_set():
-            with path.open("wb") as pipe:  # when somebody opens it to read
-                put_pipe(path)  # for the next reader: this one reads to the end of what is written here
-                if not done.is_set():
-                    time.sleep(seconds)
-                    pipe.write(contents[path])
-
-    def put_pipe(path: Path) -> None:
-        fresh = path.with_suffix(".new")
-        os.mkfifo(fresh)
-        fresh.replace(path)
-
-    for path in files:
-        put_pipe(path)
-    threads = [threading.Thread(target=serve, args=(path,), daemon=True) for path in files]
-    for thread in threads:
-        thread.start()
-    yield
-    done.set()
-    for path in files:
-        path.open("rb").close()  # lets its thread go
-    for thread in threads:
-        thread.join()
 
 
 # --- the clock and the probe ---------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from headstart.data.module import ImageDataModule, make_splits
 from headstart.data.transforms import evaluation_transform
 from headstart.errors import ConfigError, DataError, ModelError
 from headstart.finetuning import Finetuning
-from tests.helpers.commands import command, python
+from tests.helpers.commands import command, ended, python, script
 from tests.helpers.images import MAKERS, class_folders
 from tests.helpers.kill_points import killed_at
 from tests.helpers.runs import (
@@ -405,17 +405,28 @@ def test_a_metric_that_is_not_measured(train: Train, folders: Path) -> None:
 # --- the command ---------------------------------------------------------------------------------------------
 
 
+JOBS = """
+import os, sys
+from pathlib import Path
+from headstart.train import run
+from tests.helpers.runs import composed
+folder, *words = sys.argv[1:]
+for job in range(6):
+    run(composed(*words), Path(folder, str(job)))
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    print("resident", pages * os.sysconf("SC_PAGE_SIZE"))
+"""
+
+
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
 def test_memory_does_not_grow_from_job_to_job(tmp_path: Path) -> None:
     """Jobs in one process, as a sweep runs them, with a network of 45 MB each."""
-    from headstart.train import run
-
     images = class_folders(tmp_path / "data", images=5)
     options = (*SMALL, "data=imagefolder", f"data.root={images}", *RESNET18, "epochs=1", "freeze=layer3")
-    resident = []
-    for job in range(5):
-        run(composed(*options), tmp_path / str(job))
-        resident.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+    done = ended(script(JOBS, tmp_path, *options))
+    assert done.returncode == 0, done.stderr
+    resident = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("resident")]
+    assert len(resident) == 6
     assert resident[-1] - resident[2] < 30e6  # less than one network; the first jobs warm caches up
 
 

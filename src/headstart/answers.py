@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from headstart.data.sources import Samples
 from headstart.errors import DataError
-from headstart.record import csv_text, write_atomically, write_json, write_text
+from headstart.files import csv_text, csv_value, read_json, regular, write_json, write_tensors, write_text
+from headstart.schemas import METRICS
 
 OUTPUTS, PREDICTIONS = "outputs.safetensors", "predictions.csv"
 CLASS_CURVES = "val_accuracy_by_epoch.csv"  # in a run's evaluation folder
@@ -99,7 +99,7 @@ class Evaluation:
         tensors = {"logits": self.logits, "labels": torch.from_numpy(self.labels), "features": self.outputs.features}
         tensors["featured"] = torch.from_numpy(self.outputs.featured)
         about = {"format": "pt", "class_names": json.dumps(self.class_names), "temperature": repr(self.temperature)}
-        write_atomically(folder / OUTPUTS, lambda path: save_file(tensors, path, about))
+        write_tensors(folder / OUTPUTS, tensors, about)
         write_json(folder / "metrics.json", self.metrics)
 
     def predictions_csv(self) -> str:
@@ -188,12 +188,13 @@ def read_evaluation(folder: Path) -> Evaluation:
         DataError: a file is missing, damaged, or not of the same images as the others.
     """
     try:
-        with safe_open(folder / OUTPUTS, framework="pt") as file:
+        with safe_open(regular(folder / OUTPUTS), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
             about = file.metadata()
-        with (folder / PREDICTIONS).open(encoding="utf-8", errors="surrogateescape", newline="") as table:
-            images = [row["image"] for row in csv.DictReader(table)]
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8", errors="surrogateescape"))
+        _check_outputs(tensors, len(json.loads(about["class_names"])))
+        with regular(folder / PREDICTIONS).open(encoding="utf-8", errors="surrogateescape", newline="") as table:
+            images = [csv_value(row["image"]) for row in csv.DictReader(table)]
+        metrics: Any = METRICS.validate_python(read_json(folder / "metrics.json"))
         outputs = Outputs(tensors["logits"], tensors["features"], tensors["featured"].numpy())
         found = Evaluation(
             name=folder.name,
@@ -207,8 +208,22 @@ def read_evaluation(folder: Path) -> Evaluation:
             outputs=outputs,
             temperature=float(about["temperature"]),
         )
-    except (OSError, ValueError, KeyError, StopIteration, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, StopIteration, RecursionError, SafetensorError) as error:
         raise DataError(f"{folder}: no evaluation that can be read ({error}). Make it by headstart evaluate.") from None
     if not len(images) == len(found.labels) == len(found.logits):
         raise DataError(f"{folder}: its files are not of the same images. Make them again by headstart evaluate.")
     return found
+
+
+def _check_outputs(tensors: Mapping[str, Tensor], classes: int) -> None:
+    """Makes sure that tensors that were read are of one number of images, and of these classes."""
+    logits, labels, features, featured = (tensors[name] for name in ("logits", "labels", "features", "featured"))
+    images = len(labels)
+    if logits.shape != (images, classes) or not logits.is_floating_point():
+        raise ValueError(f"logits of shape {tuple(logits.shape)} for {images} images and {classes} classes")
+    if labels.dtype != torch.int64 or labels.ndim != 1 or (images and not 0 <= labels.min() <= labels.max() < classes):
+        raise ValueError(f"labels that are not indices of {classes} classes")
+    if featured.dtype != torch.int64 or featured.shape != features.shape[:1] or features.ndim != 2:
+        raise ValueError("features that are not of the images")
+    if len(featured) and not 0 <= featured.min() <= featured.max() < images:
+        raise ValueError("features of images that there are not")

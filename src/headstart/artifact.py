@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,18 +9,19 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 import headstart
-from headstart.errors import ModelError
+from headstart.errors import ModelError, told
 from headstart.features.digests import description_sha256, file_sha256
-from headstart.record import plain, versions, write_atomically, write_json
+from headstart.files import plain, read_json, write_json, write_tensors
+from headstart.record import versions
+from headstart.schemas import Checkpoint, ModelFile, check_values
 
 FORMAT_VERSION = 2
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 # Without these nobody can build the network or feed it.
-NEEDED = {"model": dict, "head": dict, "class_names": list, "preprocessing": dict}
+NEEDED = {"model", "head", "class_names", "preprocessing"}
 PARTS = ("backbone.", "head.")  # in front of the names of the network's tensors
 COMPILED = "_orig_mod."  # torch.compile puts it into the names of what it wraps
 
@@ -66,7 +66,7 @@ def save_model(folder: Path, state: Mapping[str, Tensor], description: Mapping[s
     }
     path = folder / WEIGHTS
     metadata = {"format": "pt", "description_sha256": described_sha256(about)}
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
+    write_tensors(path, tensors, metadata)
     # Last: where it is, the weights are those that it describes.
     write_json(folder / DESCRIPTION, {**about, "sha256": {WEIGHTS: file_sha256(path).hex()}})
 
@@ -136,12 +136,12 @@ def find_artifact(path: Path) -> Path:
 
 
 def _read_description(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    if not path.exists():
         raise ModelError(f"{path} is missing: without it nobody knows the classes. Copy the whole model folder.")
     try:
-        description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
-    except ValueError as error:
-        raise ModelError(f"{path} is damaged ({error}). Copy it again.") from None
+        description = read_json(path)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} is damaged ({told(error)}). Copy it again.") from None
     version = description.get("format_version") if isinstance(description, dict) else None
     if not isinstance(version, int):
         raise ModelError(f"{path} is no description of headstart's: it has no format_version.")
@@ -154,10 +154,8 @@ def _read_description(path: Path) -> dict[str, Any]:
         raise ModelError(
             f"{path} is of format {version}, before models were read. Use its run's checkpoints/best.ckpt."
         )
-    missing = [key for key, kind in {**NEEDED, "sha256": dict}.items() if not isinstance(description.get(key), kind)]
-    if missing:
-        raise ModelError(f"{path} is damaged: it lacks {', '.join(missing)}. Copy it again.")
-    return description
+    check_values(ModelFile, description, path, ModelError, "Copy it again.")
+    return dict(description)
 
 
 def _from_checkpoint(path: Path) -> Artifact:
@@ -191,9 +189,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"({type(error).__name__})."
         ) from None
     described = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
-    known = isinstance(described, dict) and all(isinstance(described.get(key), kind) for key, kind in NEEDED.items())
-    if not known or not isinstance(checkpoint.get("state_dict"), dict):
+    if not isinstance(described, dict) or not described.keys() >= NEEDED or "state_dict" not in checkpoint:
         raise ModelError(
             f"{path} is no checkpoint of headstart's. To start from a file of weights, use model.weights=PATH."
         )
+    check_values(Checkpoint, checkpoint, Path(path), ModelError, "Copy it again.")
+    if not all(isinstance(value, Tensor) for value in checkpoint["state_dict"].values()):
+        raise ModelError(f"{path} is damaged or was changed: its weights are not tensors alone. Copy it again.")
     return checkpoint

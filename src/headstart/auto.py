@@ -21,6 +21,22 @@ from headstart.features.loaders import FeatureDataModule
 from headstart.lr_range import Batches, RangeTest, lr_range_test
 
 log = logging.getLogger(__name__)
+STEPS = 200  # of an epoch: 6,400 images and fewer keep the usual batches
+MOST_IMAGES = 256  # eight times as many as usual: beyond, a run would have to be tuned anew
+
+
+def suitable_batch_size(images: int) -> int:
+    """Images a step for a head on kept features: the usual ones, and twice as many until an epoch has `STEPS` steps.
+
+    A head's own work is so little that a step takes as long with 32 images as with 256 (`benchmarks/head_batches.py`).
+
+    Args:
+        images: of an epoch, in each process.
+    """
+    size = USUAL_BATCH
+    while images > STEPS * size and size < MOST_IMAGES:
+        size *= 2
+    return size
 
 
 class Auto(pl.Callback):
@@ -32,7 +48,7 @@ class Auto(pl.Callback):
 
     Args:
         lr: of the control panel: a number or auto.
-        batch_size: likewise.
+        batch_size: likewise; None takes what suits the work: see `suitable_batch_size`.
         checkpoint: that is resumed, if any.
 
     Attributes:
@@ -45,13 +61,15 @@ class Auto(pl.Callback):
         ModelError: the checkpoint cannot be read.
     """
 
-    def __init__(self, lr: float | str, batch_size: int | str, checkpoint: str | Path | None) -> None:
+    def __init__(self, lr: float | str, batch_size: int | str | None, checkpoint: str | Path | None) -> None:
         self.asked = [name for name, value in (("lr", lr), ("batch_size", batch_size)) if value == AUTO]
         theirs: dict[str, Any] = {}
         if self.asked and checkpoint is not None:
             theirs = read_checkpoint(checkpoint)["hyper_parameters"]
         self.lr: float | None = theirs.get("optimizer", {}).get("lr") if lr == AUTO else float(lr)
-        self.batch_size: int | None = theirs.get("batch_size") if batch_size == AUTO else int(batch_size)
+        self.batch_size: int | None = theirs.get("batch_size") if batch_size == AUTO else None
+        if batch_size is not None and batch_size != AUTO:
+            self.batch_size = int(batch_size)
         self.range_test: RangeTest | None = None
         self.choice: Choice | None = None
         self._data: ImageDataModule | None = None
@@ -102,15 +120,16 @@ class Auto(pl.Callback):
             "gradient_clip": trainer.gradient_clip_val,
             "show_progress": show_progress and trainer.is_global_zero,
         }
+        images = len(data.splits["train"]) // (trainer.world_size * accumulated)
+        if self.batch_size is None and (cached or "batch_size" not in self.asked):
+            self.batch_size = suitable_batch_size(images) if cached else USUAL_BATCH
+            if "batch_size" in self.asked or self.batch_size != USUAL_BATCH:
+                log.info("batch_size: %d, for a head on kept features of %d images", self.batch_size, images)
+            self._set(classifier, data)
         if self.batch_size is None and trainer.is_global_zero:
-            if cached:
-                self.batch_size = USUAL_BATCH
-                log.info("batch_size=auto: %d, as a head on kept features takes any in no time", USUAL_BATCH)
-            else:
-                images = len(data.splits["train"]) // (trainer.world_size * accumulated)
-                found = best_batch_size(classifier, image_size=image_size, train_images=images, **how)
-                self.batch_size = found.size
-                log.info("batch_size=auto: %s", found)
+            found = best_batch_size(classifier, image_size=image_size, train_images=images, **how)
+            self.batch_size = found.size
+            log.info("batch_size=auto: %s", found)
             self._set(classifier, data)
         if self.lr is None and trainer.is_global_zero:
             with without_backbone(classifier, aside=cached):

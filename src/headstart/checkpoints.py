@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.callbacks import ModelCheckpoint
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from headstart.artifact import Artifact, has_backbone, read_artifact, read_checkpoint
 from headstart.classifier import BACKBONE, TransferClassifier
 from headstart.errors import HeadstartError, ModelError
+from headstart.files import write_atomically
 from headstart.monitor import direction
 from headstart.network import build_network
-from headstart.record import write_atomically
 
 log = logging.getLogger(__name__)
 STAGES = 2  # of checkpoints: another number means other epochs or other rates by the same settings of what thaws
@@ -31,6 +33,34 @@ AT_EPOCH_END: dict[str, Any] = {
     "auto_insert_metric_name": False,
     "enable_version_counter": False,
 }
+
+
+def write_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
+    """Writes a checkpoint as a whole or not at all.
+
+    Raises:
+        DiskError: there is no room for it; a former checkpoint is still there.
+    """
+    size = sum(leaf.nbytes for leaf in tree_leaves(dict(checkpoint)) if isinstance(leaf, Tensor))
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # of a path, torch.save would not say why it cannot write
+            torch.save(checkpoint, file)
+
+    write_atomically(path, write, size=size)
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Has Lightning write checkpoints as a whole or not at all.
+
+    Its own way writes to the folder of temporary files and moves that to its place. From one file system to another,
+    moving is copying, and whatever stops it leaves half a file where a whole one was.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any = None) -> None:
+        """Writes a checkpoint; see `write_checkpoint`."""
+        assert storage_options is None
+        write_checkpoint(Path(path), checkpoint)
 
 
 class KeepLast(ModelCheckpoint):
@@ -73,7 +103,7 @@ class KeepBest(ModelCheckpoint):
         best = Path(str(self.dirpath), "best.ckpt")
         if best.resolve() != self.former.resolve():
             former = self.former
-            write_atomically(best, lambda path: shutil.copyfile(former, path))
+            write_atomically(best, lambda path: shutil.copyfile(former, path), size=former.stat().st_size)
         score = state_dict["best_model_score"]
         places = {
             "dirpath": str(self.dirpath),
@@ -150,8 +180,8 @@ def complete_checkpoints(folder: Path, classifier: TransferClassifier) -> None:
             if same and not has_backbone(checkpoint):
                 for name, value in classifier.backbone.state_dict(prefix=BACKBONE).items():
                     checkpoint["state_dict"][name] = value.cpu()
-                write_atomically(path, partial(torch.save, checkpoint))
-        except (HeadstartError, OSError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
+                write_checkpoint(path, checkpoint)
+        except (HeadstartError, OSError) as error:
             log.warning("%s holds the head only, and cannot be completed: %s", path, error)
 
 

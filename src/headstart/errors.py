@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import re
+import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from types import TracebackType
+
+from headstart.console import say
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space left, a quota, a limit on the size of files
 
 
 class HeadstartError(Exception):
@@ -31,6 +39,10 @@ class ModelError(HeadstartError):
     """A network, its weights or a checkpoint does not fit."""
 
 
+class DiskError(HeadstartError):
+    """There is no room for a file."""
+
+
 class ProcessError(HeadstartError):
     """One of several processes that train together was lost."""
 
@@ -38,7 +50,9 @@ class ProcessError(HeadstartError):
 def excepthook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     """A `sys.excepthook` that prints a user's error as its message and leaves every other as it is."""
     if isinstance(error, HeadstartError):
-        print(f"headstart: {error}", file=sys.stderr)
+        say(str(error))
+    elif isinstance(error, OSError) and has_no_room(error):  # of a library that writes a file
+        say(no_room(error.filename or "a file"))
     else:
         sys.__excepthook__(kind, error, traceback)
 
@@ -58,3 +72,42 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     """Asks whether the nearest of the known names was meant; empty if none is near."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" Did you mean '{near[0]}'?" if near else ""
+
+
+# --- a disk that is full -------------------------------------------------------------------------------------
+
+
+def has_no_room(error: BaseException) -> bool:
+    """Whether a file could not be written because there is no room for it."""
+    return any(code in NO_ROOM for code in _codes(error))
+
+
+def _codes(error: BaseException | None) -> Iterator[int | None]:
+    """The system's numbers of an error and of what led to it."""
+    while error is not None:
+        if isinstance(error, OSError):
+            yield error.errno
+        yield from map(int, re.findall(r"\(os error (\d+)\)", str(error)))  # as safetensors words it
+        error = error.__cause__ or error.__context__  # torch.save hides it behind an error of its own
+
+
+def no_room(path: Path | str, size: int = 0) -> str:
+    """A sentence that says which file has no room, how much it needs and how much there is.
+
+    Args:
+        path: the file.
+        size: bytes that it needs; 0 if that is not known.
+    """
+    needed = f"it needs {_megabytes(size)}, and " if size else ""
+    try:
+        free = f"{_megabytes(shutil.disk_usage(Path(path).parent).free)} are free there"
+    except OSError:
+        free = "the disk is full"
+    return (
+        f"{path} cannot be written: {needed}{free} (or a quota or limit stops it). What was there before is "
+        f"whole. Make room."
+    )
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"

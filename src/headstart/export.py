@@ -20,8 +20,8 @@ import headstart
 from headstart.data.images import as_image
 from headstart.data.transforms import Preprocessing, normalisation, pixel_transform
 from headstart.errors import ConfigError, ModelError, brief
+from headstart.files import write_atomically
 from headstart.model import Model
-from headstart.record import write_atomically
 
 if TYPE_CHECKING:
     from headstart.data.images import ImageLike

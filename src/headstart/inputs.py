@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from headstart.data.folders import walk_images
+from headstart.data.folders import skipped_notes, walk_images
 from headstart.data.images import EXTENSIONS
 from headstart.data.tables import inside, read_table
 from headstart.errors import ConfigError, DataError
@@ -80,15 +80,15 @@ def _find(source: str, images: str | None, column: str | None, usual: str | None
     if not source:
         inputs.images.append(_missing("''", "the name is empty."))
     elif path.is_dir():
-        found, others, problems = walk_images(path)
-        inputs.images += [Input(file, file) for file in found]
-        inputs.images += [_missing(*problem.rsplit(": ", 1)) for problem in problems]
-        if not (found or problems):
+        found = walk_images(path)
+        inputs.images += [Input(file, file) for file in found.files]
+        inputs.images += [_missing(*problem.rsplit(": ", 1)) for problem in found.problems]
+        if not (found.files or found.problems):
             inputs.images.append(_missing(source, f"no image in this folder. Images end in {EXTENSIONS_TEXT}."))
-        elif others:
-            inputs.notes.append(f"{others} files without an image extension were skipped in {source}")
-    elif path.suffix.lower() == TABLE and path.is_file():
-        columns, rows = read_table(path)
+        inputs.notes += skipped_notes([found], source)
+    elif path.suffix.lower() == TABLE and path.exists():
+        columns, rows, notes = read_table(path, column or usual)
+        inputs.notes += notes
         inputs.column = column or image_column(path, columns, [row for _, row in rows], usual)
         if inputs.column not in columns:
             has = ", ".join(columns)
@@ -100,9 +100,9 @@ def _find(source: str, images: str | None, column: str | None, usual: str | None
     elif glob.has_magic(source) and not path.exists():
         # Path.glob does not follow links to folders: they may lead in a circle.
         matches = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
-        found = sorted(str(file) for file in matches if not file.name.startswith(".") and not file.is_dir())
-        inputs.images += [Input(file, file) for file in found]
-        if not found:
+        files = sorted(str(file) for file in matches if not file.name.startswith(".") and not file.is_dir())
+        inputs.images += [Input(file, file) for file in files]
+        if not files:
             inputs.images.append(_missing(source, "no file matches this pattern."))
     else:
         inputs.images.append(Input(source, source))

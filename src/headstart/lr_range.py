@@ -18,8 +18,8 @@ from headstart.data.module import Batch, ImageDataModule
 from headstart.data.samplers import EpochSampler, mixed_seed
 from headstart.errors import ConfigError
 from headstart.features.loaders import FeatureDataModule
+from headstart.files import csv_text
 from headstart.progress import progress_bar
-from headstart.record import csv_text
 from headstart.rehearsal import Rehearsal, random_states_kept
 
 LOWEST, HIGHEST, STEPS = 1e-7, 10.0, 100

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from headstart.artifact import Artifact
 from headstart.data.images import as_image
 from headstart.data.transforms import Preprocessing, Transform, evaluation_transform, several_views
-from headstart.data.workers import step_back, workers_for
+from headstart.data.workers import begin_worker, step_back, workers_for
 from headstart.errors import ConfigError, DataError
 from headstart.network import build_network
 
@@ -182,7 +182,7 @@ class Model:
             num_workers=num_workers,
             collate_fn=_join,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=step_back if self.device.type == "cpu" else None,
+            worker_init_fn=step_back if self.device.type == "cpu" else begin_worker,
             generator=torch.Generator(),  # of its own: it leaves the caller's random numbers alone
         )
         for views, problems in loader:

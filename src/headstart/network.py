@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -30,6 +31,7 @@ def build_network(artifact: Artifact) -> nn.Sequential:
     Raises:
         ModelError: the weights are not those of this network.
     """
+    check_sizes(artifact)
     with Uninitialised():
         backbone, head = build_parts(artifact.description)
     network = nn.Sequential(OrderedDict(backbone=backbone, head=head))
@@ -45,6 +47,37 @@ def build_network(artifact: Artifact) -> nn.Sequential:
             f"{artifact.description.get('versions', 'they are not known')}."
         ) from None
     return network.eval().requires_grad_(False)
+
+
+def check_sizes(artifact: Artifact) -> None:
+    """Makes sure that the weights are those of the network that is described, before memory is taken for it.
+
+    Raises:
+        ModelError: the description and the weights do not go together, or there is no such network.
+    """
+    try:
+        with torch.device("meta"):  # shapes without numbers
+            parts = build_parts(artifact.description)
+    except (NotImplementedError, RuntimeError):  # a network that looks at numbers while it is built
+        return
+    described = {
+        f"{part}.{name}": tuple(value.shape)
+        for part, module in zip(("backbone", "head"), parts, strict=True)
+        for name, value in module.state_dict().items()
+    }
+    found = {name: tuple(value.shape) for name, value in artifact.state.items()}
+    for name in (*described, *found):
+        if described.get(name) != found.get(name):
+            raise ModelError(
+                f"{artifact.path}: its weights are not those of {artifact.description['model']['name']} as this "
+                f"version builds it ({name}: {_size(found, name)} in the file, {_size(described, name)} by its "
+                f"description). Install the versions that it was trained with: "
+                f"{artifact.description.get('versions') or 'they are not known'}."
+            )
+
+
+def _size(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:
+    return " × ".join(map(str, shapes[name])) or "one number" if name in shapes else "nothing"
 
 
 class Uninitialised(TorchFunctionMode):

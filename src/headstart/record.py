@@ -1,23 +1,18 @@
-"""The run folder: what was run, on what, and what came out. Written so that nothing is ever half there."""
+"""What a run records of itself: which image was in which split, and what it ran on."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import importlib.metadata
-import io
-import json
-import math
-import os
 import platform
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from headstart.data.sources import Samples
+from headstart.files import csv_text
 
 PACKAGES = (
     "headstart",
@@ -35,68 +30,14 @@ PACKAGES = (
 )
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file beside its place and moves it there, so that a reader sees all of it or none.
-
-    Args:
-        path: where the file is to be; its folder is made.
-        write: called with a temporary path in the same folder.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        temporary.chmod(0o666 & ~_umask())  # mkstemp's files are for their owner alone
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file atomically, as UTF-8; names of files that are not UTF-8 keep their bytes."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="surrogateescape"))
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file atomically."""
-    write_atomically(path, lambda temporary: temporary.write_bytes(data))
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Writes a JSON file atomically; NaN and infinity, which JSON has not, become null."""
-    write_text(path, json.dumps(plain(values), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def plain(value: Any) -> Any:
-    """Plain values as JSON has them: NaN and infinity become None."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def csv_text(rows: Iterable[Sequence[Any]]) -> str:
-    """Rows as a csv."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
-
-
 def split_table(splits: Mapping[str, Samples], class_names: Sequence[str]) -> str:
-    """Which image is in which split, as a csv of image, class and split."""
+    """Which image is in which split, as a csv of image, class and split, with names as they are."""
     rows = [
         (name, class_names[label], split)
         for split, samples in splits.items()
         for name, label in zip(samples.names, samples.labels, strict=True)
     ]
-    return csv_text([("image", "class", "split"), *rows])
+    return csv_text([("image", "class", "split"), *rows], quoted=False)
 
 
 def split_sha256(table: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -14,17 +16,21 @@ from safetensors import SafetensorError
 from headstart.answers import CLASS_CURVES, Evaluation
 from headstart.artifact import save_model
 from headstart.classifier import TransferClassifier
-from headstart.errors import ConfigError, brief
+from headstart.errors import ConfigError, DiskError, told
+from headstart.files import csv_text, remove_unfinished, write_json, write_text
 from headstart.lr_range import RangeTest
-from headstart.record import csv_text, environment, write_json, write_text
+from headstart.record import environment
 
 LR_RANGE = "lr_range.csv"
+CHECKPOINTS = ("last.ckpt", "best.ckpt")
 log = logging.getLogger(__name__)
 
 
 @rank_zero_only
 def check_folder(folder: Path, ckpt_path: str | None) -> None:
     """Refuses to write a run over another one; a run may be resumed in its own folder.
+
+    What it had begun to write when it was killed is removed.
 
     Raises:
         ConfigError: the folder holds another run.
@@ -35,6 +41,8 @@ def check_folder(folder: Path, ckpt_path: str | None) -> None:
             f"{folder} holds another run. Choose another hydra.run.dir, or remove it, or resume it by "
             f"ckpt_path={folder / 'checkpoints' / 'last.ckpt'}."
         )
+    for name in CHECKPOINTS:
+        remove_unfinished(folder / "checkpoints" / name)
 
 
 @rank_zero_only
@@ -42,7 +50,7 @@ def record_start(folder: Path, config: str, split: str) -> None:
     """Writes what the run depends on: config.yaml, environment.json and split.csv."""
     write_text(folder / "config.yaml", config)
     write_json(folder / "environment.json", environment())
-    write_text(folder / "split.csv", split)
+    write_text(folder / "split.csv", csv_text(csv.reader(io.StringIO(split, newline=""))))
 
 
 @rank_zero_only
@@ -62,8 +70,8 @@ def record_answers(folder: Path, answers: Sequence[Evaluation], class_curves: Se
         if answers:
             rows = [(epoch, *row) for epoch, row in enumerate(class_curves, start=1)]
             write_text(place / CLASS_CURVES, csv_text([("epoch", *answers[0].class_names), *rows]))
-    except (OSError, SafetensorError) as error:  # such as a full disk: the run itself has all that it needs
-        log.warning("the answers to each image cannot be kept in %s: %s", place, brief(error))
+    except (OSError, SafetensorError, DiskError) as error:  # the run itself has all that it needs
+        log.warning("the answers to each image cannot be kept in %s: %s", place, told(error))
 
 
 @rank_zero_only

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +10,13 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from headstart.config.checking import REACH_DOWN
+from headstart.config.reading import read_config
 from headstart.errors import ConfigError, DataError, suggestion
+from headstart.files import read_json
 from headstart.monitor import direction
+from headstart.schemas import METRICS
 
 Plain = bool | int | float | str
 # Settings of the machine and of what is written, and those that others reach down to: they tell no runs apart.
@@ -69,10 +70,10 @@ def find_runs(root: Path) -> list[Run]:
 def read_run(folder: Path) -> Run | None:
     """The run in a folder; None if there is no config.yaml, or another program's."""
     try:
-        settings = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=True)
-    except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError):
+        settings = OmegaConf.to_container(read_config(folder / "config.yaml"), resolve=True)
+    except (ConfigError, OmegaConfBaseException):
         return None
-    if not isinstance(settings, dict) or "monitor" not in settings:
+    if not isinstance(settings, dict) or not isinstance(settings.get("monitor"), str):
         return None
     return Run(folder, dict(flat(settings)), read_metrics(folder))
 
@@ -80,10 +81,9 @@ def read_run(folder: Path) -> Run | None:
 def read_metrics(folder: Path) -> dict[str, float | None]:
     """A run folder's metrics.json; empty if the run has not ended."""
     try:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8", errors="surrogateescape"))
-    except (OSError, ValueError):
+        return METRICS.validate_python(read_json(folder / "metrics.json"))
+    except (OSError, ValueError):  # a ValidationError is one
         return {}
-    return metrics if isinstance(metrics, dict) else {}
 
 
 def flat(

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from headstart.console import one_line
+
 COLUMNS = ("loss", "accuracy", "top5_accuracy", "macro_accuracy")
 
 
@@ -41,7 +43,7 @@ def show_run(metrics: Mapping[str, float], folder: Path) -> None:
         f"{metrics['epochs/run']} epochs in {metrics['time/fit_s']:.1f} s, "
         f"{metrics['time/total_s']:.1f} s in all"
     )
-    console.print(f"run folder: {folder}", soft_wrap=True, highlight=False)
+    console.print(f"run folder: {one_line(str(folder))}", soft_wrap=True, highlight=False, markup=False)
 
 
 def show_rows(rows: Sequence[Sequence[str]]) -> None:
@@ -50,11 +52,13 @@ def show_rows(rows: Sequence[Sequence[str]]) -> None:
     Args:
         rows: the header first.
     """
-    shown = Table(*(Column(Text(name)) for name in rows[0]), box=box.SIMPLE_HEAD)  # Text: brackets are no markup
+    shown = Table(
+        *(Column(Text(one_line(name))) for name in rows[0]), box=box.SIMPLE_HEAD
+    )  # Text: brackets are no markup
     for column in shown.columns[1:]:
         column.justify = "right"
     for row in rows[1:]:
-        shown.add_row(*map(Text, row))
+        shown.add_row(*(Text(one_line(cell)) for cell in row))
     console = Console()
     # A narrow terminal wraps the lines; it does not cut figures off.
     console.width = max(console.width, console.measure(shown, options=console.options.update(width=1000)).maximum)

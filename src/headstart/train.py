@@ -40,7 +40,7 @@ from headstart.report.statistics import fitted_temperature
 from headstart.run_folder import check_folder, record_answers, record_end, record_model, record_range_test, record_start
 from headstart.speed import Speed
 from headstart.table import show_run
-from headstart.trainer import build_trainer, lost_processes, quiet_lightning
+from headstart.trainer import build_trainer, quiet_lightning, resumable
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
     write_layout(loggers)
     fit_start = time.perf_counter()
     try:
-        with without_backbone(classifier, aside=head_only), lost_processes(folder):
+        with without_backbone(classifier, aside=head_only), resumable(folder):
             trainer.fit(classifier, training, ckpt_path=config.ckpt_path, weights_only=True)
             fit_end = time.perf_counter()
             best = restore_best(trainer, classifier)
@@ -141,10 +141,11 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
     temperature = fitted_temperature(outputs["val"].logits, splits["val"].labels) if "val" in outputs else 1.0
     answers = evaluations(outputs, splits, figures, class_names=source.class_names, temperature=temperature)
     about = {"licence": backbone.licence, "temperature": temperature, "metrics": metrics}
-    record_model(folder, classifier, about)
-    record_answers(folder, answers, class_curves.epochs)
-    write_hyperparameters(loggers, asdict(config), metrics)
-    record_end(folder, metrics)
+    with resumable(folder):
+        record_model(folder, classifier, about)
+        record_answers(folder, answers, class_curves.epochs)
+        write_hyperparameters(loggers, asdict(config), metrics)
+        record_end(folder, metrics)
     if trainer.is_global_zero and not sweep:  # which has a table of its own
         show_run(metrics, folder)
     if trainer.is_global_zero and speed.measures:

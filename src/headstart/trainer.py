@@ -18,8 +18,8 @@ from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 
-from headstart.checkpoints import KeepBest
-from headstart.errors import ConfigError, ProcessError, brief
+from headstart.checkpoints import KeepBest, WholeCheckpoints
+from headstart.errors import ConfigError, DiskError, ProcessError, brief, has_no_room, no_room
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
@@ -75,6 +75,7 @@ def build_trainer(callbacks: list[pl.Callback], loggers: list[Logger], settings:
         trainer = pl.Trainer(
             callbacks=callbacks,
             logger=loggers,
+            plugins=[WholeCheckpoints()],
             enable_checkpointing=any(isinstance(callback, KeepBest) for callback in callbacks),
             enable_model_summary=False,  # the table at the end counts parameters
             use_distributed_sampler=False,  # ours share the images out, none of them twice in evaluation
@@ -92,26 +93,36 @@ def build_trainer(callbacks: list[pl.Callback], loggers: list[Logger], settings:
 
 
 @contextmanager
-def lost_processes(folder: Path) -> Iterator[None]:
-    """Says so where another process of the run is gone, in the place of what the network library makes of it.
+def resumable(folder: Path) -> Iterator[None]:
+    """Says how to go on where a run is stopped from outside: a disk is full, or another process of it is gone.
 
     Args:
         folder: the run folder.
 
     Raises:
-        ProcessError: it is.
+        DiskError: there is no room for a file.
+        ProcessError: another process is gone, which the network library would say in words of its own.
     """
     try:
         yield
+    except DiskError as error:
+        raise DiskError(f"{error} {_resume(folder)}.") from error
+    except OSError as error:  # such as of a logger
+        if not has_no_room(error):
+            raise
+        raise DiskError(f"{no_room(error.filename or folder / 'a file')} {_resume(folder)}.") from error
     except RuntimeError as error:
         if not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
             raise
-        last = folder / "checkpoints" / "last.ckpt"
-        resume = f"Resume by ckpt_path={last}" if last.exists() else "No epoch was finished: start anew"
         raise ProcessError(
             f"another process of this run is gone: killed, out of memory, its machine lost, or stopped by an error "
-            f"that it has told above. {resume}. ({brief(error)})"
+            f"that it has told above. {_resume(folder)}. ({brief(error)})"
         ) from error
+
+
+def _resume(folder: Path) -> str:
+    last = folder / "checkpoints" / "last.ckpt"
+    return f"Resume by ckpt_path={last}" if last.exists() else "No epoch was finished: start anew"
 
 
 def chosen_precision(asked: str, accelerator: str) -> str:

@@ -27,6 +27,7 @@ POINTS = {
     "an epoch begins": ("headstart.callbacks", "SeedEpochs.on_train_epoch_start", BEFORE),
     "before a checkpoint": ("lightning.pytorch.trainer.trainer", "Trainer.save_checkpoint", BEFORE),
     "after a checkpoint": ("lightning.pytorch.trainer.trainer", "Trainer.save_checkpoint", AFTER),
+    "inside a checkpoint": ("headstart.checkpoints", "torch.save", AFTER),  # written, and not in its place yet
     "before the figures": ("headstart.train", "record_end", BEFORE),
     "after the figures": ("headstart.train", "record_end", AFTER),
     "after rows": ("headstart.features.store", "FeatureStore.append", AFTER),

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.filesize import decimal
 
+from headstart.console import printable
 from headstart.features.cache import FEATURES, IMAGES, CachedSet, cache_folder, cached_sets, clear
 
 
@@ -27,7 +28,7 @@ def list_cache() -> None:
     for kind, unit in ((FEATURES, "rows"), (IMAGES, "images")):
         sets = cached_sets(cache_folder(), kind)
         for found in sets:
-            console.print(_described(found), soft_wrap=True, highlight=False)
+            console.print(printable(_described(found)), soft_wrap=True, highlight=False, markup=False)
         rows, size = sum(found.rows for found in sets), sum(found.size for found in sets)
         if sets or kind == FEATURES:
             console.print(f"{rows:,} {unit}, {decimal(size)} in {cache_folder()}", soft_wrap=True, highlight=False)
@@ -40,13 +41,17 @@ def _described(found: CachedSet) -> str:
     if "decoded" in about:
         what = f"decoded images: {about['decoded']}  {found.rows:,} images"
         return f"{what}  {decimal(found.size)}  last used {used}\n    {_steps(str(about.get('transform', '')))}"
-    network = " ".join(str(value) for value in about.get("model", {}).values()) or f"unknown ({found.folder.name})"
+    network = _named(about.get("model")) or f"unknown ({found.folder.name})"
     weights = str(about.get("backbone_sha256", ""))[:8]
     computed = " ".join(str(about.get(name, "")) for name in ("device", "precision", "engine"))
     return (
         f"{network}  weights {weights}  {found.rows:,} rows  {decimal(found.size)}  last used {used}\n"
         f"    {_steps(str(about.get('transform', '')))}; {computed}"
     )
+
+
+def _named(model: Any) -> str:
+    return " ".join(map(str, model.values())) if isinstance(model, dict) else ""
 
 
 def _steps(transform: str) -> str:

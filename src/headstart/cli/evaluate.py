@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
+
+from headstart.console import printable, say
 
 
 def add(commands: Any) -> None:
@@ -36,9 +37,9 @@ def run(words: argparse.Namespace) -> int:
         words.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     found = evaluate(words.model, *words.several, split=words.split, tta=words.tta)
     for note in found.notes:
-        print(f"headstart: {note}", file=sys.stderr)
+        say(note)
     show_figures(found.metrics)
     out = words.out or (found.run_folder or Path()) / "evaluation" / found.name
     found.save(out)
-    print(f"evaluation: {out}")
+    print(printable(f"evaluation: {out}"))
     return 0

@@ -7,6 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from headstart.console import printable
+
 
 def add(commands: Any) -> None:
     """Adds the command to the parser."""
@@ -26,5 +28,5 @@ def run(words: argparse.Namespace) -> int:
     from headstart.report.look import look
 
     out = words.out or Path("outputs/look") / datetime.now().strftime("%Y-%m-%d/%H-%M-%S")
-    print(f"look: {look(config, out, words.several)}")
+    print(printable(f"look: {look(config, out, words.several)}"))
     return 0

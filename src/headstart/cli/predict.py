@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from headstart.console import one_line, say
 from headstart.errors import ConfigError, DataError
+from headstart.files import csv_text
 
 if TYPE_CHECKING:
     from headstart.inputs import Inputs
@@ -64,8 +65,8 @@ def run(words: argparse.Namespace) -> int:
         The exit status: 1 if there is an image without an answer.
     """
     import headstart  # late, like all that needs torch: help and mistakes are answered at once
+    from headstart.files import write_atomically
     from headstart.inputs import find_images
-    from headstart.record import write_atomically
 
     kind = _format(words)
     if words.out and words.out.is_dir():
@@ -76,7 +77,7 @@ def run(words: argparse.Namespace) -> int:
     told = model.description.get("data", {})
     inputs = find_images(words.several, images=words.images, column=words.column, usual=told.get("image_column"))
     for note in inputs.notes:
-        print(f"headstart: {note}", file=sys.stderr)
+        say(note)
 
     failed: list[DataError] = []
     top = min(words.top or 5, len(model.class_names))
@@ -91,7 +92,7 @@ def run(words: argparse.Namespace) -> int:
         case "jsonl":
             write = write_jsonl
         case _:
-            width = max((len(image.name) for image in inputs.images), default=0)
+            width = max((len(one_line(image.name)) for image in inputs.images), default=0)
             write = partial(write_table, width=width, class_names=model.class_names)
     answers = _answers(model, inputs, words, top, failed)
     if words.explain:
@@ -103,7 +104,7 @@ def run(words: argparse.Namespace) -> int:
     else:
         write(sys.stdout, answers)
     if failed:
-        print(f"headstart: {len(failed)} of {len(inputs.images)} images have no answer", file=sys.stderr)
+        say(f"{len(failed)} of {len(inputs.images)} images have no answer")
     return 1 if failed else 0
 
 
@@ -137,7 +138,7 @@ def _answers(model: Model, inputs: Inputs, words: argparse.Namespace, top: int, 
             if isinstance(answer, DataError):
                 if words.strict:
                     raise answer
-                print(f"headstart: {answer}", file=sys.stderr)
+                say(str(answer))
                 failed.append(answer)
             yield image.name, answer
             advance(1)
@@ -155,37 +156,40 @@ def _write_file(path: Path, write: Callable[[TextIO, Answers], None], answers: A
 def write_table(file: TextIO, answers: Answers, *, width: int, class_names: Sequence[str]) -> None:
     """Lines for people: the image, then classes and probabilities."""
     width = min(max(width, len("image")), NAME_WIDTH)
-    names = max(map(len, class_names))
+    names = max(len(one_line(name)) for name in class_names)
     print(f"{'image':<{width}}  {'class':<{names}}  probability", file=file)
     for name, answer in answers:
-        shown = "".join(letter if letter.isprintable() else "?" for letter in name)
+        shown = one_line(name)
         if isinstance(answer, DataError):
             print(f"{shown:<{width}}  no answer: see above", file=file, flush=True)
             continue
-        ranked = "   ".join(f"{class_name:<{names}}  {probability:6.1%}" for class_name, probability in answer.top)
+        ranked = "   ".join(
+            f"{one_line(class_name):<{names}}  {probability:6.1%}" for class_name, probability in answer.top
+        )
         print(f"{shown:<{width}}  {ranked}", file=file, flush=True)
 
 
 def write_csv(file: TextIO, answers: Answers, *, top: int) -> None:
-    """Rows of image, class, probability, then the next classes, then the error if there is one."""
-    writer = csv.writer(file, lineterminator="\n")
+    """Rows of image, class, probability, then the next classes, then the error if there is one.
+
+    What looks like a formula has an apostrophe in front; see `csv_cell`.
+    """
     further = [f"{column}_{rank}" for rank in range(2, top + 1) for column in ("class", "probability")]
-    writer.writerow(("image", "class", "probability", *further, "error"))
+    file.write(csv_text([("image", "class", "probability", *further, "error")]))
     for name, answer in answers:
         if isinstance(answer, DataError):
-            writer.writerow((name, *[""] * 2 * top, answer))
+            file.write(csv_text([(name, *[""] * 2 * top, str(answer))]))
         else:
-            writer.writerow((name, *(value for ranked in answer.top for value in ranked), ""))
+            file.write(csv_text([(name, *(value for ranked in answer.top for value in ranked), "")]))
 
 
 def write_submission(file: TextIO, answers: Answers, *, column: str, told: Mapping[str, Any]) -> None:
     """The table of a competition: the column of file names as it was, and the label as training data have it."""
     labels = {class_name: label for label, class_name in (told.get("classes") or {}).items()}
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow((column, told.get("label_column") or "label"))
+    file.write(csv_text([(column, told.get("label_column") or "label")], quoted=False))
     for name, answer in answers:
         found = "" if isinstance(answer, DataError) else answer.class_name
-        writer.writerow((name, labels.get(found, found)))
+        file.write(csv_text([(name, labels.get(found, found))], quoted=False))
 
 
 def write_jsonl(file: TextIO, answers: Answers) -> None:

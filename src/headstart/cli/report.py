@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from headstart.console import printable
 from headstart.errors import ConfigError, DataError
 
 
@@ -36,14 +37,14 @@ def run(words: argparse.Namespace) -> int:
     if len(folders) == 1:
         if words.out:
             raise ConfigError("--out is for comparisons: the report of one run is in its own folder.")
-        print(f"report: {report_again(folders[0], settings)}")
+        print(printable(f"report: {report_again(folders[0], settings)}"))
         return 0
     if settings:
         raise ConfigError(f"{' '.join(settings)}: expected run folders, or one run folder and such words.")
     if not folders:
         raise DataError(f"{' '.join(words.several)}: no run below it has ended; each has a metrics.json.")
     out = words.out or Path("outputs/comparisons") / datetime.now().strftime("%Y-%m-%d/%H-%M-%S")
-    print(f"comparison: {write_comparison([read_finished(folder) for folder in folders], out)}")
+    print(printable(f"comparison: {write_comparison([read_finished(folder) for folder in folders], out)}"))
     return 0
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 from typing import Any
+
+from headstart.files import csv_text
 
 
 def add(commands: Any) -> None:
@@ -27,7 +28,7 @@ def run(words: argparse.Namespace) -> int:
     metric = words.sort or str(runs[0].settings["monitor"])
     rows = table(sorted_by(runs, metric), words.folder, metric)
     if words.format == "csv":
-        csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
+        sys.stdout.write(csv_text(rows))
         return 0
     show_rows(rows)
     return 0

@@ -16,6 +16,7 @@ from yaml import YAMLError
 
 import headstart
 from headstart.config.checking import check
+from headstart.config.reading import read_config
 from headstart.config.schema import Config
 from headstart.errors import ConfigError, suggestion
 
@@ -42,7 +43,7 @@ def evaluation_config(run_folder: Path | None, words: Sequence[str]) -> Config:
     chosen = {word.partition("=")[0] for word in words if "." not in word.partition("=")[0]}
     values = [word for word in words if word.partition("=")[0].partition(".")[0] not in chosen]
     try:
-        config: Any = OmegaConf.load(run_folder / "config.yaml")
+        config: Any = read_config(run_folder / "config.yaml")
         if chosen:
             composed = _compose([word for word in words if word not in values])
             for group in chosen:

@@ -15,7 +15,7 @@ class Data:
     """What every data source takes."""
 
     source: str
-    batch_size: int | str = or_auto(at_least(1))
+    batch_size: int | str | None = or_auto(at_least(1))
     evaluation_batch_size: int | None = at_least(1)
     num_workers: int | None = at_least(0)
     # The defaults are for config.yaml of runs from before they were there.
@@ -39,8 +39,8 @@ class Data:
 
     @property
     def first_batch_size(self) -> int:
-        """The number of `batch_size`; of auto the usual one, until it is measured."""
-        return USUAL_BATCH if self.batch_size == AUTO else int(self.batch_size)
+        """The number of `batch_size`; where there is none yet, the usual one."""
+        return USUAL_BATCH if self.batch_size is None or self.batch_size == AUTO else int(self.batch_size)
 
     # Which settings are whose; what is left is the source's own.
 

@@ -255,7 +255,7 @@ class Config:
 
     freeze: bool | str = field(metadata={"words": "true, false or the name of the last block to freeze"})
     epochs: int = at_least(1)
-    batch_size: int | str = or_auto(at_least(1))
+    batch_size: int | str | None = or_auto(at_least(1))
     lr: int | float | str = or_auto(positive())
     seed: int = within(lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295")
     monitor: str = within(

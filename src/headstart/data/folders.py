@@ -6,12 +6,14 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from headstart.data.images import EXTENSIONS
 from headstart.data.sources import Source, file_samples
 from headstart.errors import DataError
 
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+NAMED = 5  # of what is skipped
 LIKE_A_SPLIT = re.compile(
     r"(train|test|val|eval|dev)(ing|id|idation|uation|elopment)?[_-]?(set|data|\d)?", re.IGNORECASE
 )
@@ -35,18 +37,18 @@ def imagefolder(root: str | Path, least: int = 2) -> Source:
     root = Path(root)
     folders = _split_folders(root)
     class_names = class_folders(folders["train"], least)
-    skipped = 0
+    skipped: list[Found] = []
     splits = {}
     for split, folder in folders.items():
         _check_classes(class_names, class_folders(folder, least), split, folder)
         files, labels = [], []
         for index, class_name in enumerate(class_names):
-            found, others = image_files(folder / class_name)
-            files += found
-            labels += [index] * len(found)
-            skipped += others
+            found = image_files(folder / class_name)
+            files += found.files
+            labels += [index] * len(found.files)
+            skipped.append(found)
         splits[split] = file_samples(files, labels, root)
-    notes = [f"{skipped} files without an image extension were skipped in {root}"] if skipped else []
+    notes = skipped_notes(skipped, root)
     unused = sorted({folder.name for folder in _subfolders(root)} - {folder.name for folder in folders.values()})
     if unused and folders["train"] != root:
         notes.append(f"not a split, left out: {', '.join(unused)} in {root}")
@@ -55,7 +57,7 @@ def imagefolder(root: str | Path, least: int = 2) -> Source:
 
 def _split_folders(root: Path) -> dict[str, Path]:
     """The folder of each split that exists; without any, the root is "train"."""
-    if not root.is_dir():
+    if not os.path.isdir(root):  # noqa: PTH112 (pathlib's own fails in a folder that may not be looked into)
         raise DataError(f"{root}: no such folder. Give the folder of your images as data.root=FOLDER.")
     folders: dict[str, Path] = {}
     for folder in _subfolders(root):
@@ -81,7 +83,12 @@ def _split_folders(root: Path) -> dict[str, Path]:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    try:
+        return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or folder}: {error.strerror}. Make it readable, or take it out of the data."
+        ) from None
 
 
 def class_folders(folder: Path, least: int = 2) -> tuple[str, ...]:
@@ -109,37 +116,71 @@ def _check_classes(expected: Sequence[str], found: Sequence[str], split: str, fo
         )
 
 
-def image_files(folder: Path) -> tuple[list[str], int]:
-    """Image files below a class folder in a stable order, and how many other files there are.
+def image_files(folder: Path) -> Found:
+    """What lies below a class folder.
 
     Raises:
-        DataError: there is no image.
+        DataError: there is no image, or a folder that may not be looked into.
     """
-    files, others, problems = walk_images(folder)
-    if problems:
-        raise DataError(f"{problems[0]}. Make it readable, or take it out of the data.")
-    if not files:
+    found = walk_images(folder)
+    if found.problems:
+        raise DataError(f"{found.problems[0]}. Make it readable, or take it out of the data.")
+    if not found.files:
+        others = _listed([*found.others, *found.irregular], folder) or "no other files"
         raise DataError(
-            f"{folder}: no image in this class folder ({others} other files). Images end in "
+            f"{folder}: no image in this class folder ({others}). Images end in "
             f"{' '.join(EXTENSIONS)}. Add some, or remove the folder."
         )
-    return files, others
+    return found
 
 
-def walk_images(folder: Path) -> tuple[list[str], int, list[str]]:
-    """Image files below a folder in a stable order, how many other files there are, and what could not be looked into.
+class Found(NamedTuple):
+    """What lies below a folder.
+
+    Attributes:
+        files: paths of images, in a stable order.
+        others: of files that are no images by their names.
+        irregular: of what is called like an image and is no regular file: pipes, sockets, devices.
+        problems: what could not be looked into, and why.
+    """
+
+    files: list[str]
+    others: list[str]
+    irregular: list[str]
+    problems: list[str]
+
+
+def walk_images(folder: Path) -> Found:
+    """Looks for images below a folder.
 
     Names that begin with a dot are left out, and links to folders are not followed: they may lead in a circle.
     """
-    files, others = [], 0
-    problems: list[str] = []
+    found = Found([], [], [], [])
     for place, folders, names in os.walk(
-        folder, onerror=lambda error: problems.append(f"{error.filename}: {error.strerror}")
+        folder, onerror=lambda error: found.problems.append(f"{error.filename}: {error.strerror}")
     ):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(name for name in names if not name.startswith(".")):
-            if name.lower().endswith(EXTENSIONS):
-                files.append(str(Path(place, name)))
+            path = os.path.join(place, name)  # noqa: PTH118 (of a hundred thousand files)
+            if not name.lower().endswith(EXTENSIONS):
+                found.others.append(path)
+            elif os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113
+                found.irregular.append(path)
             else:
-                others += 1
-    return files, others, problems
+                found.files.append(path)  # a link to nothing, too: reading it says so
+    return found
+
+
+def skipped_notes(found: Sequence[Found], root: Path | str) -> list[str]:
+    """What a user should know of files that are not taken for images: how many, and the names of the first ones."""
+    others = [path for one in found for path in one.others]
+    irregular = [path for one in found for path in one.irregular]
+    notes = [f"{len(others)} files without an image extension were skipped in {root}: {_listed(others, root)}"]
+    notes += [f"{len(irregular)} that are no regular files were skipped in {root}: {_listed(irregular, root)}"]
+    return [note for note, paths in zip(notes, (others, irregular), strict=True) if paths]
+
+
+def _listed(paths: Sequence[str], root: Path | str) -> str:
+    """The first names, below a folder, and how many more there are."""
+    names = [os.path.relpath(path, root) for path in paths[:NAMED]]
+    return ", ".join(names) + (f" and {len(paths) - NAMED} more" if len(paths) > NAMED else "")

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from headstart.errors import DataError
+from headstart.files import regular
 
 if TYPE_CHECKING:  # the `headstart` command finds images without waiting for torch
     from torch import Tensor
@@ -20,15 +21,17 @@ if TYPE_CHECKING:  # the `headstart` command finds images without waiting for to
     ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor
 
 # Not all that Pillow knows: some formats run other programs (EPS) or are hardly ever tried.
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP", "JPEG2000")
+AVIF = bool(features.check("avif"))  # from Pillow 11.3 on, where its wheel has it
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP", "JPEG2000", *(("AVIF",) if AVIF else ()))
 
 ORIENTATION, LYING = 0x0112, 5  # of EXIF: its tag, and from which value on width and height are exchanged
 
 # Resizing keeps the ratio: of a line of a million pixels it would make an image of 200 GB.
 MAX_RATIO = 500
 
-# What counts as an image in a folder; torchvision's ImageFolder takes the same.
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+# What counts as an image in a folder: what torchvision's ImageFolder takes, and the first frames of GIFs and AVIFs.
+IMAGE_FOLDER = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+EXTENSIONS = (*IMAGE_FOLDER, ".gif", *((".avif",) if AVIF else ()))
 
 
 def read_image(path: str | Path) -> Image.Image:
@@ -105,7 +108,7 @@ def read_bytes(path: str | Path) -> bytes:
         DataError: it is not there or cannot be read.
     """
     try:
-        return Path(path).read_bytes()
+        return regular(Path(path)).read_bytes()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file.") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
@@ -133,7 +136,7 @@ def read_thumbnail(path: str | Path, side: int) -> Image.Image:
         DataError: see `read_image`.
     """
     try:
-        with Image.open(path, formats=FORMATS) as file:
+        with Image.open(regular(Path(path)), formats=FORMATS) as file:
             _check_sides(file.size)
             file.thumbnail((side, side))
             return _to_rgb(file)
@@ -148,7 +151,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
         DataError: it is missing or no image.
     """
     try:
-        with Image.open(path, formats=FORMATS) as file:
+        with Image.open(regular(Path(path)), formats=FORMATS) as file:
             with suppress(struct.error):
                 if file.getexif().get(ORIENTATION, 1) >= LYING:
                     return file.height, file.width
@@ -166,7 +169,9 @@ def _check_sides(size: tuple[int, int]) -> None:
 
 def _unreadable(path: str | Path, error: Exception) -> DataError:
     # Pillow would name the buffer that the bytes are in.
-    what = "no format that is known" if isinstance(error, UnidentifiedImageError) else error
+    what: object = "no format that is known" if isinstance(error, UnidentifiedImageError) else error
+    if isinstance(error, OSError) and error.strerror:
+        what = error.strerror  # the path is named already
     return DataError(f"{path}: not an image that can be read ({what}). Replace the file or take it out of the data.")
 
 

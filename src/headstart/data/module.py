@@ -20,7 +20,7 @@ from headstart.data.sources import Samples, Source
 from headstart.data.splits import carve, carved_size, few_per_class
 from headstart.data.stopwatch import Stopwatch
 from headstart.data.transforms import Transform
-from headstart.data.workers import default_workers
+from headstart.data.workers import begin_worker, default_workers
 from headstart.errors import DataError
 
 Batch = tuple[Tensor, Tensor]
@@ -244,6 +244,7 @@ class ImageDataModule(pl.LightningDataModule):
             drop_last=drop_last,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=begin_worker,
             pin_memory=torch.cuda.is_available(),
             # Its own generator, so that starting workers does not disturb the one that dropout draws from.
             generator=torch.Generator(),

@@ -128,7 +128,7 @@ def caltech101(root: str | Path, *, download: bool = False) -> Source:
     class_names = tuple(name for name in class_folders(folder) if name != "BACKGROUND_Google")
     files, labels = [], []
     for index, class_name in enumerate(class_names):
-        found, _ = image_files(folder / class_name)
+        found = image_files(folder / class_name).files
         files += found
         labels += [index] * len(found)
     return Source(class_names, {"train": file_samples(files, labels, folder)})

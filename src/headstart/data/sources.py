@@ -10,6 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from headstart.errors import DataError
+
+EFFECTIVE = os.access in os.supports_effective_ids  # ask for the user that this process acts for
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -47,6 +51,15 @@ class Source:
 
 
 def file_samples(files: Sequence[str], labels: Sequence[int], root: Path) -> Samples:
-    """Samples of files that are called by their path below a folder."""
+    """Samples of files that are called by their path below a folder.
+
+    Raises:
+        DataError: some are not there, or this user may not read them.
+    """
+    unreadable = [file for file in files if not os.access(file, os.R_OK, effective_ids=EFFECTIVE)]
+    if unreadable:
+        why = "permission denied" if os.path.exists(unreadable[0]) else "no such file, or a link to none"  # noqa: PTH110
+        more = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
+        raise DataError(f"{unreadable[0]} cannot be read: {why}{more}. Make it readable, or take it out of the data.")
     names = [Path(os.path.relpath(file, root)).as_posix() for file in files]
     return Samples(list(files), np.asarray(labels, dtype=np.int64), names)

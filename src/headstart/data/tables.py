@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import csv as csv_format
+import io
 import os
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from headstart.data.sources import Samples, Source, file_samples
 from headstart.errors import DataError
+from headstart.files import regular
+
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}  # as spreadsheets write them, by their language
+HEADER = 2**16  # characters that a first line may have
+DIGITS = 18  # of a label that is a number; a longer one is a text
 
 
 def csv(
@@ -58,12 +66,13 @@ def csv(
         raise DataError(f"{train.path}: column '{label_column}' has a single label; at least two are needed.")
     if len(set(names.values())) < len(names):
         raise DataError(f"data.classes gives one name to several labels: {', '.join(names.values())}.")
-    splits, notes = {"train": train.samples(folder, names)}, []
+    splits, notes = {"train": train.samples(folder, names)}, list(train.notes)
     for label in names:
         if label not in train.labels:
             raise DataError(f"{train.path} has no image with the label {label}, which data.classes names.")
     if test_csv is not None:
         test = _Table.read(Path(root, test_csv), image_column, label_column)
+        notes += test.notes
         if test.labels is None:
             notes.append(
                 f"{test.path} has no column '{label_column}' (it has {', '.join(test.columns)}): "
@@ -80,29 +89,62 @@ def csv(
     return Source(tuple(names.values()), splits, notes)
 
 
-def read_table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """Reads a csv with a header.
+class Table(NamedTuple):
+    """A table with a header.
 
-    Returns:
-        The names of the columns, and for every row the line in the file and its values by column, without spaces
-        around them; what a short row lacks is empty.
+    Attributes:
+        columns: their names.
+        rows: for every row the line in the file and its values by column, without spaces around them; what a short
+            row lacks is empty.
+        notes: what a user should know of how it was read.
+    """
+
+    columns: list[str]
+    rows: list[tuple[int, dict[str, str]]]
+    notes: list[str]
+
+
+def read_table(path: Path, column: str | None = None) -> Table:
+    """Reads a csv with a header, in UTF-8 or UTF-16, with commas, semicolons or tabs between the columns.
+
+    Args:
+        path: the file.
+        column: one that it should have, which tells what stands between the columns; None takes what makes most.
 
     Raises:
         DataError: it is no table.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv_format.DictReader(file)
-            reader.fieldnames = columns = [name.strip() for name in reader.fieldnames or []]
-            rows = [(reader.line_num, {name: (row[name] or "").strip() for name in columns}) for row in reader]
+        data = regular(path).read_bytes()
+        encoding = "utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig"
+        text = data.decode(encoding)
+        delimiter = _delimiter(text, column)
+        reader = csv_format.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+        reader.fieldnames = columns = [name.strip() for name in reader.fieldnames or []]
+        rows = [(reader.line_num, {name: (row[name] or "").strip() for name in columns}) for row in reader]
     except (UnicodeDecodeError, csv_format.Error, OSError) as error:
-        raise DataError(f"{path} cannot be read as a table ({error}). Save it as a csv in UTF-8.") from None
-    return columns, rows
+        why = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{path} cannot be read as a table ({why}). Save it as a csv in UTF-8.") from None
+    told = [DELIMITERS[delimiter]] if delimiter != "," else []
+    told += ["UTF-16"] if encoding == "utf-16" else []
+    return Table(columns, rows, [f"{path} is read as a table with {' and in '.join(told)}"] if told else [])
+
+
+def _delimiter(text: str, column: str | None) -> str:
+    """What stands between the columns: what gives the one that is asked for, then what gives most; else a comma."""
+    header = text[:HEADER].lstrip("\r\n").splitlines()[:1]
+
+    def found(delimiter: str) -> tuple[bool, int]:
+        columns = [name.strip() for name in next(csv_format.reader(header, delimiter=delimiter), [])]
+        return column in columns, len(columns)
+
+    return max(DELIMITERS, key=found)
 
 
 def _sorted(labels: set[str]) -> list[str]:
     """Sorted as numbers if all are whole numbers, so that 10 comes after 9."""
-    return sorted(labels, key=int) if all(label.isdecimal() for label in labels) else sorted(labels)
+    numbers = all(label.isdecimal() and len(label) <= DIGITS for label in labels)
+    return sorted(labels, key=int) if numbers else sorted(labels)
 
 
 @dataclass(frozen=True)
@@ -114,11 +156,12 @@ class _Table:
     lines: list[int]  # where each row stands in the file
     files: list[str]
     labels: list[str] | None
+    notes: list[str]
 
     @classmethod
     def read(cls, pattern: Path, image_column: str, label_column: str) -> _Table:
         path = _one_file(pattern)
-        columns, rows = read_table(path)
+        columns, rows, notes = read_table(path, image_column)
         if image_column not in columns:
             raise DataError(
                 f"{path} has no column '{image_column}'; its columns are {', '.join(columns) or 'none'}. "
@@ -128,7 +171,7 @@ class _Table:
             raise DataError(f"{path} has a header and no rows.")
         files = [row[image_column] for _, row in rows]
         labels = [row[label_column] for _, row in rows] if label_column in columns else None
-        return cls(path, columns, [line for line, _ in rows], files, labels)
+        return cls(path, columns, [line for line, _ in rows], files, labels, notes)
 
     def samples(self, folder: Path, names: Mapping[str, str]) -> Samples:
         """The labelled images of this table.
@@ -149,10 +192,11 @@ class _Table:
                     f"{where}: the label of {file} is {label}, which is none of the classes {', '.join(names)}."
                 )
             labels.append(indices[label])
-        missing = [path for path in paths if not Path(path).is_file()]
+        missing = [path for path in paths if not os.path.isfile(path)]  # noqa: PTH113 (of a hundred thousand files)
         if missing:
+            why = "is no regular file" if os.path.exists(missing[0]) else "is not there"  # noqa: PTH110
             others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-            raise DataError(f"{self.path} names {missing[0]}, which is not there{others}.")
+            raise DataError(f"{self.path} names {missing[0]}, which {why}{others}.")
         path, times = Counter(paths).most_common(1)[0]
         if times > 1:
             raise DataError(f"{self.path} names {path} {times} times: an image may be in one row only.")
@@ -178,7 +222,7 @@ def inside(folder: Path, file: str, where: str) -> str:
         DataError: it leads out of the folder of images.
     """
     inner = os.path.normpath(file)
-    if not file or inner == "." or inner.startswith("..") or Path(inner).is_absolute():
+    if not file or inner == "." or Path(inner).parts[0] == ".." or Path(inner).is_absolute():
         raise DataError(
             f"{where}: the file name '{file}' does not stay inside {folder}. Names are relative to that folder."
         )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import threading
+import time
 
 FEW = 8  # images for each process
 MAX_WORKERS = 8  # beyond about eight, decoding is rarely what a single accelerator waits for
+LOOK_S = 1.0  # between two looks for the parent
 CORES = "HEADSTART_CORES"  # in the environment: how many cores to use, where others run on the same machine
 
 
@@ -30,7 +34,25 @@ def workers_for(images: int) -> int:
     return min(default_workers(), images // FEW)
 
 
-def step_back(worker: int) -> None:  # noqa: ARG001 (a DataLoader gives it)
-    """Lets the forward pass go first: its threads wait for each other, and a late one holds up all."""
+def begin_worker(worker: int) -> None:  # noqa: ARG001 (a DataLoader gives it)
+    """Has a worker process end when the process that started it is gone, whatever it is doing then.
+
+    A DataLoader's own worker looks for its parent only where it waits for work; one that waits to hand over a batch
+    would wait for ever when its parent was killed.
+    """
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with_parent(parent: int) -> None:
+    starter = multiprocessing.parent_process()
+    # Where the parent was gone before this began, its end of a pipe tells.
+    while os.getppid() == parent and (starter is None or starter.is_alive()):
+        time.sleep(LOOK_S)
+    os._exit(1)
+
+
+def step_back(worker: int) -> None:
+    """Likewise, and lets the forward pass go first: its threads wait for each other, and a late one holds up all."""
+    begin_worker(worker)
     if hasattr(os, "nice"):
         os.nice(5)  # further back, and on a machine that others use they would hardly run

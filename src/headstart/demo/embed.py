@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from omegaconf import OmegaConf
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from headstart.record import write_atomically, write_json
+from headstart.files import write_json, write_tensors
 
 PLACE = Path(__file__).parent / "glyphnet.safetensors"
 FIGURES = ("accuracy", "loss", "top5_accuracy", "macro_accuracy")
@@ -25,7 +25,7 @@ def embed(run: Path, place: Path = PLACE) -> None:
     """
     state = load_file(run / "model" / "model.safetensors")
     backbone = {n.removeprefix("backbone."): t for n, t in state.items() if n.startswith("backbone.")}
-    write_atomically(place, lambda path: save_file(backbone, path))
+    write_tensors(place, backbone)
 
     metrics = json.loads((run / "metrics.json").read_text())
     environment = json.loads((run / "environment.json").read_text())

@@ -6,7 +6,6 @@ import hashlib
 import math
 import os
 import re
-import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,9 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from headstart.console import say
 from headstart.errors import ConfigError, DataError
 from headstart.explain.heatmaps import BATCH, Explainer, Heatmap, overlay
-from headstart.record import write_atomically
+from headstart.files import write_atomically
 
 if TYPE_CHECKING:
     from headstart.inputs import Input
@@ -72,7 +72,7 @@ class Pictures:
                 raise DataError(f"{path}: no file that can be read again.")
             self._waiting.append((path, answer, self._explainer.crop(path)))
         except DataError as error:  # it has its answer, and the others have theirs to come
-            print(f"headstart: no picture: {error}", file=sys.stderr)
+            say(f"no picture: {error}")
 
     def _write(self) -> None:
         """Writes the pictures that wait."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import functools
-import json
 import logging
 import os
 import re
@@ -18,6 +17,8 @@ from typing import Any
 
 from headstart.features.locks import ByteLocks
 from headstart.features.store import IN_USE, RECORD
+from headstart.files import read_json
+from headstart.schemas import ABOUT
 
 log = logging.getLogger(__name__)
 GIGABYTE = 10**9
@@ -126,8 +127,8 @@ def cached_sets(cache: Path, kind: str = FEATURES) -> list[CachedSet]:
 
 def _read_set(folder: Path) -> CachedSet:
     about: dict[str, Any] = {}
-    with suppress(OSError, ValueError):
-        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    with suppress(OSError, ValueError):  # a ValidationError is one
+        about = ABOUT.validate_python(read_json(folder / "about.json"))
     segments = []
     for records in sorted(folder.glob("*.keys")):
         with suppress(FileNotFoundError):  # dropped by another process in this moment

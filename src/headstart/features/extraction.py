@@ -22,7 +22,7 @@ from headstart.data.images import decode_image, read_bytes
 from headstart.data.samplers import mixed_seed
 from headstart.data.sources import Samples
 from headstart.data.transforms import Transform
-from headstart.data.workers import step_back
+from headstart.data.workers import begin_worker, step_back
 from headstart.errors import DataError
 from headstart.features.store import FeatureStore, Key, key_of
 from headstart.progress import Advance
@@ -187,7 +187,7 @@ def extract(
             num_workers=num_workers if claims else 0,
             pin_memory=device is not None and device.type == "cuda",
             prefetch_factor=PREFETCH if claims and num_workers else None,
-            worker_init_fn=step_back if device is not None and device.type == "cpu" else None,
+            worker_init_fn=step_back if device is not None and device.type == "cpu" else begin_worker,
             generator=torch.Generator(),  # of its own: whether there is something to compute must not change a run
         )
         for images in loader:

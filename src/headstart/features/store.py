@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from headstart.errors import DataError
+from headstart.errors import DataError, DiskError
 from headstart.features.locks import ByteLocks
-from headstart.record import write_json
+from headstart.files import write_json
 
 KEY_BYTES = 36  # the image's SHA-256 and the number of the view
 RECORD = np.dtype([("key", f"V{KEY_BYTES}"), ("crc", "<u4")])
@@ -163,7 +163,7 @@ class FeatureStore:
             if not (folder / "about.json").exists():
                 write_json(folder / "about.json", about)
             self.refresh()
-        except OSError as error:
+        except (OSError, DiskError) as error:
             self.locks.close()
             raise self._unusable(error) from None
 
@@ -245,9 +245,10 @@ class FeatureStore:
         while self._own:
             os.close(self._own.pop())
 
-    def _unusable(self, error: OSError) -> DataError:
+    def _unusable(self, error: OSError | DiskError) -> DataError:
+        why = error.strerror if isinstance(error, OSError) else "the disk is full"
         return DataError(
-            f"{self.folder}: cannot write to the cache ({error.strerror}). What was computed so far is kept. "
+            f"{self.folder}: cannot write to the cache ({why}). What was computed so far is kept. "
             f"Make room, lower features.max_gb or data.cache_gb, or name another folder by the environment variable "
             f"HEADSTART_CACHE; then run the same command again."
         )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
+from headstart.console import printable
 from headstart.errors import told
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def report_run(folder: Path, data: ImageDataModule) -> None:
     except Exception as error:  # the run is recorded, and nothing here may look as if it were not
         log.warning("there is no report: %s. Try headstart report %s", told(error).rstrip("."), folder)
     else:
-        print(f"report: {place}")
+        print(printable(f"report: {place}"))
 
 
 def write_report(folder: Path, data: ImageDataModule | None) -> Path:

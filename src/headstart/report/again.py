@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from headstart.errors import DataError, HeadstartError
 from headstart.evaluation import check_split
 from headstart.record import split_table
 from headstart.report import write_report
+from headstart.report.reading import read_environment
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def report_again(folder: Path, words: Sequence[str] = ()) -> Path:
 def former_root(folder: Path, config: Config) -> Path | None:
     """A relative `data.root` from where the run was started."""
     root = getattr(config.data, "root", None)
-    environment = json.loads((folder / "environment.json").read_text(encoding="utf-8", errors="surrogateescape"))
+    environment = read_environment(folder)
     if root is None or "folder" not in environment:
         return None
     return Path(environment["folder"], root)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from headstart.answers import KEPT
 from headstart.errors import DataError
-from headstart.record import write_text
+from headstart.files import write_text
 from headstart.report.charts import WIDTH
 from headstart.report.html import render
 from headstart.report.reading import FinishedRun

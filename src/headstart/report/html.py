@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 import headstart
 from headstart.answers import Evaluation
-from headstart.record import csv_text, write_bytes, write_text
+from headstart.files import csv_text, write_bytes, write_text
 from headstart.report.contents import WORST, Contents
 from headstart.report.pictures import VIEWS, worst_indices
 from headstart.report.reading import FinishedRun

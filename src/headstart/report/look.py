@@ -21,8 +21,8 @@ from headstart.data.module import make_splits
 from headstart.data.sources import Samples
 from headstart.data.transforms import Preprocessing, evaluation_transform, training_transform
 from headstart.errors import DataError
+from headstart.files import csv_text, write_bytes, write_text
 from headstart.progress import progress_bar
-from headstart.record import csv_text, write_bytes, write_text
 from headstart.report import pictures
 from headstart.report.charts import NAMED, WIDTH
 from headstart.report.html import data_name, render

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import shlex
 from bisect import bisect_left
@@ -17,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.answers import CLASS_CURVES, KEPT, Evaluation, read_evaluation
-from headstart.errors import DataError
+from headstart.errors import DataError, told
+from headstart.files import csv_value, read_json, read_text, regular
 from headstart.report.charts import Curves
 from headstart.run_folder import LR_RANGE
 from headstart.runs import Run, read_run
+from headstart.schemas import Environment, check_values
 
 
 @dataclass(frozen=True)
@@ -109,30 +110,61 @@ def read_finished(folder: Path) -> FinishedRun:
             f"{folder} has no evaluation of val or test. Make one by headstart evaluate {folder} --split val."
         )
     class_names = next(iter(evaluations.values())).class_names
-    trained, names = _splits(folder / "split.csv", class_names)
-    return FinishedRun(
-        run=run,
-        config=(folder / "config.yaml").read_text(encoding="utf-8", errors="surrogateescape"),
-        environment=json.loads((folder / "environment.json").read_text(encoding="utf-8", errors="surrogateescape")),
-        class_names=class_names,
-        trained=trained,
-        names=names,
-        evaluations=evaluations,
-        curves=read_curves(folder),
-        class_curves=_numbers(folder / "evaluation" / CLASS_CURVES)[:, 1:],
-        lr_range=_numbers(folder / LR_RANGE),
-    )
+    environment = read_environment(folder)
+    try:
+        _check_run(run, evaluations)
+        trained, names = _splits(folder / "split.csv", class_names)
+        return FinishedRun(
+            run=run,
+            config=read_text(folder / "config.yaml"),
+            environment=environment,
+            class_names=class_names,
+            trained=trained,
+            names=names,
+            evaluations=evaluations,
+            curves=read_curves(folder),
+            class_curves=_numbers(folder / "evaluation" / CLASS_CURVES)[:, 1:],
+            lr_range=_numbers(folder / LR_RANGE),
+        )
+    except (OSError, ValueError, LookupError, csv.Error) as error:
+        raise DataError(f"{folder} is damaged or was changed ({told(error)}). Copy the run folder again.") from None
+
+
+def _check_run(run: Run, evaluations: Mapping[str, Evaluation]) -> None:
+    """Makes sure that a run's files go together."""
+    for name in ("epochs/run", "time/total_s", "time/fit_s", "params/total", "params/trainable"):
+        if run.metrics.get(name) is None:
+            raise ValueError(f"metrics.json has no {name}")
+    if not isinstance(run.settings.get("epochs"), int):
+        raise ValueError("config.yaml has no number of epochs")
+    if len({evaluation.class_names for evaluation in evaluations.values()}) > 1:
+        raise ValueError("its evaluations are of different classes")
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """A run folder's environment.json.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    path = folder / "environment.json"
+    try:
+        environment = read_json(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({told(error)}). Copy the run folder again.") from None
+    check_values(Environment, environment, path, DataError, "Copy the run folder again.")
+    return dict(environment)
 
 
 def _splits(path: Path, class_names: Sequence[str]) -> tuple[NDArray[np.int64], dict[str, list[str]]]:
     """How many training images each class has, and what the images of each split are called."""
     counts = dict.fromkeys(class_names, 0)
     names: dict[str, list[str]] = {}
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+    with regular(path).open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         for row in csv.DictReader(file):
-            names.setdefault(row["split"], []).append(row["image"])
+            names.setdefault(row["split"], []).append(csv_value(row["image"]))
             if row["split"] == "train":
-                counts[row["class"]] += 1
+                counts[csv_value(row["class"])] += 1
     return np.array(list(counts.values()), dtype=np.int64), names
 
 

@@ -17,8 +17,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from headstart.errors import told
+from headstart.files import write_text
 from headstart.monitor import direction
-from headstart.record import write_text
 from headstart.report import sweep_charts as charts
 from headstart.report.html import render
 from headstart.report.style import short, svg

@@ -20,8 +20,9 @@ from headstart.config import Config
 from headstart.config.checking import REACH_DOWN
 from headstart.errors import ConfigError
 from headstart.features.locks import ByteLocks
-from headstart.record import plain, write_json
+from headstart.files import plain, read_json, write_json
 from headstart.runs import Plain, flat, read_metrics
+from headstart.schemas import JobRecord
 
 log = logging.getLogger(__name__)
 
@@ -212,12 +213,13 @@ def failures_of(jobs: Iterable[Job], lost: Mapping[str, str]) -> dict[str, str]:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What job.json says; empty if there is none."""
+    """What job.json says; empty if there is none, or one that no job has written."""
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8", errors="surrogateescape"))
-    except (OSError, ValueError):
+        record = read_json(folder / RECORD)
+        JobRecord.model_validate(record)
+    except (OSError, ValueError):  # a ValidationError is one
         return {}
-    return record if isinstance(record, dict) else {}
+    return dict(record)
 
 
 def jobs_below(folder: Path) -> list[Job]:

@@ -10,8 +10,9 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
-from headstart.errors import HeadstartError, brief
-from headstart.record import csv_text, write_text
+from headstart.console import one_line, printable
+from headstart.errors import DiskError, HeadstartError, brief
+from headstart.files import csv_text, write_text
 from headstart.runs import Run, sorted_by, table
 from headstart.sweeps.jobs import failures_of, jobs_below
 from headstart.sweeps.launching import Launched
@@ -77,7 +78,7 @@ def summarise(launched: Launched, metric: str, *, report: bool) -> int:
         print(", ".join(f"{name} {share:.0%}" for name, share in shares.items()))
     console = Console(soft_wrap=True, highlight=False, markup=False)
     for line in told_failures(failures, folder):
-        console.print(line)
+        console.print(printable(line))
     good = [run for run in runs if run.metrics]
     unfinished = sum(not run.metrics and run.folder.name not in failures for run in runs)
     counts = {"finished": len(good), "failed": len(failures), "unfinished": unfinished}
@@ -85,7 +86,7 @@ def summarise(launched: Launched, metric: str, *, report: bool) -> int:
     console.print(f"{told}: {folder / CSV}")
     if good:
         best = sorted_by(good, metric)[0]
-        console.print(f"best run: {best.folder}, {metric} {best.metrics[metric]:.4f}")
+        console.print(f"best run: {one_line(str(best.folder))}, {metric} {best.metrics[metric]:.4f}")
         if report:
             write_report(folder, best.folder, shares, failures)
     return len(failures)
@@ -114,7 +115,7 @@ def told_failures(failures: Mapping[str, str], folder: Path) -> Iterator[str]:
 def _keep(path: Path, rows: Sequence[Sequence[str]]) -> None:
     try:
         write_text(path, csv_text(rows))
-    except OSError as error:  # such as a full disk: the terminal has the table, and the same command writes it again
+    except (OSError, DiskError) as error:  # the terminal has the table, and the same command writes it again
         log.warning("%s cannot be written: %s", path, brief(error))
 
 

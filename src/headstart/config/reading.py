@@ -1,0 +1,28 @@
+"""Reading a run's config.yaml, which others may have written."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from headstart.errors import ConfigError, told
+from headstart.files import read_text
+
+
+def read_config(path: Path) -> DictConfig:
+    """Reads a config.yaml; its interpolations are not resolved.
+
+    Raises:
+        ConfigError: it is missing, damaged or no configuration.
+    """
+    try:
+        config = OmegaConf.load(io.StringIO(read_text(path)))
+        if not isinstance(config, DictConfig):
+            raise ValueError("it is a list")
+    except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path} cannot be read as a configuration ({told(error)}). Copy it again.") from None
+    return config

@@ -1,0 +1,198 @@
+"""What may stand in files that others can have written: model.json, checkpoints, what runs and sweeps record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from headstart.errors import HeadstartError
+
+MAX_SIDE = 4096  # pixels: eight times what the largest networks of torchvision and timm see
+MAX_HIDDEN = 2**20  # units of a hidden layer
+SHOWN = 80  # characters of a wrong value in a message
+
+
+class Strict(BaseModel):
+    """Takes values of exactly these types; other keys are refused."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class Open(BaseModel):
+    """Likewise, and other keys may be there: they are for people to read."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+
+def _class_names(names: list[str]) -> list[str]:
+    if not all(names):
+        raise ValueError("a class has no name")
+    if len(set(names)) < len(names):
+        raise ValueError("two classes have one name")
+    return names
+
+
+def _text(value: Any) -> str:
+    # Not pydantic's str: the name of a file may hold bytes that are not UTF-8.
+    if not isinstance(value, str):
+        raise ValueError("expected a text")
+    return value
+
+
+Text = Annotated[Any, AfterValidator(_text)]
+Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
+
+
+def _three(**bounds: float) -> Any:
+    # A checkpoint has tuples where JSON has lists.
+    return Annotated[list[Annotated[float, Field(**bounds)]], Field(min_length=3, max_length=3, strict=False)]
+
+
+# --- a trained classifier ------------------------------------------------------------------------------------
+
+
+class Network(Strict):
+    """The arguments of `build_backbone`, without weights."""
+
+    library: Literal["headstart", "torchvision", "timm"]
+    name: Text
+    image_size: Side | None = None
+
+
+class Linear(Strict):
+    """A head that is one layer."""
+
+    name: Literal["linear"]
+
+
+class MLP(Strict):
+    """A head with a hidden layer."""
+
+    name: Literal["mlp"]
+    hidden: int = Field(ge=1, le=MAX_HIDDEN)
+    dropout: float = Field(ge=0, lt=1)
+
+
+class Preprocessed(Strict):
+    """The fields of `Preprocessing`."""
+
+    resize: int = Field(ge=1, le=2 * MAX_SIDE)
+    crop: Side
+    interpolation: Literal["nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos"]
+    mean: _three(ge=-10, le=10)  # type: ignore[valid-type]
+    std: _three(gt=0, le=10)  # type: ignore[valid-type]
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Preprocessed:
+        if self.crop > self.resize:
+            raise ValueError(f"crop={self.crop} is larger than resize={self.resize}")
+        return self
+
+
+class Told(Open):
+    """What is said of the images that a classifier was trained on."""
+
+    image_column: Text | None = None
+    label_column: Text | None = None
+    classes: dict[Text, Text] | None = None
+
+
+class Description(Open):
+    """What a classifier is built from and used by."""
+
+    model: Network
+    head: Annotated[Linear | MLP, Field(discriminator="name")]
+    class_names: Annotated[list[Text], Field(min_length=2, strict=False), AfterValidator(_class_names)]
+    preprocessing: Preprocessed
+    freeze: bool | Text
+    temperature: float = Field(default=1.0, gt=0, le=1e6)
+    data: Told = Field(default_factory=Told)
+    versions: dict[Text, Text] = Field(default_factory=dict)
+    metrics: dict[Text, float | None] = Field(default_factory=dict)
+
+
+class ModelFile(Description):
+    """model.json."""
+
+    format_version: int
+    sha256: dict[Text, Text]
+
+
+class Checkpoint(Open):
+    """A checkpoint of Lightning's, as far as headstart reads it; tensors are looked at by themselves."""
+
+    epoch: int = Field(ge=0)
+    hyper_parameters: Description
+    state_dict: dict[Text, Any]
+
+
+# --- a run and a job of a sweep ------------------------------------------------------------------------------
+
+
+class Environment(Open):
+    """environment.json."""
+
+    command: list[Text] = Field(default_factory=list)
+    folder: Text | None = None
+    versions: dict[Text, Text] = Field(default_factory=dict)
+
+
+class JobRecord(Open):
+    """job.json; a figure may be no number."""
+
+    model_config = ConfigDict(allow_inf_nan=True)
+
+    digest: Text
+    monitor: Text
+    settings: dict[Text, bool | int | float | Text | None]
+    attempts: int = 0
+    host: Text | None = None
+    pid: int | None = None
+    started: float | None = None
+    ended: float | None = None
+    reason: Text | None = None
+
+
+METRICS: TypeAdapter[dict[Text, float | None]] = TypeAdapter(dict[Text, float | None], config=ConfigDict(strict=True))
+ABOUT: TypeAdapter[dict[Text, Any]] = TypeAdapter(dict[Text, Any], config=ConfigDict(strict=True))
+
+
+# --- messages ------------------------------------------------------------------------------------------------
+
+
+def check_values(schema: type[BaseModel], values: Any, path: Path, error: type[HeadstartError], remedy: str) -> None:
+    """Makes sure that values are what a schema takes.
+
+    Args:
+        schema: of them.
+        values: as they were read.
+        path: the file, for the message.
+        error: what is raised.
+        remedy: what to do, a sentence.
+
+    Raises:
+        HeadstartError: of the given kind: a value is missing, unknown, of another type, or out of range.
+    """
+    try:
+        schema.model_validate(values)
+    except ValidationError as problems:
+        raise error(f"{path} is damaged or was changed: {_first(problems)}. {remedy}") from None
+    except RecursionError:
+        raise error(f"{path} is damaged or was changed: it is nested too deeply. {remedy}") from None
+
+
+def _first(problems: ValidationError) -> str:
+    """The first problem, in words."""
+    problem: Mapping[str, Any] = problems.errors(include_url=False)[0]
+    place = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "missing":
+        return f"{place} is missing"
+    if problem["type"] == "extra_forbidden":
+        return f"there is no key {place}"
+    text = repr(problem["input"])
+    given = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    expected = str(problem["msg"]).removeprefix("Value error, ").replace("Input should be", "expected")
+    return f"{place}={given}: {expected}" if place else expected

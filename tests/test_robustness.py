@@ -1,0 +1,174 @@
+"""What comes from outside: disks that fill up, kills, parents that die, and names that a terminal would obey."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from headstart import errors
+from headstart.checkpoints import load_checkpoint
+from headstart.cli.predict import write_table
+from headstart.console import Formatter, one_line, printable
+from headstart.errors import DataError, DiskError, ModelError
+from headstart.model import Prediction
+from headstart.table import show_rows
+from tests.helpers.commands import command, ended, script, started
+from tests.helpers.disk import limited
+from tests.helpers.images import class_folders
+from tests.helpers.kill_points import killed_at
+from tests.helpers.processes import living
+from tests.helpers.runs import FEW, SMALL, TINY_RESNET, Train, figures
+
+CLEARS = "\x1b[2J"  # the screen
+
+# --- a disk that is full -------------------------------------------------------------------------------------
+
+
+def test_a_run_whose_disk_fills_up_keeps_its_checkpoint_and_is_resumed(train: Train, tmp_path: Path) -> None:
+    words, last = ("freeze=false", *FEW), tmp_path / "half" / "checkpoints" / "last.ckpt"
+    once = train(*words, "epochs=2", folder=tmp_path / "once")
+    train(*words, "epochs=1", folder=tmp_path / "half")
+    former = last.read_bytes()
+    resume = (*words, "epochs=2", f"ckpt_path={last}")
+    full = rf"\.ckpt cannot be written: it needs \d\.\d MB, and .*whole\. Make room\. Resume by ckpt_path={last}"
+    with limited(len(former) // 2), pytest.raises(DiskError, match=full):
+        train(*resume, folder=tmp_path / "half")
+    assert last.read_bytes() == former
+    assert figures(train(*resume, folder=tmp_path / "half")) == figures(once)
+    assert not [path for path in last.parent.iterdir() if path.suffix != ".ckpt"]
+
+
+def test_a_disk_that_is_full_from_the_beginning(train: Train, tmp_path: Path) -> None:
+    with (
+        limited(50_000),
+        pytest.raises(DiskError, match=r"(last|best)\.ckpt cannot .* No epoch was finished: start anew\."),
+    ):
+        train("freeze=false", "epochs=1", *FEW)
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+
+
+def test_what_a_library_could_not_write_is_one_message(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    try:
+        with limited(10), (tmp_path / "events").open("wb", buffering=0) as file:
+            file.write(bytes(10))
+            file.write(bytes(10))
+    except OSError as error:
+        error.filename = str(tmp_path / "events")
+        errors.excepthook(type(error), error, error.__traceback__)
+    said = capsys.readouterr().err
+    assert said.startswith(f"headstart: {tmp_path / 'events'} cannot be written: ")
+    assert "Traceback" not in said
+
+
+def test_a_run_that_is_killed_inside_a_checkpoint_keeps_the_former_one(tmp_path: Path) -> None:
+    words = (*SMALL, "freeze=false", *FEW)
+    folder = tmp_path / "killed"
+    last = folder / "checkpoints" / "last.ckpt"
+    dies = command(*words, "epochs=3", f"hydra.run.dir={folder}", environment=killed_at("inside a checkpoint", 3))
+    assert dies.returncode != 0
+    left = [path for path in last.parent.iterdir() if path.suffix != ".ckpt"]
+    assert len(left) == 1  # what it was writing
+    assert torch.load(last, weights_only=True)["epoch"] in (0, 1)
+    load_checkpoint(last)
+    for place, more in ((folder, [f"ckpt_path={last}"]), (tmp_path / "once", [])):
+        result = command(*words, "epochs=3", f"hydra.run.dir={place}", *more)
+        assert result.returncode == 0, result.stderr
+    found = [json.loads((place / "metrics.json").read_text()) for place in (folder, tmp_path / "once")]
+    assert figures(found[0]) == figures(found[1])
+    assert not left[0].exists()
+
+
+# --- parents that die ----------------------------------------------------------------------------------------
+
+WAITS = """
+import os, signal, sys
+from headstart.data.workers import begin_worker
+child = os.fork()
+if child == 0:
+    begin_worker(0)
+    os.read(os.pipe()[0], 1)  # for ever
+print(child, flush=True)
+sys.stdin.readline()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_worker_that_waits_for_ever_ends_with_its_parent() -> None:
+    process = script(WAITS)
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    assert living(child)
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.close()
+    while living(child):
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+
+
+def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
+    images = class_folders(tmp_path / "images", images=40)
+    words = ("data=imagefolder", f"data.root={images}", *TINY_RESNET, *SMALL, "freeze=false", "data.num_workers=2")
+    dies = killed_at("an epoch begins", 2, who="process")
+    process = started(*words, "epochs=3", f"hydra.run.dir={tmp_path / 'run'}", environment=dies)
+    ended(process)  # its output ends when all that it has started is gone
+    assert process.returncode != 0
+
+
+# --- terminals -----------------------------------------------------------------------------------------------
+
+
+def test_what_a_terminal_would_obey_is_escaped() -> None:
+    assert printable(f"a{CLEARS}b\r\n\tc\x07\x9b1m \u202e") == "a\\x1b[2Jb\\r\n\\tc\\x07\\x9b1m \\u202e"
+    assert one_line("a\nb") == "a\\nb"
+    assert one_line("caf\udce9") == "caf\\udce9"  # a byte that is not UTF-8
+    for text in ("Zürich ✓ 日本語", "نیم\u200cفاصله", "👩\u200d🔬"):
+        assert printable(text) == text
+    record = logging.LogRecord("a", logging.INFO, "b", 1, "a class called %s", (CLEARS,), None)
+    assert Formatter("%(message)s").format(record) == "a class called \\x1b[2J"
+
+
+def test_tables_show_what_a_terminal_would_obey(capsys: pytest.CaptureFixture[str]) -> None:
+    show_rows([["run", CLEARS], [f"x{CLEARS}", "1"]])
+    table = io.StringIO()
+    answers: Any = [(f"{CLEARS}.jpg", Prediction(CLEARS, 1.0, ((CLEARS, 1.0),))), (f"{CLEARS}2", DataError("no"))]
+    write_table(table, iter(answers), width=11, class_names=(CLEARS, "dog"))
+    for shown in (capsys.readouterr().out, table.getvalue()):
+        assert "\x1b" not in shown
+        assert "\\x1b[2J" in shown
+    header, first, _ = table.getvalue().splitlines()
+    assert first.index("\\x1b[2J  100") == header.index("class")
+
+
+def test_names_in_the_data_reach_neither_terminal_nor_log(tmp_path: Path) -> None:
+    images = class_folders(tmp_path / "images", (f"{CLEARS}cat", "dog"), images=5)
+    (images / "dog" / f"{CLEARS}.txt").touch()
+    folder = tmp_path / "run"
+    words = ("data=imagefolder", f"data.root={images}", *TINY_RESNET, *SMALL, "epochs=1", f"hydra.run.dir={folder}")
+    result = command(*words)
+    assert result.returncode == 0, result.stderr
+    (images / "dog" / f"{CLEARS}.png").write_bytes(b"no image")
+    broken = command(*words[:-1], f"hydra.run.dir={tmp_path / 'broken'}")
+    assert broken.returncode == 1
+    for said in (result.stdout, broken.stderr, (folder / "train.log").read_text()):
+        assert "\x1b" not in said
+        assert "\\x1b[2J" in said
+
+
+# --- before any image ----------------------------------------------------------------------------------------
+
+
+def test_a_block_that_there_is_not_is_said_before_any_image_is_read(train: Train, tmp_path: Path) -> None:
+    images = class_folders(tmp_path / "images", images=4)
+    for path in images.rglob("*.jpg"):
+        path.write_bytes(b"no image")
+    with pytest.raises(ModelError, match="freeze=layer9: the backbone has no such block. .* Its blocks are .*layer1"):
+        train("data=imagefolder", f"data.root={images}", *TINY_RESNET, "freeze=layer9", "data.cache=decoded")
