@@ -16,7 +16,7 @@ from headstart.cli import main
 from headstart.data.images import image_size
 from headstart.errors import ConfigError, DataError
 from headstart.report.look import measured
-from tests.helpers.images import CLASSES
+from tests.helpers.images import CLASSES, class_folders
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +58,19 @@ def test_what_was_skipped_and_what_is_broken_is_listed(hard: Path, tmp_path: Pat
     page = (tmp_path / "out" / "index.html").read_text()
     assert "notes.txt" in page or "1 file" in page
     assert "0.png: not an image that can be read" in page
+
+
+def test_names_from_the_data_are_text(tmp_path: Path) -> None:
+    """A class or a file must not be able to run something in the reader's browser, or in a spreadsheet."""
+    planted = "<img src=x onerror=alert(1)>"
+    root = class_folders(tmp_path / "data", (f"=1+1{planted}", "dog"))
+    (root / "dog" / f"{planted}.txt").touch()
+    (root / "dog" / f"{planted}.png").write_bytes(b"broken")
+    main(["look", "data=imagefolder", f"data.root={root}", "model=glyphnet", "--out", str(tmp_path / "out")])
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert planted not in page
+    assert page.count("&lt;img src=x onerror=alert(1)&gt;") >= 3  # the class, the file that is skipped, the broken one
+    assert (tmp_path / "out" / "counts.csv").read_text().splitlines()[1].startswith("'=1+1")
 
 
 def test_weights_are_not_fetched(hard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

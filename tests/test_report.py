@@ -331,12 +331,15 @@ def test_runs_are_compared_on_the_same_images(reported: Path, other: Path, tmp_p
     assert test is not None
     assert compared[0].against_best is None
     assert (test.only_first - test.only_second) / 45 == pytest.approx(compared[0].accuracy - compared[1].accuracy)
-    main(["report", str(reported), str(other), "--out", str(tmp_path / "out")])
+    planted = shutil.copytree(other, tmp_path / "<b>other")
+    main(["report", str(reported), str(planted), "--out", str(tmp_path / "out")])
     assert f"comparison: {tmp_path / 'out' / 'index.html'}" in capsys.readouterr().out
     page = (tmp_path / "out" / "index.html").read_text()
     assert f"p = {test.p_value:.2g}" in page
     assert "head.name=mlp" in page
     assert "2 runs, on the same 45 test images" in page
+    assert "<b>other" not in page
+    assert "&lt;b&gt;other" in page
 
 
 def test_a_folder_of_runs_is_all_of_them(reported: Path, other: Path, pages: Path, capsys: Any) -> None:

@@ -15,7 +15,7 @@ import torch
 from headstart import errors
 from headstart.checkpoints import load_checkpoint
 from headstart.cli.predict import write_table
-from headstart.console import Formatter, one_line, printable
+from headstart.console import Formatter, LogFile, one_line, printable
 from headstart.errors import DataError, DiskError, ModelError
 from headstart.model import Prediction
 from headstart.table import show_rows
@@ -67,6 +67,16 @@ def test_what_a_library_could_not_write_is_one_message(capsys: pytest.CaptureFix
     assert "Traceback" not in said
 
 
+def test_a_log_that_cannot_be_written_is_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    handler = LogFile(tmp_path / "train.log")
+    with limited(10):
+        handler.emit(logging.LogRecord("a", logging.INFO, "b", 1, "longer than there is room", (), None))
+        assert capsys.readouterr().err == ""
+        handler.emit(logging.LogRecord("a", logging.INFO, "b", 1, "%d", ("no number",), None))
+        assert "Logging error" in capsys.readouterr().err
+    handler.close()
+
+
 def test_a_run_that_is_killed_inside_a_checkpoint_keeps_the_former_one(tmp_path: Path) -> None:
     words = (*SMALL, "freeze=false", *FEW)
     folder = tmp_path / "killed"
@@ -108,8 +118,11 @@ def test_a_worker_that_waits_for_ever_ends_with_its_parent() -> None:
     assert process.stdin is not None
     process.stdin.write("\n")
     process.stdin.close()
-    while living(child):
+    for _ in range(1200):
+        if not living(child):
+            break
         time.sleep(0.05)
+    assert not living(child)
     process.kill()
     process.wait()
 

@@ -19,7 +19,8 @@ import pytest
 from headstart.features.cache import cached_sets
 from tests.helpers.commands import command, ended, started
 from tests.helpers.images import class_folders
-from tests.helpers.runs import RESNET18, SMALL, figures
+from tests.helpers.processes import group
+from tests.helpers.runs import RESNET18, SMALL, TINY_RESNET, figures
 from tests.helpers.sweeps import check_kept, finished, rows
 
 pytestmark = pytest.mark.soak
@@ -179,3 +180,30 @@ def workers_of(session: int) -> list[int]:
         except (OSError, ProcessLookupError):
             continue
     return found
+
+
+def test_no_worker_outlives_a_run_that_is_killed_at_random(tmp_path: Path) -> None:
+    """The run alone is killed, as by the kernel that is out of memory; 50 times and more by HEADSTART_KILLS=50."""
+    images = class_folders(tmp_path / "images", images=200)
+    words = ("data=imagefolder", f"data.root={images}", *TINY_RESNET, *SMALL, "freeze=false", "data.num_workers=2")
+    seed, with_workers, longest = time.time_ns(), 0, 0.0
+    rng = random.Random(seed)
+    for attempt in range(KILLS):
+        process = started(*words, "epochs=1000", f"hydra.run.dir={tmp_path / str(attempt)}", cold=True)
+        while process.poll() is None and len(group(process.pid)) < 2:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, LONGEST_S))
+        workers = group(process.pid)[1:]
+        with_workers += bool(workers)
+        process.kill()
+        killed = time.perf_counter()
+        while group(process.pid):
+            time.sleep(0.01)
+            assert time.perf_counter() - killed < 60
+        longest = max(longest, time.perf_counter() - killed)
+        process.communicate()
+    print(
+        f"seed {seed}: {KILLS} runs killed, {with_workers} with workers, which were gone after {longest:.2f} s at most"
+    )
+    assert with_workers > 0
+    assert longest < 5

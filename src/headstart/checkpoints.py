@@ -181,7 +181,7 @@ def complete_checkpoints(folder: Path, classifier: TransferClassifier) -> None:
                 for name, value in classifier.backbone.state_dict(prefix=BACKBONE).items():
                     checkpoint["state_dict"][name] = value.cpu()
                 write_checkpoint(path, checkpoint)
-        except (HeadstartError, OSError) as error:
+        except (HeadstartError, OSError, RuntimeError) as error:  # torch.save makes RuntimeErrors of others
             log.warning("%s holds the head only, and cannot be completed: %s", path, error)
 
 

@@ -37,3 +37,12 @@ class Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The text of a record."""
         return printable(super().format(record))
+
+
+class LogFile(logging.FileHandler):
+    """A log in a file; where that cannot be written, as on a full disk, the terminal has the same lines."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's own name)
+        """Says nothing of a disk: what the run itself cannot write ends it with a message."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from headstart.errors import HeadstartError
+from headstart.limits import MAX_SIDE
 
-MAX_SIDE = 4096  # pixels: eight times what the largest networks of torchvision and timm see
 MAX_HIDDEN = 2**20  # units of a hidden layer
 SHOWN = 80  # characters of a wrong value in a message
 

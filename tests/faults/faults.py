@@ -184,6 +184,27 @@ FAULTS = (
         ("test_files.py", "test_export.py"),
     ),
     Fault(
+        "a checkpoint goes by way of another folder",
+        "trainer.py",
+        "            plugins=[WholeCheckpoints()],\n",
+        "",
+        ("test_robustness.py",),
+    ),
+    Fault(
+        "a worker outlives its parent",
+        "data/workers.py",
+        "    os._exit(1)\n",
+        "    return\n",
+        ("test_robustness.py",),
+    ),
+    Fault(
+        "what a description says is not checked",
+        "schemas.py",
+        "        schema.model_validate(values)\n",
+        "        pass\n",
+        ("test_artifact.py",),
+    ),
+    Fault(
         "the last epoch's weights are tested instead of the best ones",
         "train.py",
         '            classifier.load_state_dict(checkpoint["state_dict"])',

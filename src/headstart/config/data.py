@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from headstart.config.ranges import AUTO, at_least, fraction, or_auto, within
+from headstart.config.ranges import AUTO, at_least, fraction, or_auto, pixels, within
+from headstart.limits import MAX_SIDE
 
 USUAL_BATCH = 32  # images, where auto has nothing to measure: the largest of Masters & Luschi's (arXiv:1804.07612)
 
@@ -27,8 +28,8 @@ class Data:
     train_per_class: int | None = at_least(1)
     # The default is for config.yaml of runs from before it was there.
     sampling: Literal["shuffled", "balanced"] = "shuffled"
-    image_size: int | None = at_least(1)
-    resize: int | None = at_least(1)
+    image_size: int | None = pixels(MAX_SIDE)
+    resize: int | None = pixels(2 * MAX_SIDE)
     interpolation: Literal["nearest", "bilinear", "bicubic"] | None
     mean: list[float] | None = within(
         lambda value: len(value) == 3 and min(value) >= 0 and max(value) <= 1, "three numbers in [0, 1], one a channel"

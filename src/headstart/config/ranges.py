@@ -19,6 +19,11 @@ def at_least(minimum: int) -> Any:
     return within(lambda value: value >= minimum, f"a whole number of at least {minimum}")
 
 
+def pixels(most: int) -> Any:
+    """The side of an image."""
+    return within(lambda value: 1 <= value <= most, f"a whole number of pixels from 1 to {most}")
+
+
 def or_auto(number: Any) -> Any:
     """What another field takes, or the word auto."""
     test, words = number.metadata["test"], number.metadata["words"]
