@@ -12,6 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from headstart import config, errors
+from headstart.console import guard_logs
 from headstart.launch import check_launch
 from headstart.sweeps.plugins import check_plugins
 
@@ -19,6 +20,7 @@ from headstart.sweeps.plugins import check_plugins
 @hydra.main(config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float | None:
     """Checks the configuration, then imports torch and runs it; a job of a sweep has a process of its own."""
+    guard_logs()
     settings = config.check(cfg)
     job = HydraConfig.get()
     if job.mode == RunMode.MULTIRUN:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
+from functools import partial
 
 JOINERS = "\u200c\u200d"  # invisible, and parts of words in some scripts and of emoji
 
@@ -31,18 +33,30 @@ def _escaped(letter: str) -> str:
     return letter if shown else letter.encode("unicode_escape").decode("ascii")
 
 
+def guard_logs() -> None:
+    """Has the logs that Hydra has set up hold nothing that a terminal would obey; a full disk is no traceback.
+
+    Not by Hydra's own configuration of logs, which warns of classes that are not Python's.
+    """
+    for handler in logging.getLogger().handlers:
+        if not isinstance(handler.formatter, Formatter):
+            handler.setFormatter(Formatter(handler.formatter or logging.Formatter()))
+            handler.handleError = partial(_pass_over_full_disks, handler.handleError)  # type: ignore[method-assign]
+
+
 class Formatter(logging.Formatter):
-    """Formats records of a log, with nothing in them that a terminal would obey."""
+    """Formats records of a log as another one does, with nothing in them that a terminal would obey."""
+
+    def __init__(self, other: logging.Formatter) -> None:
+        super().__init__()
+        self.other = other
 
     def format(self, record: logging.LogRecord) -> str:
         """The text of a record."""
-        return printable(super().format(record))
+        return printable(self.other.format(record))
 
 
-class LogFile(logging.FileHandler):
-    """A log in a file; where that cannot be written, as on a full disk, the terminal has the same lines."""
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's own name)
-        """Says nothing of a disk: what the run itself cannot write ends it with a message."""
-        if not isinstance(sys.exc_info()[1], OSError):
-            super().handleError(record)
+def _pass_over_full_disks(report: Callable[[logging.LogRecord], None], record: logging.LogRecord) -> None:
+    """Says nothing of a disk: the terminal has the same lines, and what the run itself cannot write ends it."""
+    if not isinstance(sys.exc_info()[1], OSError):
+        report(record)

@@ -35,15 +35,20 @@ def workers_for(images: int) -> int:
 
 
 def begin_worker(worker: int) -> None:  # noqa: ARG001 (a DataLoader gives it)
-    """Has a worker process end when the process that started it is gone, whatever it is doing then.
+    """Has a worker process end with the process that started it, whatever it is doing then.
 
     A DataLoader's own worker looks for its parent only where it waits for work; one that waits to hand over a batch
     would wait for ever when its parent was killed.
     """
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    end_with_parent()
 
 
-def _end_with_parent(parent: int) -> None:
+def end_with_parent() -> None:
+    """Ends this process soon after the one that started it."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
     starter = multiprocessing.parent_process()
     # Where the parent was gone before this began, its end of a pipe tells.
     while os.getppid() == parent and (starter is None or starter.is_alive()):

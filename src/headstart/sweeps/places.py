@@ -6,7 +6,6 @@ import os
 import shutil
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +14,6 @@ from pathlib import Path
 from headstart.data.workers import CORES, available_cores
 from headstart.features.locks import ByteLocks
 from headstart.sweeps.jobs import POLL_S
-
-PARENT_S = 2.0  # between two looks at whether the parent lives
 
 
 @contextmanager
@@ -63,15 +60,3 @@ def visible_gpus() -> list[str]:
         return []
     listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False, timeout=60)
     return [str(place) for place, _ in enumerate(listed.stdout.splitlines())] if listed.returncode == 0 else []
-
-
-def end_with_parent() -> None:
-    """Ends this process soon after the one that started it: joblib's would wait for work, and hold a GPU, for long."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(PARENT_S)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -19,10 +19,11 @@ from omegaconf import OmegaConf
 
 from headstart.config import Config
 from headstart.config.composing import CONF, quoted
-from headstart.data.workers import CORES, available_cores
+from headstart.console import guard_logs
+from headstart.data.workers import CORES, available_cores, end_with_parent
 from headstart.errors import HeadstartError
 from headstart.sweeps.jobs import Job
-from headstart.sweeps.places import end_with_parent, share, slot
+from headstart.sweeps.places import share, slot
 from headstart.sweeps.worker import DiedError, FailedError, Worker
 
 log = logging.getLogger(__name__)
@@ -104,6 +105,7 @@ def call(function: Any, *arguments: Any) -> Any:
 def train_job(config: Config, job: Job, log_config: dict[str, Any]) -> None:
     """In the worker: trains, from the last checkpoint if there is one that can be read."""
     logging.config.dictConfig(log_config)
+    guard_logs()
     import torch
 
     from headstart import train
