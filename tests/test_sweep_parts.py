@@ -9,6 +9,8 @@ import sys
 import time
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -27,11 +29,12 @@ from headstart.sweeps.launching import check_launcher
 from headstart.sweeps.naming import LONGEST, job_name, sweep_name
 from headstart.sweeps.places import share, slot, visible_gpus
 from headstart.sweeps.plugins import NEEDS, check_plugins
+from headstart.sweeps.running import run_job
 from headstart.sweeps.seeds import repeated, seed_rows
 from headstart.sweeps.summary import told_failures
 from headstart.sweeps.worker import DiedError, FailedError, Worker
 from headstart.table import show_rows
-from tests.helpers.runs import CONF, composed
+from tests.helpers.runs import CONF, SMALL, composed
 from tests.helpers.work import doubled, forked
 
 # --- names ---------------------------------------------------------------------------------------------------
@@ -339,3 +342,15 @@ def test_brackets_in_names_are_no_markup(capsys: pytest.CaptureFixture[str]) -> 
     show_rows([["data.root", "[b]"], ["/x/a[/b]", "/x/[old]/y"]])
     out = capsys.readouterr().out
     assert all(name in out for name in ("[b]", "/x/a[/b]", "/x/[old]/y"))
+
+
+def test_a_job_that_another_process_has_finished_is_not_run_again(tmp_path: Path) -> None:
+    """Two commands may run one sweep: the second waits for the job that the first one runs."""
+    config = composed(*SMALL)
+    job = Job.of(config, tmp_path / "job")
+    with job.lock():
+        job.begin()
+    (job.folder / "metrics.json").write_text('{"val/accuracy": 0.5}')
+    hydra: Any = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(job.folder)))
+    assert run_job(config, hydra) == 0.5
+    assert job.attempts == 1

@@ -253,7 +253,7 @@ FAULTS = (
         "sweeps/running.py",
         "        if job.finished:\n            return job.value()\n",
         "",
-        ("test_sweeps.py",),
+        ("test_sweep_parts.py",),
     ),
     Fault(
         "a job takes over a folder of other settings",
