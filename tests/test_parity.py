@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import shutil
 import subprocess
 import sysconfig
@@ -160,16 +161,18 @@ def test_a_model_folder_predicts_in_another_environment(trained: Path, folders: 
     (site / "theirs.pth").write_text(sysconfig.get_path("purelib") + "\n")
     shutil.copytree(trained / "model", tmp_path / "elsewhere" / "model")
     shutil.copy(folders / "dog" / "0.jpg", tmp_path / "elsewhere" / "photo.jpg")
+    without = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # it may name a checkout
     done = subprocess.run(
         [tmp_path / "env" / "bin" / "headstart", "predict", "model", "photo.jpg", "--format", "json"],
         cwd=tmp_path / "elsewhere",
         check=True,
         capture_output=True,
         text=True,
+        env=without,
     )
     assert json.loads(done.stdout)[0]["class"] == "dog"
     code = "import headstart; print(headstart.__file__)"
-    where = subprocess.run([python, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
+    where = subprocess.run([python, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True, env=without)
     assert Path(where.stdout.strip()).is_relative_to(tmp_path / "env")
 
 
