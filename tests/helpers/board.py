@@ -10,8 +10,7 @@ from tensorboard.program import TensorBoard
 def started_board(folder: Path) -> str:
     """Starts a TensorBoard in this process, and gives its address.
 
-    It listens on this machine alone. Without a host it would ask for the machine's name, and try that for a second:
-    which address it then gave depended on how busy the machine is.
+    It listens on this machine alone.
     """
     board = TensorBoard()
     board.configure(argv=[None, "--logdir", str(folder), "--host", "127.0.0.1", "--port", "0", "--load_fast", "false"])
