@@ -9,7 +9,6 @@ import gc
 import json
 import os
 import shutil
-import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator
 from itertools import product
@@ -81,15 +80,6 @@ def train(tmp_path: Path) -> Train:
 
 
 # --- made once in a session: a test that changes one copies it ------------------------------------------------------
-
-
-@pytest.fixture
-def public() -> Iterator[Path]:
-    """A folder that every user may look into, which pytest's own are not."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name).resolve()
-        folder.chmod(0o755)
-        yield folder
 
 
 @pytest.fixture

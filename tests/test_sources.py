@@ -99,32 +99,31 @@ def test_a_link_to_nothing_is_named_before_training(tmp_path: Path) -> None:
         imagefolder(tmp_path)
 
 
-def test_what_this_user_may_not_read_is_named_before_training(public: Path) -> None:
-    class_folders(public, images=3)
-    write_csv(public / "train.csv", [("image", "label"), ("cat/0.jpg", "a"), ("dog/0.jpg", "b")])
-    csv(public, images=".")  # a usual user may not import what this Python has not imported yet
+def test_what_this_user_may_not_read_is_named_before_training(tmp_path: Path) -> None:
+    class_folders(tmp_path, images=3)
+    write_csv(tmp_path / "train.csv", [("image", "label"), ("cat/0.jpg", "a"), ("dog/0.jpg", "b")])
     with unprivileged():
-        assert len(imagefolder(public).splits["train"]) == 6
+        assert len(imagefolder(tmp_path).splits["train"]) == 6
         for path, message in (
-            (public, f"{public}: Permission denied. Make it readable, or take it out of the data."),
-            (public / "cat", f"{public / 'cat'}: Permission denied. Make it readable"),
+            (tmp_path, f"{tmp_path}: Permission denied. Make it readable, or take it out of the data."),
+            (tmp_path / "cat", f"{tmp_path / 'cat'}: Permission denied. Make it readable"),
         ):
             with forbidden(path), pytest.raises(DataError, match=message):
-                imagefolder(public)
+                imagefolder(tmp_path)
         two = r"cat/1.jpg cannot be read: permission denied \(and 1 more\). Make it"
         with (
-            forbidden(public / "cat" / "1.jpg"),
-            forbidden(public / "dog" / "2.jpg"),
+            forbidden(tmp_path / "cat" / "1.jpg"),
+            forbidden(tmp_path / "dog" / "2.jpg"),
             pytest.raises(DataError, match=two),
         ):
-            imagefolder(public)
+            imagefolder(tmp_path)
         with (
-            forbidden(public / "dog" / "0.jpg"),
+            forbidden(tmp_path / "dog" / "0.jpg"),
             pytest.raises(DataError, match="dog/0.jpg cannot be read: permission"),
         ):
-            csv(public, images=".")
-        with forbidden(public / "train.csv"), pytest.raises(DataError, match=r"train.csv cannot be read as .*denied"):
-            csv(public, images=".")
+            csv(tmp_path, images=".")
+        with forbidden(tmp_path / "train.csv"), pytest.raises(DataError, match=r"train.csv cannot be read as .*denied"):
+            csv(tmp_path, images=".")
 
 
 def test_folders_that_are_not_as_they_should_be(tmp_path: Path) -> None:
