@@ -106,7 +106,7 @@ def test_a_real_disk_that_fills_up(tmp_path: Path) -> None:
             former = path.read_bytes()
             (tmp_path / "others").write_bytes(bytes(250_000))
             with pytest.raises(
-                DiskError, match=r"file cannot be written: it needs 0\.1 MB, and 0\.\d MB are free there"
+                DiskError, match=r"file cannot be written: it needs 0\.1 MB, and [\d.]+ [kM]B are free there"
             ):
                 writer(path, 2)
             assert path.read_bytes() == former

@@ -28,7 +28,8 @@ MOST_IMAGES = 256  # eight times as many as usual: beyond, a run would have to b
 def suitable_batch_size(images: int) -> int:
     """Images a step for a head on kept features: the usual ones, and twice as many until an epoch has `STEPS` steps.
 
-    A head's own work is so little that a step takes as long with 32 images as with 256 (`benchmarks/head_batches.py`).
+    A head's own work is so little that a step takes hardly longer with more images: an epoch of 35,000 takes a third of
+    the time in batches of 128 (`benchmarks/head_batches.py`).
 
     Args:
         images: of an epoch, in each process.

@@ -98,9 +98,9 @@ def no_room(path: Path | str, size: int = 0) -> str:
         path: the file.
         size: bytes that it needs; 0 if that is not known.
     """
-    needed = f"it needs {_megabytes(size)}, and " if size else ""
+    needed = f"it needs {_rounded(size)}, and " if size else ""
     try:
-        free = f"{_megabytes(shutil.disk_usage(Path(path).parent).free)} are free there"
+        free = f"{_rounded(shutil.disk_usage(Path(path).parent).free)} are free there"
     except OSError:
         free = "the disk is full"
     return (
@@ -109,5 +109,5 @@ def no_room(path: Path | str, size: int = 0) -> str:
     )
 
 
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.1f} MB"
+def _rounded(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"

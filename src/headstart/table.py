@@ -52,9 +52,8 @@ def show_rows(rows: Sequence[Sequence[str]]) -> None:
     Args:
         rows: the header first.
     """
-    shown = Table(
-        *(Column(Text(one_line(name))) for name in rows[0]), box=box.SIMPLE_HEAD
-    )  # Text: brackets are no markup
+    header = (Column(Text(one_line(name))) for name in rows[0])  # as Text, brackets are no markup
+    shown = Table(*header, box=box.SIMPLE_HEAD)
     for column in shown.columns[1:]:
         column.justify = "right"
     for row in rows[1:]:

@@ -24,14 +24,13 @@ def add(commands: Any) -> None:
 
 def list_cache() -> None:
     """Prints what the cache holds: features, then images, the last used first."""
-    console = Console()
     for kind, unit in ((FEATURES, "rows"), (IMAGES, "images")):
         sets = cached_sets(cache_folder(), kind)
         for found in sets:
-            console.print(printable(_described(found)), soft_wrap=True, highlight=False, markup=False)
+            _print(_described(found))
         rows, size = sum(found.rows for found in sets), sum(found.size for found in sets)
         if sets or kind == FEATURES:
-            console.print(f"{rows:,} {unit}, {decimal(size)} in {cache_folder()}", soft_wrap=True, highlight=False)
+            _print(f"{rows:,} {unit}, {decimal(size)} in {cache_folder()}")
 
 
 def _described(found: CachedSet) -> str:
@@ -65,4 +64,8 @@ def clear_cache() -> None:
     """Empties the cache, but for what a run uses now."""
     freed, in_use = clear(cache_folder())
     kept = f"; {in_use} in use were kept" if in_use else ""
-    Console().print(f"freed {decimal(freed)} in {cache_folder()}{kept}", soft_wrap=True, highlight=False)
+    _print(f"freed {decimal(freed)} in {cache_folder()}{kept}")
+
+
+def _print(text: str) -> None:
+    Console().print(printable(text), soft_wrap=True, highlight=False, markup=False)

@@ -83,7 +83,7 @@ def summarise(launched: Launched, metric: str, *, report: bool) -> int:
     unfinished = sum(not run.metrics and run.folder.name not in failures for run in runs)
     counts = {"finished": len(good), "failed": len(failures), "unfinished": unfinished}
     told = ", ".join(f"{count} {what}" for what, count in counts.items() if count or what == "finished")
-    console.print(f"{told}: {folder / CSV}")
+    console.print(printable(f"{told}: {folder / CSV}"))
     if good:
         best = sorted_by(good, metric)[0]
         console.print(f"best run: {one_line(str(best.folder))}, {metric} {best.metrics[metric]:.4f}")
@@ -116,7 +116,7 @@ def _keep(path: Path, rows: Sequence[Sequence[str]]) -> None:
     try:
         write_text(path, csv_text(rows))
     except (OSError, DiskError) as error:  # the terminal has the table, and the same command writes it again
-        log.warning("%s cannot be written: %s", path, brief(error))
+        log.warning("%s", error if isinstance(error, DiskError) else f"{path} cannot be written: {brief(error)}")
 
 
 def job_rows(runs: Sequence[Run], failures: Mapping[str, str], folder: Path, metric: str) -> list[list[str]]:
@@ -146,6 +146,6 @@ def write_report(folder: Path, best: Path, importance: Mapping[str, float], lost
 
     try:
         for line in call(sweep.report_sweep, folder, best, dict(importance), dict(lost)):
-            print(line)
+            print(printable(line))
     except (HeadstartError, FailedError, DiedError) as error:
         log.warning("there is no report of the sweep: %s", error)
