@@ -50,6 +50,7 @@ def make_model(folder: Path) -> None:
         "head": {"name": "linear"},
         "class_names": CLASS_NAMES,
         "preprocessing": asdict(backbone.preprocessing),
+        "freeze": True,
     }
     save_model(folder, network.state_dict(), description)
 
