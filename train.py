@@ -11,17 +11,18 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from headstart import config, errors
-from headstart.console import guard_logs
+from headstart.config.check import check
 from headstart.launch import check_launch
 from headstart.sweeps.plugins import check_plugins
+from headstart.utils import errors
+from headstart.utils.console import guard_logs
 
 
 @hydra.main(config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float | None:
     """Checks the configuration, then imports torch and runs it; a job of a sweep has a process of its own."""
     guard_logs()
-    settings = config.check(cfg)
+    settings = check(cfg)
     job = HydraConfig.get()
     if job.mode == RunMode.MULTIRUN:
         from headstart.sweeps.running import run_job

@@ -45,11 +45,11 @@ def make_images(root: Path, images: int) -> Path:
 
 def measure(words: list[str], folder: Path) -> tuple[float, float]:
     """Seconds an epoch, and seconds of the whole run."""
-    from headstart import config
+    from headstart.config.check import check
     from headstart.train import run
 
     with initialize_config_dir(str(ROOT / "conf")):
-        checked = config.check(compose("train", words))
+        checked = check(compose("train", words))
     start = time.perf_counter()
     run(checked, folder)
     whole = time.perf_counter() - start

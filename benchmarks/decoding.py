@@ -22,7 +22,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from headstart import config
+from headstart.config.check import check
 from headstart.data.decoded import decoded_images
 from headstart.data.images import decode_image
 from headstart.data.module import ImageDataModule
@@ -98,7 +98,7 @@ def compare_odd_files(photo: Path) -> None:
 
 def compare_epochs(files: list[Path], augment: str) -> None:
     with initialize_config_dir(str(Path(__file__).parent.parent / "conf")):
-        settings = config.check(compose("train", [f"augment={augment}"])).augment.of_images()
+        settings = check(compose("train", [f"augment={augment}"])).augment.of_images()
     paths = [str(path) for path in files]
     splits = {"train": Samples(paths, np.zeros(len(paths), dtype=np.int64), paths)}
 

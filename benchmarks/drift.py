@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 
-from headstart import assembly, classifier, config, train
+from headstart import assembly, classifier, train
+from headstart.config.check import check
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -43,7 +44,7 @@ def accuracy(root: Path, weights: Path, epochs: int, kind: type[classifier.Trans
         "batch_size=128",
     ]
     with initialize_config_dir(str(CONF)):
-        settings = config.check(compose("train", overrides))
+        settings = check(compose("train", overrides))
     assembly.TransferClassifier = kind
     with tempfile.TemporaryDirectory() as folder:
         figure = train.run(settings, Path(folder))

@@ -23,11 +23,11 @@ SIZES = ("32", "null")
 
 def measure(words: list[str], folder: Path) -> tuple[float, float, int]:
     """Seconds of an epoch, accuracy on test images, and how many images are trained on."""
-    from headstart import config
+    from headstart.config.check import check
     from headstart.train import run
 
     with initialize_config_dir(str(CONF)):
-        checked = config.check(compose("train", words))
+        checked = check(compose("train", words))
     run(checked, folder)
     metrics = json.loads((folder / "metrics.json").read_text())
     return metrics["time/fit_s"] / metrics["epochs/run"], metrics["test/accuracy"], metrics["data/train_size"]

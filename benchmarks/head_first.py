@@ -26,11 +26,11 @@ WAYS = {"through the network": "off", "on features, empty cache": "auto", "on fe
 
 def measure(words: list[str], head_epochs: int, folder: Path) -> tuple[float, float, float]:
     """Seconds of the head's epochs and of the whole run, and the best validation accuracy."""
-    from headstart import config
+    from headstart.config.check import check
     from headstart.train import run
 
     with initialize_config_dir(str(CONF)):
-        checked = config.check(compose("train", words))
+        checked = check(compose("train", words))
     start = time.perf_counter()
     run(checked, folder)
     whole = time.perf_counter() - start

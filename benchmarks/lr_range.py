@@ -20,7 +20,8 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 from numpy.typing import NDArray
 
-from headstart import config, train
+from headstart import train
+from headstart.config.check import check
 from headstart.lr_range import suggested
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -57,7 +58,7 @@ RULES: dict[str, Callable[[Curve, Curve], float]] = {
 def trained(words: list[str], folder: Path) -> dict[str, float]:
     """The metrics of a run; what diverged has an accuracy of 0 and a loss of 99."""
     with initialize_config_dir(str(CONF)):
-        train.run(config.check(compose("train", [*COMMON, *words])), folder)
+        train.run(check(compose("train", [*COMMON, *words])), folder)
     metrics: dict[str, float] = json.loads((folder / "metrics.json").read_text())
     diverged = {"val/accuracy": 0.0, "val/loss": 99.0}
     return metrics | {name: value for name, value in diverged.items() if metrics[name] is None}

@@ -24,13 +24,13 @@ from hydra import compose, initialize_config_dir
 from lightning.pytorch.plugins.precision import Precision
 from sklearn.linear_model import LogisticRegression
 
-from headstart import config
 from headstart.backbones import build_backbone
+from headstart.config.check import check
 from headstart.data import open_source
 from headstart.data.module import ImageDataModule, make_splits
 from headstart.data.transforms import evaluation_transform
-from headstart.features.digests import module_sha256
 from headstart.features.frozen import frozen_features
+from headstart.utils.hashing import module_sha256
 
 ROOT = Path(__file__).parent.parent
 
@@ -38,7 +38,7 @@ ROOT = Path(__file__).parent.parent
 def rival(words: list[str]) -> tuple[float, float]:
     """The best accuracy of logistic regression on the validation split, and the seconds that its five fits took."""
     with initialize_config_dir(str(ROOT / "conf")):
-        settings = config.check(compose("train", words))
+        settings = check(compose("train", words))
     source = open_source(settings.data.source, **settings.data.of_source())
     backbone = build_backbone(**asdict(settings.model))
     transform = evaluation_transform(backbone.preprocessing)

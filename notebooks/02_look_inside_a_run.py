@@ -32,7 +32,7 @@ from pathlib import Path
 import numpy as np
 from IPython.display import Image, display
 
-from headstart.config.composing import evaluation_config
+from headstart.config.compose import evaluation_config
 from headstart.report import charts, pictures, statistics
 from headstart.report.again import images_of
 from headstart.report.reading import read_finished

@@ -97,7 +97,7 @@ for folder in sorted(path for path in Path(PHOTOS).iterdir() if path.is_dir()):
 # writes a web page and its pictures.
 
 # %%
-from headstart.config.composing import evaluation_config
+from headstart.config.compose import evaluation_config
 from headstart.report.look import look
 
 words = ["data=imagefolder", f"data.root={PHOTOS}", "augment=standard", *MODEL]

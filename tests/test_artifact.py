@@ -18,9 +18,9 @@ import headstart
 from headstart.artifact import FORMAT_VERSION, described_sha256, find_artifact, read_artifact, save_model
 from headstart.backbones import build_backbone
 from headstart.checkpoints import load_checkpoint
-from headstart.errors import DataError, ModelError
 from headstart.model import Model
 from headstart.network import Uninitialised
+from headstart.utils.errors import DataError, ModelError
 from tests.helpers.disk import limited_memory
 
 
@@ -105,7 +105,7 @@ def alter(model: Path) -> None:
 
 def slip_in_a_pickle(model: Path) -> None:
     """A file of the right name whose digest is right, too, and that would run code if it were unpickled."""
-    from headstart.features.digests import file_sha256
+    from headstart.utils.hashing import file_sha256
 
     (model / "model.safetensors").write_bytes(pickle.dumps(print))
     describe(model, sha256={"model.safetensors": file_sha256(model / "model.safetensors").hex()})

@@ -17,9 +17,9 @@ from torchvision import models
 from headstart.backbones import build_backbone, check_input
 from headstart.data.transforms import Preprocessing
 from headstart.demo import glyphnet
-from headstart.errors import ModelError
-from headstart.files import write_json
 from headstart.heads import build_head
+from headstart.utils.errors import ModelError
+from headstart.utils.files import write_json
 
 
 @pytest.mark.parametrize("name", models.list_models(module=models))

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from headstart import auto, batch_size
 from headstart.batch_size import best_batch_size, kept_bytes, random_batch, sizes_for
 from headstart.classifier import TransferClassifier
-from headstart.errors import ConfigError
 from headstart.rehearsal import Rehearsal
+from headstart.utils.errors import ConfigError
 from tests.helpers.classifiers import CPU, classifier, random_states, same
 from tests.helpers.runs import FEW, Train, interrupt_after, weights
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from headstart.cli import main
-from headstart.config.composing import evaluation_config
+from headstart.config.compose import evaluation_config
 from headstart.report.sweep import report_sweep
 from headstart.sweeps.jobs import Job
 from tests.helpers.board import started_board

@@ -24,11 +24,11 @@ from headstart.choosing import (
     similarity,
     some_of,
 )
-from headstart.config.composing import finetune_preset
+from headstart.config.compose import finetune_preset
 from headstart.data.module import ImageDataModule
 from headstart.data.sources import Samples
 from headstart.data.transforms import evaluation_transform
-from headstart.errors import ModelError
+from headstart.utils.errors import ModelError
 from tests.helpers.commands import ended, script
 from tests.helpers.runs import Train, choices, composed, findings, interrupt_after, tensors
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from headstart.config import check, to_yaml
-from headstart.errors import ConfigError
+from headstart.config.check import check, to_yaml
+from headstart.utils.errors import ConfigError
 from tests.helpers.runs import ROOT, choices, composed
 
 REQUIRED = {"data=imagefolder": ["data.root=x"], "model=torchvision": ["model.name=x"], "model=timm": ["model.name=x"]}

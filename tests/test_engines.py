@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from headstart.backbones import build_backbone
-from headstart.errors import ModelError
-from headstart.features.digests import code_sha256, fingerprint, module_sha256
+from headstart.features.digests import code_sha256, fingerprint
 from headstart.features.engines import TOLERANCE, Network, build_engine
+from headstart.utils.errors import ModelError
+from headstart.utils.hashing import module_sha256
 
 IMAGES = torch.randn(5, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 

@@ -15,8 +15,8 @@ import torch
 import headstart
 from headstart.answers import Evaluation, read_evaluation
 from headstart.cli import main
-from headstart.errors import ConfigError, DataError
 from headstart.evaluation import evaluate
+from headstart.utils.errors import ConfigError, DataError
 from tests.helpers.images import class_folders, make_stl10
 from tests.helpers.runs import SMALL, TINY_RESNET, Train, composed
 

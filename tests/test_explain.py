@@ -24,11 +24,11 @@ import headstart
 from headstart.artifact import Artifact
 from headstart.backbones import build_backbone
 from headstart.cli import main
-from headstart.errors import ConfigError, DataError, ModelError
 from headstart.explain import Explainer, Heatmap, explain, overlay
 from headstart.explain.files import file_name, picture
 from headstart.heads import build_head
 from headstart.model import Model
+from headstart.utils.errors import ConfigError, DataError, ModelError
 from tests.helpers.images import class_folders, make_odd_images, photo, write_csv
 
 CLASSES = ("here", "there", "nowhere")

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 import headstart
 from headstart.cli import main
 from headstart.data.images import read_image
-from headstart.errors import ConfigError, DataError, ModelError
 from headstart.export import METADATA, Exported, export
 from headstart.model import Model
+from headstart.utils.errors import ConfigError, DataError, ModelError
 
 ort: Any = importlib.import_module("onnxruntime")
 onnx: Any = importlib.import_module("onnx")

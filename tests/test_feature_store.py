@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from headstart.data.sources import Samples
-from headstart.errors import DataError
 from headstart.features import cache
 from headstart.features.cache import cached_sets, clear, make_room
 from headstart.features.digests import file_digests
 from headstart.features.extraction import ViewDataset, Views, extract
 from headstart.features.store import FeatureStore
+from headstart.utils.errors import DataError
 from tests.helpers.commands import kill, script
 from tests.helpers.store import ABOUT, WIDTH, fill, key, opened, row
 
@@ -365,7 +365,7 @@ def test_a_file_that_did_not_change_is_not_read_again(tmp_path: Path, monkeypatc
     path, table = tmp_path / "image", tmp_path / "digests.sqlite"
     path.write_bytes(b"one")
     first = digests(path, table)
-    monkeypatch.setattr("headstart.features.digests.file_sha256", None)
+    monkeypatch.setattr("headstart.utils.hashing.file_sha256", None)
     assert digests(path, table) == first
 
 

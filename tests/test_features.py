@@ -21,8 +21,8 @@ from torch import Tensor
 
 from headstart.backbones import build_backbone
 from headstart.checkpoints import load_checkpoint
-from headstart.errors import ConfigError, DataError, ModelError
 from headstart.features.cache import cached_sets, sets_folder
+from headstart.utils.errors import ConfigError, DataError, ModelError
 from tests.helpers.commands import command, ended, started
 from tests.helpers.images import class_folders, photo
 from tests.helpers.kill_points import killed_at

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from headstart.checkpoints import write_checkpoint
-from headstart.errors import DiskError
-from headstart.files import (
+from headstart.utils.errors import DiskError
+from headstart.utils.files import (
     csv_text,
     csv_value,
     read_json,
@@ -36,7 +36,7 @@ from tests.helpers.disk import limited
 KILLED_INSIDE = """
 import os, signal, sys
 from pathlib import Path
-from headstart.files import write_atomically
+from headstart.utils.files import write_atomically
 def half(path):
     path.write_text("tw")
     os.kill(os.getpid(), signal.SIGKILL)

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from headstart.backbones import build_backbone
 from headstart.blocks import blocks_of
-from headstart.config.composing import finetune_preset
+from headstart.config.compose import finetune_preset
 from headstart.demo.glyphnet import GlyphNet
-from headstart.errors import ConfigError, ModelError
 from headstart.finetuning import Finetuning, Thawing, check_strategy
 from headstart.freezing import freeze_backbone
 from headstart.optimization import ParameterGroup, build_optimizer
+from headstart.utils.errors import ConfigError, ModelError
 from tests.helpers.commands import command
 from tests.helpers.runs import FEW, SMALL, Train, choices, composed, findings, interrupt_after, recorded
 from tests.helpers.trainers import fitted

@@ -13,8 +13,8 @@ from torchvision import models
 
 from headstart.backbones import build_backbone
 from headstart.classifier import TransferClassifier
-from headstart.errors import ModelError
 from headstart.freezing import freeze_backbone
+from headstart.utils.errors import ModelError
 
 
 class Small(nn.Module):

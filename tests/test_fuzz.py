@@ -22,13 +22,13 @@ from PIL import Image
 
 import headstart
 from headstart.artifact import read_artifact, save_model
-from headstart.config.composing import evaluation_config
+from headstart.config.compose import evaluation_config
 from headstart.data.images import image_size, read_image, read_thumbnail
 from headstart.data.tables import csv, read_table
-from headstart.errors import HeadstartError
 from headstart.report.reading import read_finished
 from headstart.runs import find_runs, read_run
 from headstart.sweeps.jobs import jobs_below
+from headstart.utils.errors import HeadstartError
 from tests.helpers.images import class_folders, photo, write_csv
 from tests.helpers.mutations import mutated, mutated_values
 

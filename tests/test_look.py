@@ -14,8 +14,8 @@ from PIL import Image
 
 from headstart.cli import main
 from headstart.data.images import image_size
-from headstart.errors import ConfigError, DataError
 from headstart.report.look import measured
+from headstart.utils.errors import ConfigError, DataError
 from tests.helpers.images import CLASSES, class_folders
 
 

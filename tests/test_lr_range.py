@@ -17,11 +17,11 @@ from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from torch import Tensor, nn
 
 from headstart.classifier import TransferClassifier
-from headstart.errors import ConfigError
 from headstart.finetuning import Finetuning
 from headstart.lr_range import DIVERGED, STEPS, lr_range_test, smooth, suggested
 from headstart.optimization import build_optimizer
 from headstart.report import write_report
+from headstart.utils.errors import ConfigError
 from tests.helpers.classifiers import CPU, classifier, images, random_states, same, to_tensor
 from tests.helpers.commands import command
 from tests.helpers.runs import SMALL, Train, composed, interrupt_after, small, weights

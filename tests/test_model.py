@@ -15,8 +15,8 @@ from torch import Tensor
 import headstart
 from headstart.data.images import read_image
 from headstart.data.transforms import several_views
-from headstart.errors import ConfigError, DataError
 from headstart.model import Model
+from headstart.utils.errors import ConfigError, DataError
 from tests.helpers.images import make_bad_files, make_odd_images
 from tests.helpers.runs import Train
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from headstart.cli import main
-from headstart.errors import ConfigError, DataError, HeadstartError
 from headstart.inputs import find_images
+from headstart.utils.errors import ConfigError, DataError, HeadstartError
 from tests.helpers.commands import python
 from tests.helpers.images import class_folders, make_bad_files, make_emergency, make_odd_images, write_csv
 from tests.helpers.runs import RESNET18, SMALL, TINY_RESNET, composed

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-from headstart import errors
 from headstart.checkpoints import load_checkpoint
 from headstart.cli.predict import write_table
-from headstart.console import Formatter, guard_logs, one_line, printable
-from headstart.errors import DataError, DiskError, ModelError
 from headstart.model import Prediction
-from headstart.table import show_rows
+from headstart.utils import errors
+from headstart.utils.console import Formatter, guard_logs, one_line, printable
+from headstart.utils.errors import DataError, DiskError, ModelError
+from headstart.utils.tables import show_rows
 from tests.helpers.commands import command, ended, script, started
 from tests.helpers.disk import limited
 from tests.helpers.images import class_folders

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from headstart.cli import main
-from headstart.errors import ConfigError, DataError
 from headstart.runs import find_runs, flat
+from headstart.utils.errors import ConfigError, DataError
 from tests.helpers.board import started_board
 
 

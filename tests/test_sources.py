@@ -17,7 +17,7 @@ from headstart.data.folders import imagefolder
 from headstart.data.images import image_size, read_image, read_thumbnail
 from headstart.data.module import ImageDataset
 from headstart.data.tables import csv, inside
-from headstart.errors import DataError
+from headstart.utils.errors import DataError
 from tests.helpers.disk import forbidden, unprivileged
 from tests.helpers.images import (
     class_folders,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from headstart.data.module import make_splits
 from headstart.data.sources import Samples, Source
 from headstart.data.splits import carve, few_per_class
-from headstart.errors import DataError
+from headstart.utils.errors import DataError
 
 
 def source(counts: list[int], **others: list[int]) -> Source:

@@ -16,9 +16,9 @@ from hydra import compose, initialize_config_dir
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
-from headstart.errors import ConfigError
 from headstart.sweeps import trials
 from headstart.sweeps.study import StudySweeper, open_study, sqlite, tell
+from headstart.utils.errors import ConfigError
 from tests.helpers.commands import ended, script, started
 from tests.helpers.kill_points import killed_at
 from tests.helpers.runs import CONF

@@ -21,7 +21,6 @@ from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution
 
 from headstart.data.workers import CORES, available_cores
-from headstart.errors import ConfigError, HeadstartError
 from headstart.runs import Run
 from headstart.sweeps.grid import GridSweeper
 from headstart.sweeps.jobs import Job, OccupiedError, digest, jobs_below
@@ -33,7 +32,8 @@ from headstart.sweeps.running import run_job
 from headstart.sweeps.seeds import repeated, seed_rows
 from headstart.sweeps.summary import told_failures
 from headstart.sweeps.worker import DiedError, FailedError, Worker
-from headstart.table import show_rows
+from headstart.utils.errors import ConfigError, HeadstartError
+from headstart.utils.tables import show_rows
 from tests.helpers.runs import CONF, SMALL, composed
 from tests.helpers.work import doubled, forked
 

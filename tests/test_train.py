@@ -22,8 +22,8 @@ from headstart.checkpoints import load_checkpoint
 from headstart.data import open_source
 from headstart.data.module import ImageDataModule, make_splits
 from headstart.data.transforms import evaluation_transform
-from headstart.errors import ConfigError, DataError, ModelError
 from headstart.finetuning import Finetuning
+from headstart.utils.errors import ConfigError, DataError, ModelError
 from tests.helpers.commands import command, ended, python, script
 from tests.helpers.images import MAKERS, class_folders
 from tests.helpers.kill_points import killed_at
@@ -193,7 +193,7 @@ def test_the_environment_is_written_down(finished: Path) -> None:
 def test_the_same_command_gives_the_same_figures(finished: Path, tmp_path: Path) -> None:
     from hydra import compose, initialize_config_dir
 
-    from headstart.config import check
+    from headstart.config.check import check
     from headstart.train import run
 
     with initialize_config_dir(str(finished)):

@@ -14,7 +14,7 @@ from headstart.data.module import ImageDataModule, ImageDataset
 from headstart.data.samplers import EpochSampler, ShareSampler
 from headstart.data.sources import Samples
 from headstart.data.transforms import Preprocessing, evaluation_transform, training_transform
-from headstart.errors import ConfigError
+from headstart.utils.errors import ConfigError
 from tests.helpers.runs import choices, composed
 
 SMALL = Preprocessing(36, 32, "bilinear", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

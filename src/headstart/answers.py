@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from headstart.data.sources import Samples
-from headstart.errors import DataError
-from headstart.files import csv_text, csv_value, read_json, regular, write_json, write_tensors, write_text
 from headstart.schemas import METRICS
+from headstart.utils.errors import DataError
+from headstart.utils.files import csv_text, csv_value, read_json, regular, write_json, write_tensors, write_text
 
 OUTPUTS, PREDICTIONS = "outputs.safetensors", "predictions.csv"
 CLASS_CURVES = "val_accuracy_by_epoch.csv"  # in a run's evaluation folder

@@ -12,11 +12,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 import headstart
-from headstart.errors import ModelError, told
-from headstart.features.digests import description_sha256, file_sha256
-from headstart.files import plain, read_json, write_json, write_tensors
-from headstart.record import versions
 from headstart.schemas import Checkpoint, ModelFile, check_values
+from headstart.utils.errors import ModelError, told
+from headstart.utils.files import plain, read_json, write_json, write_tensors
+from headstart.utils.hashing import description_sha256, file_sha256
+from headstart.utils.versions import versions
 
 FORMAT_VERSION = 2
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"

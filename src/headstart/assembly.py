@@ -15,9 +15,9 @@ from headstart.bottleneck import Circumstances
 from headstart.checkpoints import STAGES
 from headstart.choosing import FROZEN, SCRATCH, Choice, choose
 from headstart.classifier import TransferClassifier
-from headstart.config import CachedFeatures, Config
-from headstart.config.composing import finetune_preset
+from headstart.config.compose import finetune_preset
 from headstart.config.ranges import AUTO
+from headstart.config.schema import CachedFeatures, Config
 from headstart.data import open_source
 from headstart.data.decoded import DecodedDataModule, decoded_images
 from headstart.data.mixing import build_mixing
@@ -25,13 +25,13 @@ from headstart.data.module import ImageDataModule, class_weights, make_splits
 from headstart.data.sources import Samples, Source
 from headstart.data.transforms import evaluation_transform, training_transform
 from headstart.data.workers import default_workers
-from headstart.features.digests import module_sha256
 from headstart.features.frozen import FrozenFeatures, frozen_features
 from headstart.finetuning import Finetuning
 from headstart.heads import build_head
 from headstart.optimization import build_optimizer, build_schedule, schedule_length
 from headstart.record import split_sha256
 from headstart.trainer import sees_all_images
+from headstart.utils.hashing import module_sha256
 
 log = logging.getLogger(__name__)
 NO_LIMIT_GB = 1e6  # of features that are kept for finetune=auto where no others are

@@ -14,7 +14,7 @@ from headstart.batch_size import best_batch_size
 from headstart.checkpoints import without_backbone
 from headstart.choosing import Choice, check_agreement
 from headstart.classifier import TransferClassifier
-from headstart.config.data import USUAL_BATCH
+from headstart.config.data_schema import USUAL_BATCH
 from headstart.config.ranges import AUTO
 from headstart.data.module import ImageDataModule
 from headstart.features.loaders import FeatureDataModule

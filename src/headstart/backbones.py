@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from headstart.data.transforms import Preprocessing
-from headstart.errors import ModelError, suggestion
+from headstart.utils.errors import ModelError, suggestion
 from headstart.weights import described_preprocessing, load_weights
 
 CLASSES = 1000  # width of the last layer of every network trained on ImageNet-1k

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from headstart.classifier import TransferClassifier
 from headstart.data.module import Batch
-from headstart.errors import ConfigError
-from headstart.progress import progress_bar
 from headstart.rehearsal import Rehearsal, random_states_kept
+from headstart.utils.errors import ConfigError
+from headstart.utils.progress import progress_bar
 
 SMALLEST, LARGEST = 8, 1024
 # Few steps an epoch learn little: batches of 2 to 32 generalise best (Masters & Luschi, arXiv:1804.07612), and of a

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from headstart.checkpoints import KeepBest, KeepLast
 from headstart.classifier import TransferClassifier
 from headstart.data.samplers import mixed_seed
-from headstart.monitor import direction
+from headstart.utils.metrics import direction
 
 
 class SeedEpochs(pl.Callback):

@@ -19,10 +19,10 @@ from torch.utils._pytree import tree_leaves
 
 from headstart.artifact import Artifact, has_backbone, read_artifact, read_checkpoint
 from headstart.classifier import BACKBONE, TransferClassifier
-from headstart.errors import HeadstartError, ModelError
-from headstart.files import write_atomically
-from headstart.monitor import direction
 from headstart.network import build_network
+from headstart.utils.errors import HeadstartError, ModelError
+from headstart.utils.files import write_atomically
+from headstart.utils.metrics import direction
 
 log = logging.getLogger(__name__)
 STAGES = 2  # of checkpoints: another number means other epochs or other rates by the same settings of what thaws

@@ -15,9 +15,9 @@ from torch import Tensor
 from headstart.artifact import read_checkpoint
 from headstart.backbones import Backbone
 from headstart.data.module import ImageDataModule
-from headstart.errors import ConfigError, ModelError
-from headstart.features.digests import module_sha256
 from headstart.features.frozen import frozen_features
+from headstart.utils.errors import ConfigError, ModelError
+from headstart.utils.hashing import module_sha256
 
 FROZEN, SCRATCH = "frozen", "scratch"  # besides the names of strategies
 PROBED = 2000  # images, which the backbone sees once: a share that they measure is right to two hundredths

@@ -18,19 +18,19 @@ from headstart.artifact import Artifact, read_artifact
 from headstart.callbacks import ProgressBar
 from headstart.checkpoints import classifier_of, without_backbone
 from headstart.classifier import TransferClassifier
-from headstart.config import CachedFeatures, Features
-from headstart.config.composing import evaluation_config
+from headstart.config.compose import evaluation_config
+from headstart.config.schema import CachedFeatures, Features
 from headstart.data import open_source
 from headstart.data.folders import imagefolder
 from headstart.data.module import ImageDataModule, make_splits
 from headstart.data.sources import Samples
 from headstart.data.transforms import Preprocessing, evaluation_transform, several_views
-from headstart.errors import ConfigError, DataError
 from headstart.features.frozen import frozen_features
 from headstart.features.loaders import FeatureDataModule
 from headstart.outputs import KeepOutputs, figures_of_splits
 from headstart.record import split_sha256, split_table
 from headstart.trainer import build_trainer, quiet_lightning, sees_all_images
+from headstart.utils.errors import ConfigError, DataError
 
 FIRST = ("test", "val", "train")  # which split is evaluated, of those that the data have
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 import headstart
 from headstart.data.images import as_image
 from headstart.data.transforms import Preprocessing, normalisation, pixel_transform
-from headstart.errors import ConfigError, ModelError, brief
-from headstart.files import write_atomically
 from headstart.model import Model
+from headstart.utils.errors import ConfigError, ModelError, brief
+from headstart.utils.files import write_atomically
 
 if TYPE_CHECKING:
     from headstart.data.images import ImageLike

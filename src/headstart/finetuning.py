@@ -9,9 +9,9 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Stra
 from torch import nn
 
 from headstart.blocks import blocks_of
-from headstart.errors import ConfigError
 from headstart.freezing import freeze_backbone, freeze_batchnorm
 from headstart.optimization import ParameterGroup
+from headstart.utils.errors import ConfigError
 
 
 @dataclass(frozen=True)

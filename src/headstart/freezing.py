@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from headstart.errors import ModelError, suggestion
+from headstart.utils.errors import ModelError, suggestion
 
 
 def freeze_backbone(backbone: nn.Module, up_to: bool | str) -> list[nn.Module]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from headstart.data.folders import skipped_notes, walk_images
 from headstart.data.images import EXTENSIONS
 from headstart.data.tables import inside, read_table
-from headstart.errors import ConfigError, DataError
+from headstart.utils.errors import ConfigError, DataError
 
 TABLE = ".csv"
 EXTENSIONS_TEXT = " ".join(EXTENSIONS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from headstart.errors import ConfigError
+from headstart.utils.errors import ConfigError
 
 
 def check_launch(environment: Mapping[str, str], words: Sequence[str]) -> None:

@@ -16,11 +16,11 @@ from headstart.classifier import TransferClassifier
 from headstart.data.decoded import DecodedDataModule
 from headstart.data.module import Batch, ImageDataModule
 from headstart.data.samplers import EpochSampler, mixed_seed
-from headstart.errors import ConfigError
 from headstart.features.loaders import FeatureDataModule
-from headstart.files import csv_text
-from headstart.progress import progress_bar
 from headstart.rehearsal import Rehearsal, random_states_kept
+from headstart.utils.errors import ConfigError
+from headstart.utils.files import csv_text
+from headstart.utils.progress import progress_bar
 
 LOWEST, HIGHEST, STEPS = 1e-7, 10.0, 100
 STILL = 10  # steps at rates so low that the loss stays where it starts

@@ -17,8 +17,8 @@ from headstart.artifact import Artifact
 from headstart.data.images import as_image
 from headstart.data.transforms import Preprocessing, Transform, evaluation_transform, several_views
 from headstart.data.workers import begin_worker, step_back, workers_for
-from headstart.errors import ConfigError, DataError
 from headstart.network import build_network
+from headstart.utils.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from headstart.answers import Evaluation

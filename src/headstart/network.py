@@ -12,8 +12,8 @@ from torch.overrides import TorchFunctionMode
 
 from headstart.artifact import Artifact
 from headstart.backbones import build_backbone
-from headstart.errors import ModelError
 from headstart.heads import build_head
+from headstart.utils.errors import ModelError
 
 
 def build_parts(description: Mapping[str, Any]) -> tuple[nn.Module, nn.Module]:

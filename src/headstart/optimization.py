@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.types import LRSchedulerConfigType
 from torch import nn
 from torch.optim import Optimizer, lr_scheduler
 
-from headstart.monitor import direction
+from headstart.utils.metrics import direction
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "adam": torch.optim.Adam,

@@ -15,7 +15,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from headstart.data.module import Batch
-from headstart.errors import brief
+from headstart.utils.errors import brief
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import platform
 import subprocess
 import sys
@@ -12,22 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from headstart.data.sources import Samples
-from headstart.files import csv_text
-
-PACKAGES = (
-    "headstart",
-    "torch",
-    "torchvision",
-    "lightning",
-    "torchmetrics",
-    "hydra-core",
-    "timm",
-    "scikit-learn",
-    "numpy",
-    "pillow",
-    "matplotlib",
-    "safetensors",
-)
+from headstart.utils.files import csv_text
+from headstart.utils.versions import versions
 
 
 def split_table(splits: Mapping[str, Samples], class_names: Sequence[str]) -> str:
@@ -59,18 +44,6 @@ def environment() -> dict[str, Any]:
         "versions": versions(),
         "git": _git(),
     }
-
-
-def versions() -> dict[str, str]:
-    """The versions of the packages that results depend on."""
-    return {name: version for name in PACKAGES if (version := _version(name))}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _git() -> dict[str, Any] | None:

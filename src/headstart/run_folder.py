@@ -16,10 +16,10 @@ from safetensors import SafetensorError
 from headstart.answers import CLASS_CURVES, Evaluation
 from headstart.artifact import save_model
 from headstart.classifier import TransferClassifier
-from headstart.errors import ConfigError, DiskError, told
-from headstart.files import csv_text, remove_unfinished, write_json, write_text
 from headstart.lr_range import RangeTest
 from headstart.record import environment
+from headstart.utils.errors import ConfigError, DiskError, told
+from headstart.utils.files import csv_text, remove_unfinished, write_json, write_text
 
 LR_RANGE = "lr_range.csv"
 CHECKPOINTS = ("last.ckpt", "best.ckpt")

@@ -11,12 +11,12 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from headstart.config.checking import REACH_DOWN
+from headstart.config.check import REACH_DOWN
 from headstart.config.reading import read_config
-from headstart.errors import ConfigError, DataError, suggestion
-from headstart.files import read_json
-from headstart.monitor import direction
 from headstart.schemas import METRICS
+from headstart.utils.errors import ConfigError, DataError, suggestion
+from headstart.utils.files import read_json
+from headstart.utils.metrics import direction
 
 Plain = bool | int | float | str
 # Settings of the machine and of what is written, and those that others reach down to: they tell no runs apart.

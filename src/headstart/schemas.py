@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from headstart.errors import HeadstartError
-from headstart.limits import MAX_SIDE
+from headstart.utils.errors import HeadstartError
+from headstart.utils.limits import MAX_SIDE
 
 MAX_HIDDEN = 2**20  # units of a hidden layer
 SHOWN = 80  # characters of a wrong value in a message

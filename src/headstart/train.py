@@ -28,10 +28,10 @@ from headstart.bottleneck import verdict
 from headstart.callbacks import ClassCurves, build_callbacks, build_loggers
 from headstart.checkpoints import KeepBest, check_checkpoint, complete_checkpoints, without_backbone
 from headstart.classifier import TransferClassifier
-from headstart.config import Config, to_yaml
+from headstart.config.check import to_yaml
+from headstart.config.schema import Config
 from headstart.features.staged import StagedDataModule
 from headstart.launch import check_processes
-from headstart.monitor import check_monitor
 from headstart.outputs import KeepOutputs, figures_of_splits, parameter_counts
 from headstart.record import split_table
 from headstart.report import report_run
@@ -39,8 +39,9 @@ from headstart.report.scalars import write_hyperparameters, write_layout
 from headstart.report.statistics import fitted_temperature
 from headstart.run_folder import check_folder, record_answers, record_end, record_model, record_range_test, record_start
 from headstart.speed import Speed
-from headstart.table import show_run
 from headstart.trainer import build_trainer, quiet_lightning, resumable
+from headstart.utils.metrics import check_monitor
+from headstart.utils.tables import show_run
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 
 from headstart.checkpoints import KeepBest, WholeCheckpoints
-from headstart.errors import ConfigError, DiskError, ProcessError, brief, has_no_room, no_room
+from headstart.utils.errors import ConfigError, DiskError, ProcessError, brief, has_no_room, no_room
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from headstart.data.transforms import Preprocessing
-from headstart.errors import ModelError
+from headstart.utils.errors import ModelError
 
 
 def load_weights(backbone: nn.Module, path: str | Path, dropped: Sequence[str]) -> None:

@@ -178,7 +178,7 @@ FAULTS = (
     ),
     Fault(
         "a file is written in place",
-        "files.py",
+        "utils/files.py",
         "            write(temporary)\n",
         "            write(path)\n            temporary.write_bytes(path.read_bytes())\n",
         ("test_files.py", "test_export.py"),
@@ -279,7 +279,7 @@ FAULTS = (
     ),
     Fault(
         "a value out of range is accepted",
-        "config/checking.py",
+        "config/check.py",
         '        elif value is not None and "test" in f.metadata and not f.metadata["test"](value):',
         '        elif value is None and "test" in f.metadata and not f.metadata["test"](value):',
         ("test_config.py",),
@@ -301,7 +301,7 @@ FAULTS = (
     ),
     Fault(
         "a full disk is a traceback",
-        "files.py",
+        "utils/files.py",
         "        raise DiskError(no_room(path, size)) from error",
         "        raise",
         (
@@ -311,7 +311,7 @@ FAULTS = (
     ),
     Fault(
         "a terminal obeys the name of a file",
-        "console.py",
+        "utils/console.py",
         '    return letter if shown else letter.encode("unicode_escape").decode("ascii")',
         "    return letter if shown else letter",
         ("test_robustness.py",),
@@ -402,7 +402,7 @@ FAULTS = (
     ),
     Fault(
         "a spreadsheet computes the name of a file",
-        "files.py",
+        "utils/files.py",
         """    return f"'{value}" if formula else value""",
         "    return value",
         ("test_files.py",),

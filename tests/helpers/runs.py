@@ -13,7 +13,8 @@ from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 from torch import Tensor
 
-from headstart import config
+from headstart.config.check import check
+from headstart.config.schema import Config
 from tests.helpers.watch import Watch
 
 ROOT = Path(__file__).parent.parent.parent
@@ -32,10 +33,10 @@ TINY_RESNET = ("model=timm", "model.name=tiny_resnet", *SIZE)
 RESNET18 = ("model=resnet18", *SIZE)
 
 
-def composed(*overrides: str) -> config.Config:
+def composed(*overrides: str) -> Config:
     """The checked configuration of a command line."""
     with initialize_config_dir(str(CONF)):
-        return config.check(compose("train", list(overrides)))
+        return check(compose("train", list(overrides)))
 
 
 def small(*overrides: str) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 
-from headstart.errors import HeadstartError
+from headstart.utils.errors import HeadstartError
 
 
 def doubled(value: int) -> int:

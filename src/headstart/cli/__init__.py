@@ -7,9 +7,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from headstart import errors
 from headstart.cli import cache, evaluate, export, look, predict, report, runs
-from headstart.errors import HeadstartError
+from headstart.utils import errors
+from headstart.utils.errors import HeadstartError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.filesize import decimal
 
-from headstart.console import printable
 from headstart.features.cache import FEATURES, IMAGES, CachedSet, cache_folder, cached_sets, clear
+from headstart.utils.console import printable
 
 
 def add(commands: Any) -> None:

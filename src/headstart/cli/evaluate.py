@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from headstart.console import printable, say
+from headstart.utils.console import printable, say
 
 
 def add(commands: Any) -> None:
@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
 def run(words: argparse.Namespace) -> int:
     """Runs the command."""
     from headstart.evaluation import evaluate  # late: it imports Lightning and Hydra
-    from headstart.table import show_figures
+    from headstart.utils.tables import show_figures
 
     if words.out:
         words.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from headstart.console import printable
+from headstart.utils.console import printable
 
 
 def add(commands: Any) -> None:

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from headstart.console import printable
+from headstart.utils.console import printable
 
 
 def add(commands: Any) -> None:
@@ -22,7 +22,7 @@ def add(commands: Any) -> None:
 
 def run(words: argparse.Namespace) -> int:
     """Runs the command."""
-    from headstart.config.composing import evaluation_config
+    from headstart.config.compose import evaluation_config
 
     config = evaluation_config(None, words.several)  # first: a typo must not wait for torch
     from headstart.report.look import look

@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from headstart.console import one_line, say
-from headstart.errors import ConfigError, DataError
-from headstart.files import csv_text
+from headstart.utils.console import one_line, say
+from headstart.utils.errors import ConfigError, DataError
+from headstart.utils.files import csv_text
 
 if TYPE_CHECKING:
     from headstart.inputs import Inputs
@@ -65,8 +65,8 @@ def run(words: argparse.Namespace) -> int:
         The exit status: 1 if there is an image without an answer.
     """
     import headstart  # late, like all that needs torch: help and mistakes are answered at once
-    from headstart.files import write_atomically
     from headstart.inputs import find_images
+    from headstart.utils.files import write_atomically
 
     kind = _format(words)
     if words.out and words.out.is_dir():
@@ -120,7 +120,7 @@ def _format(words: argparse.Namespace) -> str | None:
 def _answers(model: Model, inputs: Inputs, words: argparse.Namespace, top: int, failed: list[DataError]) -> Answers:
     """Each image's name and answer; errors are reported and counted as they come."""
     from headstart.data.workers import workers_for
-    from headstart.progress import progress_bar
+    from headstart.utils.progress import progress_bar
 
     images = inputs.images
     found = model.predict_each(

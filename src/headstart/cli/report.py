@@ -7,8 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from headstart.console import printable
-from headstart.errors import ConfigError, DataError
+from headstart.utils.console import printable
+from headstart.utils.errors import ConfigError, DataError
 
 
 def add(commands: Any) -> None:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from headstart.files import csv_text
+from headstart.utils.files import csv_text
 
 
 def add(commands: Any) -> None:
@@ -22,7 +22,7 @@ def add(commands: Any) -> None:
 def run(words: argparse.Namespace) -> int:
     """Runs the command."""
     from headstart.runs import find_runs, sorted_by, table  # late: help is answered at once
-    from headstart.table import show_rows
+    from headstart.utils.tables import show_rows
 
     runs = find_runs(words.folder)
     metric = words.sort or str(runs[0].settings["monitor"])

@@ -9,8 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from headstart.errors import ConfigError, told
-from headstart.files import read_text
+from headstart.utils.errors import ConfigError, told
+from headstart.utils.files import read_text
 
 
 def read_config(path: Path) -> DictConfig:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from headstart.config.data import Data
+from headstart.config.data_schema import Data
 from headstart.config.ranges import at_least, batches, fraction, not_negative, or_auto, positive, within
 
 # --- model ---------------------------------------------------------------------------------------------------

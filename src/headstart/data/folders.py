@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from headstart.data.images import EXTENSIONS
 from headstart.data.sources import Source, file_samples
-from headstart.errors import DataError
+from headstart.utils.errors import DataError
 
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 NAMED = 5  # of what is skipped

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
-from headstart.errors import DataError
-from headstart.files import regular
+from headstart.utils.errors import DataError
+from headstart.utils.files import regular
 
 if TYPE_CHECKING:  # the `headstart` command finds images without waiting for torch
     from torch import Tensor

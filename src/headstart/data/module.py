@@ -21,7 +21,7 @@ from headstart.data.splits import carve, carved_size, few_per_class
 from headstart.data.stopwatch import Stopwatch
 from headstart.data.transforms import Transform
 from headstart.data.workers import begin_worker, default_workers
-from headstart.errors import DataError
+from headstart.utils.errors import DataError
 
 Batch = tuple[Tensor, Tensor]
 

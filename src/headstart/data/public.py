@@ -10,7 +10,7 @@ import numpy as np
 
 from headstart.data.folders import class_folders, image_files
 from headstart.data.sources import Samples, Source, file_samples
-from headstart.errors import DataError
+from headstart.utils.errors import DataError
 
 STL10_SHAPE = (3, 96, 96)  # channel, column, row: the binaries are written column by column
 

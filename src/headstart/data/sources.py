@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.errors import DataError
+from headstart.utils.errors import DataError
 
 EFFECTIVE = os.access in os.supports_effective_ids  # ask for the user that this process acts for
 

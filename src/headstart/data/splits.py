@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.errors import DataError
+from headstart.utils.errors import DataError
 
 Indices = NDArray[np.int64]
 

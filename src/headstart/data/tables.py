@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from headstart.data.sources import Samples, Source, file_samples
-from headstart.errors import DataError
-from headstart.files import regular
+from headstart.utils.errors import DataError
+from headstart.utils.files import regular
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}  # as spreadsheets write them, by their language
 HEADER = 2**16  # characters that a first line may have

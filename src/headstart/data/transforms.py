@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from headstart.errors import ConfigError
+from headstart.utils.errors import ConfigError
 
 Transform = Callable[[Image.Image], Tensor]
 

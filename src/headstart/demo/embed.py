@@ -10,7 +10,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from headstart.files import write_json, write_tensors
+from headstart.utils.files import write_json, write_tensors
 
 PLACE = Path(__file__).parent / "glyphnet.safetensors"
 FIGURES = ("accuracy", "loss", "top5_accuracy", "macro_accuracy")

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from headstart.console import say
-from headstart.errors import ConfigError, DataError
 from headstart.explain.heatmaps import BATCH, Explainer, Heatmap, overlay
-from headstart.files import write_atomically
+from headstart.utils.console import say
+from headstart.utils.errors import ConfigError, DataError
+from headstart.utils.files import write_atomically
 
 if TYPE_CHECKING:
     from headstart.inputs import Input

@@ -18,8 +18,8 @@ from torchvision.transforms import v2
 
 from headstart.data.images import as_image
 from headstart.data.transforms import normalisation, pixel_transform
-from headstart.errors import ConfigError, DataError, brief, suggestion
 from headstart.explain.places import find_place
+from headstart.utils.errors import ConfigError, DataError, brief, suggestion
 
 if TYPE_CHECKING:
     from headstart.data.images import ImageLike

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from headstart.errors import ModelError
+from headstart.utils.errors import ModelError
 
 if TYPE_CHECKING:
     from headstart.model import Model

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.features.locks import ByteLocks
 from headstart.features.store import IN_USE, RECORD
-from headstart.files import read_json
 from headstart.schemas import ABOUT
+from headstart.utils.files import read_json
+from headstart.utils.locks import ByteLocks
 
 log = logging.getLogger(__name__)
 GIGABYTE = 10**9

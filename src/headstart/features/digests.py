@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import inspect
-import json
 import os
 import sqlite3
 import time
@@ -20,17 +19,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from headstart.utils.hashing import description_sha256, file_sha256
+
 # A file that was changed less than this before it was read may change again without a new time stamp: FAT counts
 # in steps of two seconds.
 SETTLED_NS = 2 * 10**9
 
 CHUNK = 4096  # files that are handed to the threads at once
-
-
-def file_sha256(path: str | Path) -> bytes:
-    """SHA-256 of a file's bytes."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
 
 
 def array_digests(images: NDArray[np.uint8]) -> list[bytes]:
@@ -133,18 +128,6 @@ def _use(table: Path, work: Callable[[sqlite3.Connection], object]) -> None:
         table.unlink(missing_ok=True)
 
 
-def module_sha256(module: nn.Module) -> str:
-    """SHA-256, in hexadecimal, of all parameters and buffers: names, types, shapes and values."""
-    digest = hashlib.sha256()
-    tensors = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-    for name, tensor in sorted(tensors, key=lambda item: item[0]):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        values = tensor.detach().cpu().contiguous().reshape(-1)
-        if values.numel():
-            digest.update(values.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 def code_sha256(module: nn.Module, *others: object) -> str:
     """SHA-256, in hexadecimal, of a network's architecture and of the source that computes it.
 
@@ -198,8 +181,3 @@ def _described(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_described(item) for item in value]
     return repr(value)  # a function's has its address: it is found again by nobody, and so never stale
-
-
-def description_sha256(description: Mapping[str, Any]) -> str:
-    """SHA-256, in hexadecimal, of plain values."""
-    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()

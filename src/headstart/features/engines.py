@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 from torch.nn import functional as F
 
-from headstart.errors import ConfigError, ModelError, brief
+from headstart.utils.errors import ConfigError, ModelError, brief
 
 log = logging.getLogger(__name__)
 

@@ -23,9 +23,9 @@ from headstart.data.samplers import mixed_seed
 from headstart.data.sources import Samples
 from headstart.data.transforms import Transform
 from headstart.data.workers import begin_worker, step_back
-from headstart.errors import DataError
 from headstart.features.store import FeatureStore, Key, key_of
-from headstart.progress import Advance
+from headstart.utils.errors import DataError
+from headstart.utils.progress import Advance
 
 log = logging.getLogger(__name__)
 PREFETCH = 4  # batches that a worker is ahead; each may have to wait for the forward pass

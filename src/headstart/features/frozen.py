@@ -17,13 +17,13 @@ from headstart.data.images import decode_image
 from headstart.data.module import ImageDataModule
 from headstart.data.samplers import mixed_seed
 from headstart.data.transforms import evaluation_transform
-from headstart.errors import ModelError
 from headstart.features.cache import GIGABYTE, writable_cache_folder
 from headstart.features.digests import code_sha256, fingerprint
 from headstart.features.engines import Network, build_engine, check_engine, has_onnx
 from headstart.features.extraction import ViewDataset
 from headstart.features.loaders import FeatureDataModule
 from headstart.features.shelf import Request, Shelf, complete, image_digests
+from headstart.utils.errors import ModelError
 
 log = logging.getLogger(__name__)
 

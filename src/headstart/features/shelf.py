@@ -16,12 +16,13 @@ import torch
 from headstart.data.module import ImageDataModule
 from headstart.data.sources import Samples
 from headstart.data.transforms import Transform
-from headstart.errors import DataError
 from headstart.features.cache import DIGESTS, FEATURES, cached_sets, make_room, sets_folder
-from headstart.features.digests import array_digests, description_sha256, file_digests, fingerprint
+from headstart.features.digests import array_digests, file_digests, fingerprint
 from headstart.features.extraction import ChangedError, Compute, ViewDataset, Views, extract
 from headstart.features.store import RECORD, FeatureStore, Key, Rows, key_of
-from headstart.progress import progress_bar
+from headstart.utils.errors import DataError
+from headstart.utils.hashing import description_sha256
+from headstart.utils.progress import progress_bar
 
 log = logging.getLogger(__name__)
 ROUNDS = 3  # how often rows that come back damaged from the disk are computed again

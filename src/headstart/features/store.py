@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from headstart.errors import DataError, DiskError
-from headstart.features.locks import ByteLocks
-from headstart.files import write_json
+from headstart.utils.errors import DataError, DiskError
+from headstart.utils.files import write_json
+from headstart.utils.locks import ByteLocks
 
 KEY_BYTES = 36  # the image's SHA-256 and the number of the view
 RECORD = np.dtype([("key", f"V{KEY_BYTES}"), ("crc", "<u4")])

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-from headstart.console import printable
-from headstart.errors import told
+from headstart.utils.console import printable
+from headstart.utils.errors import told
 
 if TYPE_CHECKING:
     from headstart.data.module import ImageDataModule

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from headstart.artifact import read_artifact
-from headstart.config import Config
-from headstart.config.composing import evaluation_config
+from headstart.config.compose import evaluation_config
+from headstart.config.schema import Config
 from headstart.data import open_source
 from headstart.data.module import ImageDataModule, make_splits
 from headstart.data.transforms import Preprocessing, evaluation_transform, training_transform
-from headstart.errors import DataError, HeadstartError
 from headstart.evaluation import check_split
 from headstart.record import split_table
 from headstart.report import write_report
 from headstart.report.reading import read_environment
+from headstart.utils.errors import DataError, HeadstartError
 
 log = logging.getLogger(__name__)
 

@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 from headstart.artifact import Artifact, read_artifact
 from headstart.data.module import ImageDataModule
 from headstart.data.transforms import Preprocessing
-from headstart.errors import told
 from headstart.explain import explain, overlay
 from headstart.model import Model
 from headstart.report import charts, pictures
 from headstart.report.pictures import Tile
 from headstart.report.reading import FinishedRun
 from headstart.report.style import png
+from headstart.utils.errors import told
 
 log = logging.getLogger(__name__)
 Made = TypeVar("Made")

@@ -14,12 +14,12 @@ from markupsafe import Markup
 
 import headstart
 from headstart.answers import Evaluation
-from headstart.files import csv_text, write_bytes, write_text
 from headstart.report.contents import WORST, Contents
 from headstart.report.pictures import VIEWS, worst_indices
 from headstart.report.reading import FinishedRun
 from headstart.report.statistics import calibration_error, mean_interval, wilson
 from headstart.report.style import svg
+from headstart.utils.files import csv_text, write_bytes, write_text
 
 SLOW = 10  # classes in each of the two lists
 LEARNED = 0.9  # a class is learned when it first has this share of its best accuracy

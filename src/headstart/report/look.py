@@ -14,20 +14,20 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from headstart.backbones import build_backbone
-from headstart.config import Config
+from headstart.config.schema import Config
 from headstart.data import open_source
 from headstart.data.images import image_size
 from headstart.data.module import make_splits
 from headstart.data.sources import Samples
 from headstart.data.transforms import Preprocessing, evaluation_transform, training_transform
-from headstart.errors import DataError
-from headstart.files import csv_text, write_bytes, write_text
-from headstart.progress import progress_bar
 from headstart.report import pictures
 from headstart.report.charts import NAMED, WIDTH
 from headstart.report.html import data_name, render
 from headstart.report.pictures import Tile
 from headstart.report.style import BLUE, SPLIT_COLOURS, figure, new_figure, png, short, svg
+from headstart.utils.errors import DataError
+from headstart.utils.files import csv_text, write_bytes, write_text
+from headstart.utils.progress import progress_bar
 
 MEASURED = 5000  # files whose size is read: enough for a distribution, and a few seconds on a slow disk
 ENDS = 20  # of many classes, the largest and the smallest ones that are shown

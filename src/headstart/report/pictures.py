@@ -21,8 +21,8 @@ from headstart.data.module import ImageDataset, open_image
 from headstart.data.samplers import mixed_seed
 from headstart.data.sources import Samples
 from headstart.data.transforms import Preprocessing, Transform, pixels_of
-from headstart.errors import DataError
 from headstart.report.style import BLUE, DPI, GREEN, INK, ORANGE, figure, short
+from headstart.utils.errors import DataError
 
 SIDE = 150  # of an image in a figure, in pixels
 GAP = 14

@@ -16,15 +16,15 @@ from urllib.parse import quote
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from headstart.errors import told
-from headstart.files import write_text
-from headstart.monitor import direction
 from headstart.report import sweep_charts as charts
 from headstart.report.html import render
 from headstart.report.style import short, svg
 from headstart.runs import SHOWN, Plain, Run, differing, setting, sorted_by
 from headstart.sweeps.jobs import Job, failures_of, jobs_below
 from headstart.sweeps.seeds import SEED, Repeated, repeated
+from headstart.utils.errors import told
+from headstart.utils.files import write_text
+from headstart.utils.metrics import direction
 
 log = logging.getLogger(__name__)
 

@@ -12,11 +12,11 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFor
 from matplotlib.transforms import blended_transform_factory
 from numpy.typing import NDArray
 
-from headstart.monitor import direction
 from headstart.report.charts import WIDTH
 from headstart.report.style import BLUE, INK, ORANGE, SKY, figure, new_figure, short
 from headstart.runs import Plain, Run, setting
 from headstart.sweeps.seeds import Repeated
+from headstart.utils.metrics import direction
 
 SMALL = 3.6  # inches: three charts beside each other, and one on a phone
 FEW = 6  # different numbers up to which an axis names each of them

@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from headstart.errors import ConfigError
+from headstart.utils.errors import ConfigError
 
 
 class GridSweeper(BasicSweeper):

@@ -16,13 +16,13 @@ from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.config import Config
-from headstart.config.checking import REACH_DOWN
-from headstart.errors import ConfigError
-from headstart.features.locks import ByteLocks
-from headstart.files import plain, read_json, write_json
+from headstart.config.check import REACH_DOWN
+from headstart.config.schema import Config
 from headstart.runs import Plain, flat, read_metrics
 from headstart.schemas import JobRecord
+from headstart.utils.errors import ConfigError
+from headstart.utils.files import plain, read_json, write_json
+from headstart.utils.locks import ByteLocks
 
 log = logging.getLogger(__name__)
 

@@ -12,12 +12,12 @@ from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, open_dict, read_write
 
-from headstart import config
-from headstart.config import Config
-from headstart.config.composing import quoted
-from headstart.errors import ConfigError, told
+from headstart.config.check import check, check_sweep
+from headstart.config.compose import quoted
+from headstart.config.schema import Config
 from headstart.sweeps.jobs import Job
 from headstart.sweeps.naming import job_name, sweep_name
+from headstart.utils.errors import ConfigError, told
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def check_launcher(cfg: DictConfig) -> None:
         ConfigError: a value of the `sweep` group does not fit, or jobs are to run at the same time with a launcher that
             runs them one after another.
     """
-    config.check_sweep(cfg)
+    check_sweep(cfg)
     if cfg.sweep.parallel > 1 and cfg.hydra.runtime.choices["hydra/launcher"] == "basic":
         raise ConfigError(
             f"sweep.parallel={cfg.sweep.parallel}: one process runs one job at a time. Add launcher=joblib."
@@ -112,7 +112,7 @@ class Launched:
             raise ConfigError(" ".join(str(error).split())) from None
         with read_write(cfg), open_dict(cfg):
             del cfg["hydra"]
-        return config.check(cfg)
+        return check(cfg)
 
     def run(self, batch: Sequence[tuple[Job, list[str]]]) -> None:
         """Runs jobs until each has ended one way or another; those that had finished before are left alone.

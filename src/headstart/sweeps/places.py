@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from headstart.data.workers import CORES, available_cores
-from headstart.features.locks import ByteLocks
 from headstart.sweeps.jobs import POLL_S
+from headstart.utils.locks import ByteLocks
 
 
 @contextmanager

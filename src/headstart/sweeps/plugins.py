@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from headstart.errors import ConfigError
+from headstart.utils.errors import ConfigError
 
 OPTUNA = ("hydra_plugins.hydra_optuna_sweeper", "sweep")
 SUBMITIT = ("hydra_plugins.hydra_submitit_launcher", "sweep")

@@ -17,14 +17,14 @@ from typing import Any
 from hydra.conf import HydraConf
 from omegaconf import OmegaConf
 
-from headstart.config import Config
-from headstart.config.composing import CONF, quoted
-from headstart.console import guard_logs
+from headstart.config.compose import CONF, quoted
+from headstart.config.schema import Config
 from headstart.data.workers import CORES, available_cores, end_with_parent
-from headstart.errors import HeadstartError
 from headstart.sweeps.jobs import Job
 from headstart.sweeps.places import share, slot
 from headstart.sweeps.worker import DiedError, FailedError, Worker
+from headstart.utils.console import guard_logs
+from headstart.utils.errors import HeadstartError
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ def train_job(config: Config, job: Job, log_config: dict[str, Any]) -> None:
 
     from headstart import train
     from headstart.artifact import read_checkpoint
-    from headstart.errors import ModelError
+    from headstart.utils.errors import ModelError
 
     if CORES in os.environ:
         torch.set_num_threads(available_cores())

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from headstart.monitor import direction
 from headstart.runs import Plain, Run, differing, setting
+from headstart.utils.metrics import direction
 
 SEED = "seed"
 FIGURES = ("mean", "sd", "low", "high")

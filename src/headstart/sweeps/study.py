@@ -22,13 +22,13 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from headstart.errors import ConfigError
-from headstart.monitor import direction
 from headstart.sweeps.jobs import Job, OccupiedError, jobs_below
 from headstart.sweeps.launching import Launched
 from headstart.sweeps.naming import is_elsewhere
 from headstart.sweeps.summary import ended
 from headstart.sweeps.trials import FAILURE, JOB, give_back, is_mine, kept_alive, own, running, taken
+from headstart.utils.errors import ConfigError
+from headstart.utils.metrics import direction
 
 log = logging.getLogger(__name__)
 

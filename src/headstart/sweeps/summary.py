@@ -10,16 +10,16 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
-from headstart.console import one_line, printable
-from headstart.errors import DiskError, HeadstartError, brief
-from headstart.files import csv_text, write_text
 from headstart.runs import Run, sorted_by, table
 from headstart.sweeps.jobs import failures_of, jobs_below
 from headstart.sweeps.launching import Launched
 from headstart.sweeps.running import call
 from headstart.sweeps.seeds import repeated, seed_rows
 from headstart.sweeps.worker import DiedError, FailedError
-from headstart.table import show_rows
+from headstart.utils.console import one_line, printable
+from headstart.utils.errors import DiskError, HeadstartError, brief
+from headstart.utils.files import csv_text, write_text
+from headstart.utils.tables import show_rows
 
 log = logging.getLogger(__name__)
 

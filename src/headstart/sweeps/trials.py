@@ -16,7 +16,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from headstart.errors import brief
+from headstart.utils.errors import brief
 
 log = logging.getLogger(__name__)
 

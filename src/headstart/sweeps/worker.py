@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from headstart.errors import HeadstartError, brief
+from headstart.utils.errors import HeadstartError, brief
 
 # After these a process may be of no more use: memory is still held, or a GPU's kernel failed, which is a RuntimeError.
 UNFIT = (RuntimeError, MemoryError, SystemError)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from headstart.console import one_line
+from headstart.utils.console import one_line
 
 COLUMNS = ("loss", "accuracy", "top5_accuracy", "macro_accuracy")
 

@@ -15,10 +15,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 import headstart
-from headstart.config.checking import check
+from headstart.config.check import check
 from headstart.config.reading import read_config
 from headstart.config.schema import Config
-from headstart.errors import ConfigError, suggestion
+from headstart.utils.errors import ConfigError, suggestion
 
 CONF = Path(headstart.__file__).parents[2] / "conf"  # beside src/, in a checkout
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstart.errors import DiskError, has_no_room, no_room
+from headstart.utils.errors import DiskError, has_no_room, no_room
 
 if TYPE_CHECKING:  # most of what writes files starts without waiting for torch
     from torch import Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from headstart.errors import ConfigError, suggestion
+from headstart.utils.errors import ConfigError, suggestion
 
 
 def direction(metric: str) -> Literal["min", "max"]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from headstart.config.ranges import AUTO, at_least, fraction, or_auto, pixels, within
-from headstart.limits import MAX_SIDE
+from headstart.utils.limits import MAX_SIDE
 
 USUAL_BATCH = 32  # images, where auto has nothing to measure: the largest of Masters & Luschi's (arXiv:1804.07612)
 

@@ -1,0 +1,35 @@
+"""SHA-256 of files, of plain values and of what a module holds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def file_sha256(path: str | Path) -> bytes:
+    """SHA-256 of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def module_sha256(module: nn.Module) -> str:
+    """SHA-256, in hexadecimal, of all parameters and buffers: names, types, shapes and values."""
+    digest = hashlib.sha256()
+    tensors = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    for name, tensor in sorted(tensors, key=lambda item: item[0]):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        values = tensor.detach().cpu().contiguous().reshape(-1)
+        if values.numel():
+            digest.update(values.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def description_sha256(description: Mapping[str, Any]) -> str:
+    """SHA-256, in hexadecimal, of plain values."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,32 @@
+"""The versions of the packages that results depend on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+PACKAGES = (
+    "headstart",
+    "torch",
+    "torchvision",
+    "lightning",
+    "torchmetrics",
+    "hydra-core",
+    "timm",
+    "scikit-learn",
+    "numpy",
+    "pillow",
+    "matplotlib",
+    "safetensors",
+)
+
+
+def versions() -> dict[str, str]:
+    """The versions of the packages that results depend on."""
+    return {name: version for name in PACKAGES if (version := _version(name))}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
