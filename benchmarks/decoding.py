@@ -23,11 +23,12 @@ from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from headstart.config.check import check
+from headstart.data.augmentation import training_transform
+from headstart.data.datamodule import ImageDataModule
+from headstart.data.dataset import Samples
 from headstart.data.decoded import decoded_images
-from headstart.data.images import decode_image
-from headstart.data.module import ImageDataModule
-from headstart.data.sources import Samples
-from headstart.data.transforms import Preprocessing, evaluation_transform, training_transform
+from headstart.data.image_io import decode_image
+from headstart.data.preprocessing import Preprocessing, evaluation_transform
 
 PREPROCESSING = Preprocessing(256, 224, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 BATCH = 32

@@ -31,10 +31,11 @@ from torchvision import datasets, transforms
 
 from headstart.backbones import Backbone, build_backbone
 from headstart.classifier import TransferClassifier
+from headstart.data.augmentation import training_transform
+from headstart.data.datamodule import Batch, ImageDataModule
 from headstart.data.decoded import decoded_images
-from headstart.data.folders import imagefolder
-from headstart.data.module import Batch, ImageDataModule
-from headstart.data.transforms import evaluation_transform, training_transform
+from headstart.data.image_folder import imagefolder
+from headstart.data.preprocessing import evaluation_transform
 from headstart.data.workers import default_workers
 from headstart.optimization import build_optimizer
 from headstart.trainer import build_trainer, quiet_lightning

@@ -50,9 +50,10 @@ def random_weights(path: Path) -> None:
 
 def loaders(root: Path) -> tuple[Any, Any]:
     """Training and validation batches of the published split, decoded by one worker a core."""
-    from headstart.data import open_source
-    from headstart.data.module import ImageDataModule, make_splits
-    from headstart.data.transforms import Preprocessing, evaluation_transform
+    from headstart.data.build import open_source
+    from headstart.data.datamodule import ImageDataModule
+    from headstart.data.preprocessing import Preprocessing, evaluation_transform
+    from headstart.data.splits import make_splits
 
     source = open_source(
         "csv", root=root, train_csv="*train.csv", image_column="image_names", label_column="emergency_or_not"

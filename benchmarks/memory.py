@@ -28,9 +28,9 @@ def run(count: int) -> dict[str, float]:
 
     from headstart.checkpoints import without_backbone
     from headstart.classifier import TransferClassifier
-    from headstart.data.module import ImageDataModule
-    from headstart.data.sources import Samples
-    from headstart.data.transforms import Preprocessing, evaluation_transform
+    from headstart.data.datamodule import ImageDataModule
+    from headstart.data.dataset import Samples
+    from headstart.data.preprocessing import Preprocessing, evaluation_transform
     from headstart.features.frozen import frozen_features
 
     rng = np.random.default_rng(0)

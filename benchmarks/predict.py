@@ -59,7 +59,7 @@ def bare_seconds(model: Any, files: list[str]) -> float:
     """The forward pass over batches that are decoded beforehand, a few at a time."""
     import torch
 
-    from headstart.data.images import read_image
+    from headstart.data.image_io import read_image
     from headstart.model import CPU_BATCH, GPU_BATCH
 
     size = CPU_BATCH if model.device.type == "cpu" else GPU_BATCH

@@ -26,9 +26,10 @@ from sklearn.linear_model import LogisticRegression
 
 from headstart.backbones import build_backbone
 from headstart.config.check import check
-from headstart.data import open_source
-from headstart.data.module import ImageDataModule, make_splits
-from headstart.data.transforms import evaluation_transform
+from headstart.data.build import open_source
+from headstart.data.datamodule import ImageDataModule
+from headstart.data.preprocessing import evaluation_transform
+from headstart.data.splits import make_splits
 from headstart.features.frozen import frozen_features
 from headstart.utils.hashing import module_sha256
 

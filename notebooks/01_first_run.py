@@ -70,7 +70,7 @@ for name in ("train/accuracy", "val/accuracy", "test/accuracy", "params/trainabl
 # %%
 from headstart.artifact import read_artifact
 from headstart.config.compose import evaluation_config
-from headstart.data.transforms import Preprocessing
+from headstart.data.preprocessing import Preprocessing
 from headstart.report import pictures
 from headstart.report.again import images_of
 from headstart.report.reading import read_finished

@@ -160,7 +160,7 @@ show(charts.confusion(run.matrix(run.judged), run.class_names))
 
 # %%
 import headstart
-from headstart.data.folders import walk_images
+from headstart.data.image_folder import walk_images
 
 model = headstart.load(RUN)
 paths = walk_images(Path(NEW)).files if NEW else run.judged.images
@@ -178,7 +178,7 @@ for path, answer in answers[:12]:
 # photos may come, give them a class of their own, `other`, with many different images.
 
 # %%
-from headstart.data.images import read_image
+from headstart.data.image_io import read_image
 from headstart.report import pictures
 
 unsure = sorted(answers, key=lambda pair: pair[1].probability)[:8]

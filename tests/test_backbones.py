@@ -15,7 +15,7 @@ from torch import nn
 from torchvision import models
 
 from headstart.backbones import build_backbone, check_input
-from headstart.data.transforms import Preprocessing
+from headstart.data.preprocessing import Preprocessing
 from headstart.demo import glyphnet
 from headstart.heads import build_head
 from headstart.utils.errors import ModelError

@@ -19,6 +19,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from headstart.data import batch_operations as ops
+from headstart.data.augmentation import training_transform
 from headstart.data.batch_augmentation import (
     BatchAugmentation,
     RandomPart,
@@ -30,7 +31,7 @@ from headstart.data.batch_augmentation import (
     sizes_of,
 )
 from headstart.data.batch_policies import augmentation_space, rand_augment, trivial_augment
-from headstart.data.transforms import Preprocessing, Transform, WholeImage, pixel_transform, training_transform
+from headstart.data.preprocessing import Preprocessing, Transform, WholeImage, pixel_transform
 from tests.helpers.runs import choices, composed
 
 CPU = torch.device("cpu")

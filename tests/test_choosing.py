@@ -25,9 +25,9 @@ from headstart.choosing import (
     some_of,
 )
 from headstart.config.compose import finetune_preset
-from headstart.data.module import ImageDataModule
-from headstart.data.sources import Samples
-from headstart.data.transforms import evaluation_transform
+from headstart.data.datamodule import ImageDataModule
+from headstart.data.dataset import Samples
+from headstart.data.preprocessing import evaluation_transform
 from headstart.utils.errors import ModelError
 from tests.helpers.commands import ended, script
 from tests.helpers.runs import Train, choices, composed, findings, interrupt_after, tensors

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from headstart.classifier import TransferClassifier
-from headstart.data.module import class_weights
-from headstart.data.sources import Samples
+from headstart.data.datamodule import class_weights
+from headstart.data.dataset import Samples
 from headstart.finetuning import Finetuning
 from headstart.optimization import build_optimizer, build_schedule, direction
 

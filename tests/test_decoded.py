@@ -14,8 +14,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from headstart.cli import main
-from headstart.data.module import ImageDataModule
-from headstart.data.sources import Samples
+from headstart.data.datamodule import ImageDataModule
+from headstart.data.dataset import Samples
 from headstart.features.cache import IMAGES, cached_sets, clear
 from tests.helpers.commands import ended, script
 from tests.helpers.decoded import decoded, module, samples_in

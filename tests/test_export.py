@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import headstart
 from headstart.cli import main
-from headstart.data.images import read_image
+from headstart.data.image_io import read_image
 from headstart.export import METADATA, Exported, export
 from headstart.model import Model
 from headstart.utils.errors import ConfigError, DataError, ModelError

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from headstart.data.sources import Samples
+from headstart.data.dataset import Samples
 from headstart.features import cache
 from headstart.features.cache import cached_sets, clear, make_room
 from headstart.features.digests import file_digests

@@ -255,9 +255,11 @@ def test_a_backbone_in_training_mode_has_no_features_to_keep() -> None:
 def test_views_differ_and_are_shown_in_turn(folders: Path) -> None:
     from lightning.pytorch.plugins.precision import Precision
 
-    from headstart.data import open_source
-    from headstart.data.module import ImageDataModule, make_splits
-    from headstart.data.transforms import Preprocessing, evaluation_transform, training_transform
+    from headstart.data.augmentation import training_transform
+    from headstart.data.build import open_source
+    from headstart.data.datamodule import ImageDataModule
+    from headstart.data.preprocessing import Preprocessing, evaluation_transform
+    from headstart.data.splits import make_splits
     from headstart.features.frozen import frozen_features
 
     splits = make_splits(open_source("imagefolder", root=folders), val_fraction=0.2, test_fraction=0, split_seed=0)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from headstart.data.images import read_image
+from headstart.data.image_io import read_image
 from headstart.utils.errors import DataError
 
 RAMP = np.linspace(0, 255, 12 * 8).reshape(8, 12).astype(np.uint8)  # height 8, width 12

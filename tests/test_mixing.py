@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from headstart.data.mixing import build_mixing
+from headstart.data.augmentation import build_mixing
 
 
 def mixed(seed: int = 0, **alphas: float) -> tuple[Tensor, Tensor]:

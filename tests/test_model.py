@@ -13,8 +13,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 import headstart
-from headstart.data.images import read_image
-from headstart.data.transforms import several_views
+from headstart.data.image_io import read_image
+from headstart.data.preprocessing import several_views
 from headstart.model import Model
 from headstart.utils.errors import ConfigError, DataError
 from tests.helpers.images import make_bad_files, make_odd_images

@@ -19,7 +19,7 @@ from torch import Tensor
 
 import headstart
 from headstart.cli import main
-from headstart.data.images import read_image
+from headstart.data.image_io import read_image
 from headstart.evaluation import evaluate
 from headstart.export import export
 from headstart.model import Model

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
-from headstart.data import open_source
-from headstart.data.folders import imagefolder
-from headstart.data.images import image_size, read_image, read_thumbnail
-from headstart.data.module import ImageDataset
-from headstart.data.tables import csv, inside
+from headstart.data.build import open_source
+from headstart.data.csv_table import csv, inside
+from headstart.data.datamodule import ImageDataset
+from headstart.data.image_folder import imagefolder
+from headstart.data.image_io import image_size, read_image, read_thumbnail
 from headstart.utils.errors import DataError
 from tests.helpers.disk import forbidden, unprivileged
 from tests.helpers.images import (

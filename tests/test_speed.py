@@ -24,10 +24,9 @@ from torch._dynamo.testing import CompileCounter
 from headstart import bottleneck
 from headstart.bottleneck import Circumstances, Measures, larger_batch, verdict
 from headstart.classifier import TransferClassifier
-from headstart.data import images
-from headstart.data.module import ImageDataModule
-from headstart.data.sources import file_samples
-from headstart.data.transforms import Preprocessing, evaluation_transform
+from headstart.data.datamodule import ImageDataModule
+from headstart.data.dataset import file_samples
+from headstart.data.preprocessing import Preprocessing, evaluation_transform
 from headstart.finetuning import Finetuning
 from headstart.probe import fixed_share
 from headstart.speed import FETCH, Speed, StepClock
@@ -81,7 +80,7 @@ def test_a_slow_disk(said: Callable[..., str], tmp_path: Path, monkeypatch: pyte
         time.sleep(0.04)
         return path
 
-    monkeypatch.setattr(images, "regular", late)  # what is asked of each file before it is read
+    monkeypatch.setattr(image_io, "regular", late)  # what is asked of each file before it is read
     line = said(f"data.root={root}", "data.image_size=16", "data.resize=16", "batch_size=4", "epochs=2")
     assert "of training waits for images, most of it reading from the disk: " in line
     assert "a copy on a local disk, data.cache=decoded" in line

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headstart.data.module import make_splits
-from headstart.data.sources import Samples, Source
-from headstart.data.splits import carve, few_per_class
+from headstart.data.dataset import Samples, Source
+from headstart.data.splits import carve, few_per_class, make_splits
 from headstart.utils.errors import DataError
 
 

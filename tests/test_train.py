@@ -19,9 +19,10 @@ from headstart.answers import read_evaluation
 from headstart.assembly import open_backbone
 from headstart.backbones import build_backbone
 from headstart.checkpoints import load_checkpoint
-from headstart.data import open_source
-from headstart.data.module import ImageDataModule, make_splits
-from headstart.data.transforms import evaluation_transform
+from headstart.data.build import open_source
+from headstart.data.datamodule import ImageDataModule
+from headstart.data.preprocessing import evaluation_transform
+from headstart.data.splits import make_splits
 from headstart.finetuning import Finetuning
 from headstart.utils.errors import ConfigError, DataError, ModelError
 from tests.helpers.commands import command, ended, python, script

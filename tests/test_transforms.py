@@ -10,10 +10,11 @@ from torch.utils.data import DataLoader
 from torchvision import models
 
 from headstart.backbones import build_backbone
-from headstart.data.module import ImageDataModule, ImageDataset
+from headstart.data.augmentation import training_transform
+from headstart.data.datamodule import ImageDataModule, ImageDataset
+from headstart.data.dataset import Samples
+from headstart.data.preprocessing import Preprocessing, evaluation_transform
 from headstart.data.samplers import EpochSampler, ShareSampler
-from headstart.data.sources import Samples
-from headstart.data.transforms import Preprocessing, evaluation_transform, training_transform
 from headstart.utils.errors import ConfigError
 from tests.helpers.runs import choices, composed
 

@@ -18,18 +18,18 @@ from headstart.classifier import TransferClassifier
 from headstart.config.compose import finetune_preset
 from headstart.config.ranges import AUTO
 from headstart.config.schema import CachedFeatures, Config
-from headstart.data import open_source
+from headstart.data.augmentation import build_mixing, training_transform
+from headstart.data.build import open_source
+from headstart.data.datamodule import ImageDataModule, class_weights
+from headstart.data.dataset import Samples, Source
 from headstart.data.decoded import DecodedDataModule, decoded_images
-from headstart.data.mixing import build_mixing
-from headstart.data.module import ImageDataModule, class_weights, make_splits
-from headstart.data.sources import Samples, Source
-from headstart.data.transforms import evaluation_transform, training_transform
+from headstart.data.preprocessing import evaluation_transform
+from headstart.data.splits import make_splits, split_sha256
 from headstart.data.workers import default_workers
 from headstart.features.frozen import FrozenFeatures, frozen_features
 from headstart.finetuning import Finetuning
 from headstart.heads import build_head
 from headstart.optimization import build_optimizer, build_schedule, schedule_length
-from headstart.record import split_sha256
 from headstart.trainer import sees_all_images
 from headstart.utils.hashing import module_sha256
 

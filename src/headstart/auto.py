@@ -16,7 +16,7 @@ from headstart.choosing import Choice, check_agreement
 from headstart.classifier import TransferClassifier
 from headstart.config.data_schema import USUAL_BATCH
 from headstart.config.ranges import AUTO
-from headstart.data.module import ImageDataModule
+from headstart.data.datamodule import ImageDataModule
 from headstart.features.loaders import FeatureDataModule
 from headstart.lr_range import Batches, RangeTest, lr_range_test
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from headstart.data.transforms import Preprocessing
+from headstart.data.preprocessing import Preprocessing
 from headstart.utils.errors import ModelError, suggestion
 from headstart.weights import described_preprocessing, load_weights
 

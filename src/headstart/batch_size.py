@@ -14,7 +14,7 @@ from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 
 from headstart.classifier import TransferClassifier
-from headstart.data.module import Batch
+from headstart.data.datamodule import Batch
 from headstart.rehearsal import Rehearsal, random_states_kept
 from headstart.utils.errors import ConfigError
 from headstart.utils.progress import progress_bar

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from headstart.artifact import read_checkpoint
 from headstart.backbones import Backbone
-from headstart.data.module import ImageDataModule
+from headstart.data.datamodule import ImageDataModule
 from headstart.features.frozen import frozen_features
 from headstart.utils.errors import ConfigError, ModelError
 from headstart.utils.hashing import module_sha256

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from headstart.data.module import Batch
+from headstart.data.datamodule import Batch
 from headstart.finetuning import Finetuning, Thawing, check_strategy, renew
 from headstart.freezing import hold_in_eval
 from headstart.optimization import BuildOptimizer, BuildSchedule, build_optimizer, build_schedule, can_fuse

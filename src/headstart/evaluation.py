@@ -20,15 +20,15 @@ from headstart.checkpoints import classifier_of, without_backbone
 from headstart.classifier import TransferClassifier
 from headstart.config.compose import evaluation_config
 from headstart.config.schema import CachedFeatures, Features
-from headstart.data import open_source
-from headstart.data.folders import imagefolder
-from headstart.data.module import ImageDataModule, make_splits
-from headstart.data.sources import Samples
-from headstart.data.transforms import Preprocessing, evaluation_transform, several_views
+from headstart.data.build import open_source
+from headstart.data.datamodule import ImageDataModule
+from headstart.data.dataset import Samples
+from headstart.data.image_folder import imagefolder
+from headstart.data.preprocessing import Preprocessing, evaluation_transform, several_views
+from headstart.data.splits import make_splits, split_sha256, split_table
 from headstart.features.frozen import frozen_features
 from headstart.features.loaders import FeatureDataModule
 from headstart.outputs import KeepOutputs, figures_of_splits
-from headstart.record import split_sha256, split_table
 from headstart.trainer import build_trainer, quiet_lightning, sees_all_images
 from headstart.utils.errors import ConfigError, DataError
 

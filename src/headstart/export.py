@@ -17,14 +17,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 import headstart
-from headstart.data.images import as_image
-from headstart.data.transforms import Preprocessing, normalisation, pixel_transform
+from headstart.data.image_io import as_image
+from headstart.data.preprocessing import Preprocessing, normalisation, pixel_transform
 from headstart.model import Model
 from headstart.utils.errors import ConfigError, ModelError, brief
 from headstart.utils.files import write_atomically
 
 if TYPE_CHECKING:
-    from headstart.data.images import ImageLike
+    from headstart.data.image_io import ImageLike
 
 # How far a logit may be from the model's, over the largest of them where that is above 1. Float32 in another order of
 # additions costs 1e-6 to 1e-5; a graph that is wrong costs 1e-1.

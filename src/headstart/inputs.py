@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from headstart.data.folders import skipped_notes, walk_images
-from headstart.data.images import EXTENSIONS
-from headstart.data.tables import inside, read_table
+from headstart.data.csv_table import inside, read_table
+from headstart.data.image_folder import skipped_notes, walk_images
+from headstart.data.image_io import EXTENSIONS
 from headstart.utils.errors import ConfigError, DataError
 
 TABLE = ".csv"

@@ -13,8 +13,8 @@ from lightning.pytorch.plugins.precision import Precision
 from numpy.typing import NDArray
 
 from headstart.classifier import TransferClassifier
+from headstart.data.datamodule import Batch, ImageDataModule
 from headstart.data.decoded import DecodedDataModule
-from headstart.data.module import Batch, ImageDataModule
 from headstart.data.samplers import EpochSampler, mixed_seed
 from headstart.features.loaders import FeatureDataModule
 from headstart.rehearsal import Rehearsal, random_states_kept

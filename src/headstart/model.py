@@ -14,15 +14,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from headstart.artifact import Artifact
-from headstart.data.images import as_image
-from headstart.data.transforms import Preprocessing, Transform, evaluation_transform, several_views
+from headstart.data.image_io import as_image
+from headstart.data.preprocessing import Preprocessing, Transform, evaluation_transform, several_views
 from headstart.data.workers import begin_worker, step_back, workers_for
 from headstart.network import build_network
 from headstart.utils.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from headstart.answers import Evaluation
-    from headstart.data.images import ImageLike
+    from headstart.data.image_io import ImageLike
 
 TTA = Literal["flip", "five"]
 CPU_BATCH, GPU_BATCH = 8, 64  # MobileNetV2 on two cores: 51 images a second at 8, 36 at 32; see benchmarks/README.md

@@ -13,8 +13,8 @@ from torch.utils.hooks import RemovableHandle
 
 from headstart.answers import FEATURED, Outputs
 from headstart.classifier import TransferClassifier
+from headstart.data.datamodule import ImageDataModule
 from headstart.data.decoded import DecodedDataModule
-from headstart.data.module import ImageDataModule
 from headstart.features.loaders import FeatureDataModule
 
 HALF = torch.finfo(torch.float16).max

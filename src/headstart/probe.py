@@ -14,7 +14,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from headstart.data.module import Batch
+from headstart.data.datamodule import Batch
 from headstart.utils.errors import brief
 
 log = logging.getLogger(__name__)

@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from headstart.data.sources import Samples
-from headstart.utils.files import csv_text
 from headstart.utils.versions import versions
-
-
-def split_table(splits: Mapping[str, Samples], class_names: Sequence[str]) -> str:
-    """Which image is in which split, as a csv of image, class and split, with names as they are."""
-    rows = [
-        (name, class_names[label], split)
-        for split, samples in splits.items()
-        for name, label in zip(samples.names, samples.labels, strict=True)
-    ]
-    return csv_text([("image", "class", "split"), *rows], quoted=False)
-
-
-def split_sha256(table: str) -> str:
-    """SHA-256, in hexadecimal, of what `split_table` gives: which images were trained on, by name, class and split."""
-    return hashlib.sha256(table.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def environment() -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.plugins.precision import Precision
 
 from headstart.classifier import TransferClassifier
-from headstart.data.module import Batch
+from headstart.data.datamodule import Batch
 
 
 @contextmanager

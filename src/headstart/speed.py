@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.profilers import Profiler
 
 from headstart.bottleneck import Measures
-from headstart.data.module import Batch
+from headstart.data.datamodule import Batch
 from headstart.features.staged import StagedBatches
 from headstart.probe import fixed_share
 

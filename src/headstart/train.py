@@ -30,10 +30,10 @@ from headstart.checkpoints import KeepBest, check_checkpoint, complete_checkpoin
 from headstart.classifier import TransferClassifier
 from headstart.config.check import to_yaml
 from headstart.config.schema import Config
+from headstart.data.splits import split_table
 from headstart.features.staged import StagedDataModule
 from headstart.launch import check_processes
 from headstart.outputs import KeepOutputs, figures_of_splits, parameter_counts
-from headstart.record import split_table
 from headstart.report import report_run
 from headstart.report.scalars import write_hyperparameters, write_layout
 from headstart.report.statistics import fitted_temperature

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from headstart.data.transforms import Preprocessing
+from headstart.data.preprocessing import Preprocessing
 from headstart.utils.errors import ModelError
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from headstart.classifier import TransferClassifier
-from headstart.data.module import ImageDataModule
-from headstart.data.sources import Samples
+from headstart.data.datamodule import ImageDataModule
+from headstart.data.dataset import Samples
 
 CPU = torch.device("cpu")
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from headstart.data import batch_operations as ops
 from headstart.data.batch_policies import rand_augment, trivial_augment
-from headstart.data.transforms import Preprocessing, WholeImage, normalisation
+from headstart.data.preprocessing import Preprocessing, WholeImage, normalisation
 
 Step = Callable[[Tensor, torch.Generator], Tensor]  # from uint8 images (batch, 3, height, width) to such
 TRIES = 10  # to draw a part that fits, as torchvision's RandomResizedCrop

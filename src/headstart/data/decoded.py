@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from headstart.data.batch_augmentation import BatchAugmentation
-from headstart.data.images import decode_image
-from headstart.data.module import Batch, ImageDataModule
+from headstart.data.datamodule import Batch, ImageDataModule
+from headstart.data.image_io import decode_image
+from headstart.data.preprocessing import Preprocessing, Transform, normalisation, pixel_transform
 from headstart.data.samplers import EpochSampler, ShareSampler, drops_last
-from headstart.data.transforms import Preprocessing, Transform, normalisation, pixel_transform
 from headstart.features.cache import GIGABYTE, IMAGES, writable_cache_folder
 from headstart.features.digests import code_sha256
 from headstart.features.shelf import Digests, Request, Shelf, complete, image_digests

@@ -1,14 +1,17 @@
-"""Stratified splits that depend on the labels and a seed alone."""
+"""Splits: stratified ones that depend on the labels and a seed alone, and the record of them."""
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from headstart.data.dataset import Samples, Source
 from headstart.utils.errors import DataError
+from headstart.utils.files import csv_text
 
 Indices = NDArray[np.int64]
 
@@ -90,3 +93,60 @@ def few_per_class(labels: NDArray[np.int64], per_class: int, seed: int, *, class
             )
         taken.append(members[:per_class])
     return np.sort(np.concatenate(taken))
+
+
+def make_splits(
+    source: Source,
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    split_seed: int,
+    train_per_class: int | None = None,
+) -> dict[str, Samples]:
+    """Completes a source's own splits by carving what is missing out of train, stratified.
+
+    Args:
+        source: its own "val" and "test" are left as they are and never mixed into training.
+        val_fraction: share of the source's training images for "val" where there is none.
+        test_fraction: likewise for "test"; 0 leaves it out.
+        split_seed: of the splits; nothing else changes them.
+        train_per_class: keep only this many training images of each class.
+
+    Returns:
+        "train", "val" and, unless it is left out, "test"; no image is in two of them.
+
+    Raises:
+        DataError: too few images to split.
+    """
+    splits = dict(source.splits)
+    total = len(splits["train"])
+    for name, fraction in (("test", test_fraction), ("val", val_fraction)):
+        if name not in splits and fraction > 0:
+            left, taken = carve(
+                splits["train"].labels,
+                carved_size(total, fraction),
+                split_seed,
+                class_names=source.class_names,
+                name=name,
+            )
+            splits[name] = splits["train"].take(taken)
+            splits["train"] = splits["train"].take(left)
+    if train_per_class is not None:
+        few = few_per_class(splits["train"].labels, train_per_class, split_seed, class_names=source.class_names)
+        splits["train"] = splits["train"].take(few)
+    return {name: splits[name] for name in ("train", "val", "test") if name in splits}
+
+
+def split_table(splits: Mapping[str, Samples], class_names: Sequence[str]) -> str:
+    """Which image is in which split, as a csv of image, class and split, with names as they are."""
+    rows = [
+        (name, class_names[label], split)
+        for split, samples in splits.items()
+        for name, label in zip(samples.names, samples.labels, strict=True)
+    ]
+    return csv_text([("image", "class", "split"), *rows], quoted=False)
+
+
+def split_sha256(table: str) -> str:
+    """SHA-256, in hexadecimal, of what `split_table` gives: which images were trained on, by name, class and split."""
+    return hashlib.sha256(table.encode("utf-8", "surrogateescape")).hexdigest()

@@ -16,13 +16,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from headstart.data.images import as_image
-from headstart.data.transforms import normalisation, pixel_transform
+from headstart.data.image_io import as_image
+from headstart.data.preprocessing import normalisation, pixel_transform
 from headstart.explain.places import find_place
 from headstart.utils.errors import ConfigError, DataError, brief, suggestion
 
 if TYPE_CHECKING:
-    from headstart.data.images import ImageLike
+    from headstart.data.image_io import ImageLike
     from headstart.model import Model
 
 BATCH = 8  # images at a time; see model.CPU_BATCH

@@ -18,10 +18,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from headstart.data.images import decode_image, read_bytes
+from headstart.data.dataset import Samples
+from headstart.data.image_io import decode_image, read_bytes
+from headstart.data.preprocessing import Transform
 from headstart.data.samplers import mixed_seed
-from headstart.data.sources import Samples
-from headstart.data.transforms import Transform
 from headstart.data.workers import begin_worker, step_back
 from headstart.features.store import FeatureStore, Key, key_of
 from headstart.utils.errors import DataError

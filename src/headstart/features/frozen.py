@@ -13,10 +13,10 @@ from lightning.pytorch.plugins.precision import Precision
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from headstart.data.images import decode_image
-from headstart.data.module import ImageDataModule
+from headstart.data.datamodule import ImageDataModule
+from headstart.data.image_io import decode_image
+from headstart.data.preprocessing import evaluation_transform
 from headstart.data.samplers import mixed_seed
-from headstart.data.transforms import evaluation_transform
 from headstart.features.cache import GIGABYTE, writable_cache_folder
 from headstart.features.digests import code_sha256, fingerprint
 from headstart.features.engines import Network, build_engine, check_engine, has_onnx

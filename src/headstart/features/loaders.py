@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from headstart.data.module import Batch, ImageDataModule
+from headstart.data.datamodule import Batch, ImageDataModule
 from headstart.data.samplers import EpochSampler, drops_last
 from headstart.features.store import Rows
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from headstart.data.module import ImageDataModule
-from headstart.data.sources import Samples
-from headstart.data.transforms import Transform
+from headstart.data.datamodule import ImageDataModule
+from headstart.data.dataset import Samples
+from headstart.data.preprocessing import Transform
 from headstart.features.cache import DIGESTS, FEATURES, cached_sets, make_room, sets_folder
 from headstart.features.digests import array_digests, file_digests, fingerprint
 from headstart.features.extraction import ChangedError, Compute, ViewDataset, Views, extract

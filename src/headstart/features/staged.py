@@ -7,8 +7,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from headstart.data.datamodule import Batch, ImageDataModule
 from headstart.data.decoded import DecodedDataModule
-from headstart.data.module import Batch, ImageDataModule
 from headstart.data.samplers import EpochSampler
 from headstart.features.loaders import FeatureDataModule
 

@@ -12,7 +12,7 @@ from headstart.utils.console import printable
 from headstart.utils.errors import told
 
 if TYPE_CHECKING:
-    from headstart.data.module import ImageDataModule
+    from headstart.data.datamodule import ImageDataModule
 
 log = logging.getLogger(__name__)
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from headstart.artifact import read_artifact
 from headstart.config.compose import evaluation_config
 from headstart.config.schema import Config
-from headstart.data import open_source
-from headstart.data.module import ImageDataModule, make_splits
-from headstart.data.transforms import Preprocessing, evaluation_transform, training_transform
+from headstart.data.augmentation import training_transform
+from headstart.data.build import open_source
+from headstart.data.datamodule import ImageDataModule
+from headstart.data.preprocessing import Preprocessing, evaluation_transform
+from headstart.data.splits import make_splits, split_table
 from headstart.evaluation import check_split
-from headstart.record import split_table
 from headstart.report import write_report
 from headstart.report.reading import read_environment
 from headstart.utils.errors import DataError, HeadstartError

@@ -11,8 +11,8 @@ from typing import TypeVar
 from matplotlib.figure import Figure
 
 from headstart.artifact import Artifact, read_artifact
-from headstart.data.module import ImageDataModule
-from headstart.data.transforms import Preprocessing
+from headstart.data.datamodule import ImageDataModule
+from headstart.data.preprocessing import Preprocessing
 from headstart.explain import explain, overlay
 from headstart.model import Model
 from headstart.report import charts, pictures

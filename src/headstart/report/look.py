@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from headstart.backbones import build_backbone
 from headstart.config.schema import Config
-from headstart.data import open_source
-from headstart.data.images import image_size
-from headstart.data.module import make_splits
-from headstart.data.sources import Samples
-from headstart.data.transforms import Preprocessing, evaluation_transform, training_transform
+from headstart.data.augmentation import training_transform
+from headstart.data.build import open_source
+from headstart.data.dataset import Samples
+from headstart.data.image_io import image_size
+from headstart.data.preprocessing import Preprocessing, evaluation_transform
+from headstart.data.splits import make_splits
 from headstart.report import pictures
 from headstart.report.charts import NAMED, WIDTH
 from headstart.report.html import data_name, render

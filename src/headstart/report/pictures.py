@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from headstart.answers import TOP, Evaluation
-from headstart.data.images import read_thumbnail
-from headstart.data.module import ImageDataset, open_image
+from headstart.data.datamodule import ImageDataset, open_image
+from headstart.data.dataset import Samples
+from headstart.data.image_io import read_thumbnail
+from headstart.data.preprocessing import Preprocessing, Transform, pixels_of
 from headstart.data.samplers import mixed_seed
-from headstart.data.sources import Samples
-from headstart.data.transforms import Preprocessing, Transform, pixels_of
 from headstart.report.style import BLUE, DPI, GREEN, INK, ORANGE, figure, short
 from headstart.utils.errors import DataError
 

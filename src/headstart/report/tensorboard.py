@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize
 
 from headstart.answers import Evaluation
-from headstart.data.sources import Samples
+from headstart.data.dataset import Samples
 from headstart.report import pictures
 from headstart.report.contents import Contents
 

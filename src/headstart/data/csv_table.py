@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from headstart.data.sources import Samples, Source, file_samples
+from headstart.data.dataset import Samples, Source, file_samples
 from headstart.utils.errors import DataError
 from headstart.utils.files import regular
 

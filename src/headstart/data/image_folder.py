@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from headstart.data.images import EXTENSIONS
-from headstart.data.sources import Source, file_samples
+from headstart.data.dataset import Source, file_samples
+from headstart.data.image_io import EXTENSIONS
 from headstart.utils.errors import DataError
 
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}

@@ -1,4 +1,4 @@
-"""From an RGB image to what the network sees: preprocessing for evaluation, augmentation for training."""
+"""Preprocessing: from an RGB image to what the network's weights expect, the same wherever a model answers."""
 
 from __future__ import annotations
 
@@ -81,17 +81,17 @@ def evaluation_transform(preprocessing: Preprocessing) -> Transform:
     Returns:
         A function from an RGB image to a float32 tensor of shape (3, crop, crop).
     """
-    return _compose(*_resize_and_crop(preprocessing), *_to_normalised_tensor(preprocessing))
+    return compose(*resize_and_crop(preprocessing), *to_normalised_tensor(preprocessing))
 
 
 def pixel_transform(preprocessing: Preprocessing) -> Transform:
     """The first part of the evaluation transform: from an RGB image to uint8 pixels of shape (3, crop, crop)."""
-    return _compose(*_resize_and_crop(preprocessing), v2.PILToTensor())
+    return compose(*resize_and_crop(preprocessing), v2.PILToTensor())
 
 
 def normalisation(preprocessing: Preprocessing) -> Callable[[Tensor], Tensor]:
     """The last part of the evaluation transform: from uint8 (..., 3, crop, crop) to float32 of the same shape."""
-    steps: Callable[[Tensor], Tensor] = v2.Compose(_to_normalised_tensor(preprocessing)[1:])
+    steps: Callable[[Tensor], Tensor] = v2.Compose(to_normalised_tensor(preprocessing)[1:])
     return steps
 
 
@@ -118,7 +118,7 @@ def several_views(preprocessing: Preprocessing, name: str) -> Transform:
     Returns:
         A function from an RGB image to a float32 tensor of shape (views, 3, crop, crop).
     """
-    resize, middle = _resize_and_crop(preprocessing)
+    resize, middle = resize_and_crop(preprocessing)
     match name:
         case "flip":
             views: list[torch.nn.Module] = [resize, middle, _MirrorToo()]
@@ -126,7 +126,7 @@ def several_views(preprocessing: Preprocessing, name: str) -> Transform:
             views = [resize, v2.FiveCrop(preprocessing.crop)]
         case _:
             raise ConfigError(f"tta={name}: expected flip or five.")
-    return _compose(*views, _ToTensors(_to_normalised_tensor(preprocessing)))
+    return compose(*views, _ToTensors(to_normalised_tensor(preprocessing)))
 
 
 class _MirrorToo(torch.nn.Module):
@@ -144,88 +144,27 @@ class _ToTensors(torch.nn.Module):
         return torch.stack([self.steps(view) for view in views])
 
 
-def training_transform(
-    preprocessing: Preprocessing, name: str, *, erasing: float = 0.0, **settings: float
-) -> Transform:
-    """The evaluation transform with random changes.
-
-    Args:
-        preprocessing: what the weights expect; the result has its size and normalisation.
-        name: none, flip, pad_crop, standard, caltech, randaugment or trivialaugment.
-        erasing: how often a rectangle of 2 to 33 % of the image is replaced by the mean colour.
-        **settings: the arguments of that augmentation, as `conf/augment/` names them.
-
-    Returns:
-        A function from an RGB image to a float32 tensor of shape (3, crop, crop), random by torch's generator.
-    """
-    tensor = _to_normalised_tensor(preprocessing)
-    if erasing > 0:
-        tensor.append(v2.RandomErasing(erasing))  # of what is normalised: 0 is the mean colour
-    middle = _resize_and_crop(preprocessing)
-    flip = v2.RandomHorizontalFlip()
-    match name:
-        case "none":
-            return _compose(*middle, *tensor)
-        case "flip":
-            return _compose(*middle, flip, *tensor)
-        case "pad_crop":
-            crop = v2.RandomCrop(preprocessing.crop, padding=int(settings["padding"]))
-            return _compose(*middle, crop, flip, *tensor)
-        case "standard":
-            return _compose(_random_part(preprocessing, **settings), flip, *tensor)
-        case "caltech":
-            return _compose(*_caltech(preprocessing, **settings), flip, *tensor)
-        case "randaugment":
-            return _compose(*_randaugment(preprocessing, flip, **settings), *tensor)
-        case "trivialaugment":
-            return _compose(_random_part(preprocessing, **settings), flip, v2.TrivialAugmentWide(), *tensor)
-    raise ValueError(f"no augmentation is called {name!r}")
-
-
-def _compose(*steps: torch.nn.Module) -> Transform:
+def compose(*steps: torch.nn.Module) -> Transform:
+    """Chains the steps of a transform."""
     transform: Transform = v2.Compose(list(steps))
     return transform
 
 
-def _resize_and_crop(preprocessing: Preprocessing) -> list[torch.nn.Module]:
+def resize_and_crop(preprocessing: Preprocessing) -> list[torch.nn.Module]:
+    """Returns the steps that give an image its size."""
     return [
         v2.Resize(preprocessing.resize, InterpolationMode(preprocessing.interpolation), antialias=True),
         v2.CenterCrop(preprocessing.crop),
     ]
 
 
-def _to_normalised_tensor(preprocessing: Preprocessing) -> list[torch.nn.Module]:
+def to_normalised_tensor(preprocessing: Preprocessing) -> list[torch.nn.Module]:
+    """Returns the steps from an image to a normalised float32 tensor."""
     return [
         v2.PILToTensor(),
         v2.ToDtype(torch.float32, scale=True),
         v2.Normalize(preprocessing.mean, preprocessing.std),
     ]
-
-
-def _random_part(preprocessing: Preprocessing, scale: float) -> torch.nn.Module:
-    interpolation = InterpolationMode(preprocessing.interpolation)
-    part: torch.nn.Module = v2.RandomResizedCrop(
-        preprocessing.crop, scale=(scale, 1.0), interpolation=interpolation, antialias=True
-    )
-    return part
-
-
-def _caltech(preprocessing: Preprocessing, scale: float, degrees: float, colour: float) -> list[torch.nn.Module]:
-    """The article crops a little larger than needed, turns, and cuts the middle out: fewer black corners."""
-    larger = replace(preprocessing, crop=preprocessing.resize)
-    return [
-        _random_part(larger, scale),
-        v2.RandomRotation(degrees),
-        v2.ColorJitter(brightness=colour, contrast=colour, saturation=colour),
-        v2.CenterCrop(preprocessing.crop),
-    ]
-
-
-def _randaugment(
-    preprocessing: Preprocessing, flip: torch.nn.Module, scale: float, operations: float, magnitude: float
-) -> list[torch.nn.Module]:
-    policy = v2.RandAugment(num_ops=int(operations), magnitude=int(magnitude))
-    return [_random_part(preprocessing, scale), flip, policy]
 
 
 class WholeImage(torch.nn.Module):

@@ -14,58 +14,15 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from headstart.data.images import decode_image, read_bytes
+from headstart.data.dataset import Samples
+from headstart.data.image_io import decode_image, read_bytes
+from headstart.data.loading_times import Stopwatch
+from headstart.data.preprocessing import Transform
 from headstart.data.samplers import EpochSampler, ShareSampler, drops_last
-from headstart.data.sources import Samples, Source
-from headstart.data.splits import carve, carved_size, few_per_class
-from headstart.data.stopwatch import Stopwatch
-from headstart.data.transforms import Transform
 from headstart.data.workers import begin_worker, default_workers
 from headstart.utils.errors import DataError
 
 Batch = tuple[Tensor, Tensor]
-
-
-def make_splits(
-    source: Source,
-    *,
-    val_fraction: float,
-    test_fraction: float,
-    split_seed: int,
-    train_per_class: int | None = None,
-) -> dict[str, Samples]:
-    """Completes a source's own splits by carving what is missing out of train, stratified.
-
-    Args:
-        source: its own "val" and "test" are left as they are and never mixed into training.
-        val_fraction: share of the source's training images for "val" where there is none.
-        test_fraction: likewise for "test"; 0 leaves it out.
-        split_seed: of the splits; nothing else changes them.
-        train_per_class: keep only this many training images of each class.
-
-    Returns:
-        "train", "val" and, unless it is left out, "test"; no image is in two of them.
-
-    Raises:
-        DataError: too few images to split.
-    """
-    splits = dict(source.splits)
-    total = len(splits["train"])
-    for name, fraction in (("test", test_fraction), ("val", val_fraction)):
-        if name not in splits and fraction > 0:
-            left, taken = carve(
-                splits["train"].labels,
-                carved_size(total, fraction),
-                split_seed,
-                class_names=source.class_names,
-                name=name,
-            )
-            splits[name] = splits["train"].take(taken)
-            splits["train"] = splits["train"].take(left)
-    if train_per_class is not None:
-        few = few_per_class(splits["train"].labels, train_per_class, split_seed, class_names=source.class_names)
-        splits["train"] = splits["train"].take(few)
-    return {name: splits[name] for name in ("train", "val", "test") if name in splits}
 
 
 def open_image(samples: Samples, index: int) -> Image.Image:

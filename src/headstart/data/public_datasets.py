@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from headstart.data.folders import class_folders, image_files
-from headstart.data.sources import Samples, Source, file_samples
+from headstart.data.dataset import Samples, Source, file_samples
+from headstart.data.image_folder import class_folders, image_files
 from headstart.utils.errors import DataError
 
 STL10_SHAPE = (3, 96, 96)  # channel, column, row: the binaries are written column by column
@@ -167,8 +167,8 @@ def digits() -> Source:
 
 
 def glyphs(per_class: int, size: int, seed: int) -> Source:
-    """Letters and digits rendered from matplotlib's fonts; no splits. See `headstart.demo.glyphs`."""
-    from headstart.demo.glyphs import GLYPHS, render_glyphs
+    """Letters and digits rendered from matplotlib's fonts; no splits. See `headstart.data.glyphs`."""
+    from headstart.data.glyphs import GLYPHS, render_glyphs
 
     images, labels = render_glyphs(per_class, size, seed)
     return Source(GLYPHS, {"train": Samples(images, labels, _numbered("glyphs", len(labels)))})

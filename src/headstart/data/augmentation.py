@@ -1,0 +1,99 @@
+"""Augmentation: random changes of training images, and MixUp and CutMix of batches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+from torchvision.transforms import InterpolationMode, v2
+
+from headstart.data.preprocessing import (
+    Preprocessing,
+    Transform,
+    compose,
+    resize_and_crop,
+    to_normalised_tensor,
+)
+
+
+def training_transform(
+    preprocessing: Preprocessing, name: str, *, erasing: float = 0.0, **settings: float
+) -> Transform:
+    """The evaluation transform with random changes.
+
+    Args:
+        preprocessing: what the weights expect; the result has its size and normalisation.
+        name: none, flip, pad_crop, standard, caltech, randaugment or trivialaugment.
+        erasing: how often a rectangle of 2 to 33 % of the image is replaced by the mean colour.
+        **settings: the arguments of that augmentation, as `conf/augment/` names them.
+
+    Returns:
+        A function from an RGB image to a float32 tensor of shape (3, crop, crop), random by torch's generator.
+    """
+    tensor = to_normalised_tensor(preprocessing)
+    if erasing > 0:
+        tensor.append(v2.RandomErasing(erasing))  # of what is normalised: 0 is the mean colour
+    middle = resize_and_crop(preprocessing)
+    flip = v2.RandomHorizontalFlip()
+    match name:
+        case "none":
+            return compose(*middle, *tensor)
+        case "flip":
+            return compose(*middle, flip, *tensor)
+        case "pad_crop":
+            crop = v2.RandomCrop(preprocessing.crop, padding=int(settings["padding"]))
+            return compose(*middle, crop, flip, *tensor)
+        case "standard":
+            return compose(_random_part(preprocessing, **settings), flip, *tensor)
+        case "caltech":
+            return compose(*_caltech(preprocessing, **settings), flip, *tensor)
+        case "randaugment":
+            return compose(*_randaugment(preprocessing, flip, **settings), *tensor)
+        case "trivialaugment":
+            return compose(_random_part(preprocessing, **settings), flip, v2.TrivialAugmentWide(), *tensor)
+    raise ValueError(f"no augmentation is called {name!r}")
+
+
+def _random_part(preprocessing: Preprocessing, scale: float) -> torch.nn.Module:
+    interpolation = InterpolationMode(preprocessing.interpolation)
+    part: torch.nn.Module = v2.RandomResizedCrop(
+        preprocessing.crop, scale=(scale, 1.0), interpolation=interpolation, antialias=True
+    )
+    return part
+
+
+def _caltech(preprocessing: Preprocessing, scale: float, degrees: float, colour: float) -> list[torch.nn.Module]:
+    """The article crops a little larger than needed, turns, and cuts the middle out: fewer black corners."""
+    larger = replace(preprocessing, crop=preprocessing.resize)
+    return [
+        _random_part(larger, scale),
+        v2.RandomRotation(degrees),
+        v2.ColorJitter(brightness=colour, contrast=colour, saturation=colour),
+        v2.CenterCrop(preprocessing.crop),
+    ]
+
+
+def _randaugment(
+    preprocessing: Preprocessing, flip: torch.nn.Module, scale: float, operations: float, magnitude: float
+) -> list[torch.nn.Module]:
+    policy = v2.RandAugment(num_ops=int(operations), magnitude=int(magnitude))
+    return [_random_part(preprocessing, scale), flip, policy]
+
+
+def build_mixing(num_classes: int, *, mixup: float, cutmix: float) -> nn.Module | None:
+    """What mixes the images of a training batch.
+
+    Args:
+        num_classes: of the labels.
+        mixup: both parameters of the Beta distribution of a blended pair's shares (Zhang et al., arXiv:1710.09412); 0
+            leaves it out.
+        cutmix: likewise of the part's area (Yun et al., arXiv:1905.04899). Where there are both, each batch takes one.
+
+    Returns:
+        From float images (batch, channels, height, width) and int64 labels (batch,) to images of that shape and float
+        targets (batch, num_classes), random by torch's generator; None where there is neither.
+    """
+    asked = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
+    ways = [way(alpha=alpha, num_classes=num_classes) for way, alpha in asked if alpha > 0]
+    return v2.RandomChoice(ways) if ways else None
