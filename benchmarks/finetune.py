@@ -29,7 +29,6 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from headstart.backbones import Backbone, build_backbone
 from headstart.classifier import TransferClassifier
 from headstart.data.augmentation import training_transform
 from headstart.data.datamodule import Batch, ImageDataModule
@@ -37,6 +36,7 @@ from headstart.data.decoded import decoded_images
 from headstart.data.image_folder import imagefolder
 from headstart.data.preprocessing import evaluation_transform
 from headstart.data.workers import default_workers
+from headstart.models.backbone import Backbone, build_backbone
 from headstart.optimization import build_optimizer
 from headstart.trainer import build_trainer, quiet_lightning
 

@@ -21,8 +21,8 @@ from functools import partial
 import torch
 from torch import nn
 
-from headstart.backbones import build_backbone
 from headstart.classifier import TransferClassifier
+from headstart.models.backbone import build_backbone
 from headstart.optimization import build_optimizer
 from headstart.trainer import keep_freed_memory
 

@@ -112,8 +112,8 @@ def parts_alone(root: Path, weights: Path) -> dict[str, float]:
     import torch
     from lightning.pytorch.plugins.precision import Precision
 
-    from headstart.backbones import build_backbone
     from headstart.features.engines import Network, build_engine
+    from headstart.models.backbone import build_backbone
 
     start = time.perf_counter()
     batches = [images for loader in loaders(root) for images, _ in loader]

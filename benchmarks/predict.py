@@ -40,8 +40,8 @@ def make_model(folder: Path) -> None:
 
     from torch import nn
 
-    from headstart.artifact import save_model
-    from headstart.backbones import build_backbone
+    from headstart.models.backbone import build_backbone
+    from headstart.models.model_folder import save_model
 
     backbone = build_backbone("torchvision", "mobilenet_v2", None)
     network = nn.Sequential(OrderedDict(backbone=backbone.module, head=nn.Linear(backbone.num_features, 2)))

@@ -21,8 +21,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from headstart.heads import build_head
-from headstart.optimization import ParameterGroup, build_optimizer
+from headstart.models.head import build_head
+from headstart.models.unfreezing import ParameterGroup
+from headstart.optimization import build_optimizer
 
 ROOT = Path(__file__).parent.parent
 BATCH, FEATURES = 32, 1280  # the default batch and MobileNetV2's width

@@ -68,9 +68,9 @@ for name in ("train/accuracy", "val/accuracy", "test/accuracy", "params/trainabl
 # These are training images as the network sees them. There are only a hundred.
 
 # %%
-from headstart.artifact import read_artifact
 from headstart.config.compose import evaluation_config
 from headstart.data.preprocessing import Preprocessing
+from headstart.models.model_folder import read_artifact
 from headstart.report import pictures
 from headstart.report.again import images_of
 from headstart.report.reading import read_finished

@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 
-from headstart.backbones import build_backbone, check_input
 from headstart.data.preprocessing import Preprocessing
-from headstart.demo import glyphnet
-from headstart.heads import build_head
+from headstart.models import small_networks
+from headstart.models.backbone import build_backbone, check_input
+from headstart.models.head import build_head
 from headstart.utils.errors import ModelError
 from headstart.utils.files import write_json
 
@@ -137,7 +137,7 @@ def test_a_file_of_headstarts_own_brings_its_preprocessing(network: nn.Module, t
 
 
 def test_the_embedded_weights_are_those_on_record() -> None:
-    weights = Path(glyphnet.__file__).with_name("glyphnet.safetensors")
+    weights = Path(small_networks.__file__).with_name("glyphnet.safetensors")
     record = json.loads(weights.with_suffix(".json").read_text())
     assert hashlib.sha256(weights.read_bytes()).hexdigest() == record["sha256"]
     assert weights.stat().st_size < 1_000_000

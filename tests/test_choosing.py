@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from headstart.backbones import build_backbone
 from headstart.choosing import (
     FEW,
     FROZEN,
@@ -28,6 +27,7 @@ from headstart.config.compose import finetune_preset
 from headstart.data.datamodule import ImageDataModule
 from headstart.data.dataset import Samples
 from headstart.data.preprocessing import evaluation_transform
+from headstart.models.backbone import build_backbone
 from headstart.utils.errors import ModelError
 from tests.helpers.commands import ended, script
 from tests.helpers.runs import Train, choices, composed, findings, interrupt_after, tensors

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from headstart.classifier import TransferClassifier
 from headstart.data.datamodule import class_weights
 from headstart.data.dataset import Samples
-from headstart.finetuning import Finetuning
+from headstart.models.unfreezing import Finetuning
 from headstart.optimization import build_optimizer, build_schedule, direction
 
 

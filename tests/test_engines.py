@@ -10,9 +10,9 @@ from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from headstart.backbones import build_backbone
 from headstart.features.digests import code_sha256, fingerprint
 from headstart.features.engines import TOLERANCE, Network, build_engine
+from headstart.models.backbone import build_backbone
 from headstart.utils.errors import ModelError
 from headstart.utils.hashing import module_sha256
 

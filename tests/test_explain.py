@@ -21,13 +21,13 @@ from PIL import Image
 from torch import nn
 
 import headstart
-from headstart.artifact import Artifact
-from headstart.backbones import build_backbone
 from headstart.cli import main
 from headstart.explain import Explainer, Heatmap, explain, overlay
 from headstart.explain.files import file_name, picture
-from headstart.heads import build_head
 from headstart.model import Model
+from headstart.models.backbone import build_backbone
+from headstart.models.head import build_head
+from headstart.models.model_folder import Artifact
 from headstart.utils.errors import ConfigError, DataError, ModelError
 from tests.helpers.images import class_folders, make_odd_images, photo, write_csv
 

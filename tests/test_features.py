@@ -19,9 +19,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from headstart.backbones import build_backbone
 from headstart.checkpoints import load_checkpoint
 from headstart.features.cache import cached_sets, sets_folder
+from headstart.models.backbone import build_backbone
 from headstart.utils.errors import ConfigError, DataError, ModelError
 from tests.helpers.commands import command, ended, started
 from tests.helpers.images import class_folders, photo

@@ -13,13 +13,13 @@ from lightning.pytorch.strategies import FSDPStrategy
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from headstart.backbones import build_backbone
-from headstart.blocks import blocks_of
 from headstart.config.compose import finetune_preset
-from headstart.demo.glyphnet import GlyphNet
-from headstart.finetuning import Finetuning, Thawing, check_strategy
-from headstart.freezing import freeze_backbone
-from headstart.optimization import ParameterGroup, build_optimizer
+from headstart.models.backbone import build_backbone
+from headstart.models.blocks import blocks_of
+from headstart.models.freezing import freeze_backbone
+from headstart.models.small_networks import GlyphNet
+from headstart.models.unfreezing import Finetuning, ParameterGroup, Thawing, check_strategy
+from headstart.optimization import build_optimizer
 from headstart.utils.errors import ConfigError, ModelError
 from tests.helpers.commands import command
 from tests.helpers.runs import FEW, SMALL, Train, choices, composed, findings, interrupt_after, recorded

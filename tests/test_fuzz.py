@@ -21,10 +21,10 @@ import torch
 from PIL import Image
 
 import headstart
-from headstart.artifact import read_artifact, save_model
 from headstart.config.compose import evaluation_config
 from headstart.data.csv_table import csv, read_table
 from headstart.data.image_io import image_size, read_image, read_thumbnail
+from headstart.models.model_folder import read_artifact, save_model
 from headstart.report.reading import read_finished
 from headstart.runs import find_runs, read_run
 from headstart.sweeps.jobs import jobs_below

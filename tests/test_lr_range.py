@@ -17,8 +17,8 @@ from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from torch import Tensor, nn
 
 from headstart.classifier import TransferClassifier
-from headstart.finetuning import Finetuning
 from headstart.lr_range import DIVERGED, STEPS, lr_range_test, smooth, suggested
+from headstart.models.unfreezing import Finetuning
 from headstart.optimization import build_optimizer
 from headstart.report import write_report
 from headstart.utils.errors import ConfigError

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from headstart.backbones import build_backbone
 from headstart.data.build import open_source
 from headstart.data.image_io import read_image
 from headstart.data.splits import make_splits
+from headstart.models.backbone import build_backbone
 from tests.helpers.runs import SMALL, Train, composed
 
 pytestmark = pytest.mark.usefixtures("shared")

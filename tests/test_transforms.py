@@ -9,12 +9,12 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import models
 
-from headstart.backbones import build_backbone
 from headstart.data.augmentation import training_transform
 from headstart.data.datamodule import ImageDataModule, ImageDataset
 from headstart.data.dataset import Samples
 from headstart.data.preprocessing import Preprocessing, evaluation_transform
 from headstart.data.samplers import EpochSampler, ShareSampler
+from headstart.models.backbone import build_backbone
 from headstart.utils.errors import ConfigError
 from tests.helpers.runs import choices, composed
 

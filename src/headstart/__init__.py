@@ -26,7 +26,9 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Model:
         ModelError: nothing of the kind is there, or it is damaged, changed, or of a newer headstart.
         ConfigError: the device is not there.
     """
-    from headstart.artifact import read_artifact  # late: importing headstart takes no time, and torch seconds
     from headstart.model import Model
+    from headstart.models.model_folder import (
+        read_artifact,  # late: importing headstart takes no time, and torch seconds
+    )
 
     return Model(read_artifact(path), device)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from headstart.data.dataset import Samples
-from headstart.schemas import METRICS
+from headstart.models.schemas import METRICS
 from headstart.utils.errors import DataError
 from headstart.utils.files import csv_text, csv_value, read_json, regular, write_json, write_tensors, write_text
 

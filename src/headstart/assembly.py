@@ -10,7 +10,6 @@ from typing import NamedTuple
 import lightning.pytorch as pl
 import torch
 
-from headstart.backbones import Backbone, build_backbone, check_input
 from headstart.bottleneck import Circumstances
 from headstart.checkpoints import STAGES
 from headstart.choosing import FROZEN, SCRATCH, Choice, choose
@@ -27,8 +26,9 @@ from headstart.data.preprocessing import evaluation_transform
 from headstart.data.splits import make_splits, split_sha256
 from headstart.data.workers import default_workers
 from headstart.features.frozen import FrozenFeatures, frozen_features
-from headstart.finetuning import Finetuning
-from headstart.heads import build_head
+from headstart.models.backbone import Backbone, build_backbone, check_input
+from headstart.models.head import build_head
+from headstart.models.unfreezing import Finetuning
 from headstart.optimization import build_optimizer, build_schedule, schedule_length
 from headstart.trainer import sees_all_images
 from headstart.utils.hashing import module_sha256

@@ -9,7 +9,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from headstart.artifact import read_checkpoint
 from headstart.batch_size import best_batch_size
 from headstart.checkpoints import without_backbone
 from headstart.choosing import Choice, check_agreement
@@ -19,6 +18,7 @@ from headstart.config.ranges import AUTO
 from headstart.data.datamodule import ImageDataModule
 from headstart.features.loaders import FeatureDataModule
 from headstart.lr_range import Batches, RangeTest, lr_range_test
+from headstart.models.model_folder import read_checkpoint
 
 log = logging.getLogger(__name__)
 STEPS = 200  # of an epoch: 6,400 images and fewer keep the usual batches

@@ -17,9 +17,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from headstart.artifact import Artifact, has_backbone, read_artifact, read_checkpoint
 from headstart.classifier import BACKBONE, TransferClassifier
-from headstart.network import build_network
+from headstart.models.model_folder import Artifact, has_backbone, read_artifact, read_checkpoint
+from headstart.models.network import build_network
 from headstart.utils.errors import HeadstartError, ModelError
 from headstart.utils.files import write_atomically
 from headstart.utils.metrics import direction

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from headstart.artifact import read_checkpoint
-from headstart.backbones import Backbone
 from headstart.data.datamodule import ImageDataModule
 from headstart.features.frozen import frozen_features
+from headstart.models.backbone import Backbone
+from headstart.models.model_folder import read_checkpoint
 from headstart.utils.errors import ConfigError, ModelError
 from headstart.utils.hashing import module_sha256
 

@@ -16,8 +16,8 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from headstart.data.datamodule import Batch
-from headstart.finetuning import Finetuning, Thawing, check_strategy, renew
-from headstart.freezing import hold_in_eval
+from headstart.models.freezing import hold_in_eval
+from headstart.models.unfreezing import Finetuning, Thawing, check_strategy, renew
 from headstart.optimization import BuildOptimizer, BuildSchedule, build_optimizer, build_schedule, can_fuse
 
 SPLITS = ("train", "val", "test")

@@ -14,7 +14,6 @@ import numpy as np
 from torch import Tensor, nn
 
 from headstart.answers import Evaluation, image_names
-from headstart.artifact import Artifact, read_artifact
 from headstart.callbacks import ProgressBar
 from headstart.checkpoints import classifier_of, without_backbone
 from headstart.classifier import TransferClassifier
@@ -28,6 +27,7 @@ from headstart.data.preprocessing import Preprocessing, evaluation_transform, se
 from headstart.data.splits import make_splits, split_sha256, split_table
 from headstart.features.frozen import frozen_features
 from headstart.features.loaders import FeatureDataModule
+from headstart.models.model_folder import Artifact, read_artifact
 from headstart.outputs import KeepOutputs, figures_of_splits
 from headstart.trainer import build_trainer, quiet_lightning, sees_all_images
 from headstart.utils.errors import ConfigError, DataError

@@ -13,11 +13,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from headstart.artifact import Artifact
 from headstart.data.image_io import as_image
 from headstart.data.preprocessing import Preprocessing, Transform, evaluation_transform, several_views
 from headstart.data.workers import begin_worker, step_back, workers_for
-from headstart.network import build_network
+from headstart.models.model_folder import Artifact
+from headstart.models.network import build_network
 from headstart.utils.errors import ConfigError, DataError
 
 if TYPE_CHECKING:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.types import LRSchedulerConfigType
-from torch import nn
 from torch.optim import Optimizer, lr_scheduler
 
+from headstart.models.unfreezing import ParameterGroup
 from headstart.utils.metrics import direction
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
@@ -21,21 +20,6 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "sgd": torch.optim.SGD,
 }
 SHORTEST_CYCLE = 4  # steps: those of a shorter one have rates next to nothing
-
-
-@dataclass(frozen=True)
-class ParameterGroup:
-    """Parameters with a learning rate of their own.
-
-    Attributes:
-        name: for the chart of learning rates.
-        parameters: that train together.
-        rate: their learning rate, as a share of the optimizer's.
-    """
-
-    name: str
-    parameters: list[nn.Parameter]
-    rate: float
 
 
 BuildOptimizer = Callable[..., Optimizer]  # of groups; a keyword such as `lr` beats the setting

@@ -14,9 +14,9 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from safetensors import SafetensorError
 
 from headstart.answers import CLASS_CURVES, Evaluation
-from headstart.artifact import save_model
 from headstart.classifier import TransferClassifier
 from headstart.lr_range import RangeTest
+from headstart.models.model_folder import save_model
 from headstart.record import environment
 from headstart.utils.errors import ConfigError, DiskError, told
 from headstart.utils.files import csv_text, remove_unfinished, write_json, write_text

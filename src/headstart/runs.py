@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from headstart.config.check import REACH_DOWN
 from headstart.config.reading import read_config
-from headstart.schemas import METRICS
+from headstart.models.schemas import METRICS
 from headstart.utils.errors import ConfigError, DataError, suggestion
 from headstart.utils.files import read_json
 from headstart.utils.metrics import direction

@@ -12,7 +12,6 @@ from pathlib import Path
 import lightning.pytorch as pl
 
 from headstart.answers import KEPT, evaluations
-from headstart.artifact import read_checkpoint
 from headstart.assembly import (
     build_classifier,
     build_data,
@@ -33,6 +32,7 @@ from headstart.config.schema import Config
 from headstart.data.splits import split_table
 from headstart.features.staged import StagedDataModule
 from headstart.launch import check_processes
+from headstart.models.model_folder import read_checkpoint
 from headstart.outputs import KeepOutputs, figures_of_splits, parameter_counts
 from headstart.report import report_run
 from headstart.report.scalars import write_hyperparameters, write_layout

@@ -28,7 +28,7 @@ FAULTS = (
     # --- freezing ----------------------------------------------------------------------------------------------------
     Fault(
         "frozen BatchNorm and dropout stay in training mode",
-        "freezing.py",
+        "models/freezing.py",
         "        module.training = False",
         "        module.training = module.training",
         ("test_freezing.py",),
@@ -42,14 +42,14 @@ FAULTS = (
     ),
     Fault(
         "the backbone is unfrozen an epoch late",
-        "finetuning.py",
+        "models/unfreezing.py",
         "        if epoch < self.head_epochs:",
         "        if epoch <= self.head_epochs:",
         ("test_finetuning.py",),
     ),
     Fault(
         "what is unfrozen later is not averaged over processes",
-        "finetuning.py",
+        "models/unfreezing.py",
         "        strategy.configure_ddp()",
         "        pass",
         ("test_finetuning.py",),
@@ -199,7 +199,7 @@ FAULTS = (
     ),
     Fault(
         "what a description says is not checked",
-        "schemas.py",
+        "models/schemas.py",
         "        schema.model_validate(values)\n",
         "        pass\n",
         ("test_artifact.py",),
@@ -213,7 +213,7 @@ FAULTS = (
     ),
     Fault(
         "a checkpoint may run code",
-        "artifact.py",
+        "models/model_folder.py",
         'map_location="cpu", weights_only=True)',
         'map_location="cpu", weights_only=False)',
         ("test_artifact.py", "test_train.py"),
@@ -374,21 +374,21 @@ FAULTS = (
     ),
     Fault(
         "what a stranger writes into model.json is believed",
-        "artifact.py",
+        "models/model_folder.py",
         '    check_values(ModelFile, description, path, ModelError, "Copy it again.")\n',
         "",
         ("test_artifact.py",),
     ),
     Fault(
         "what a stranger writes into a checkpoint is believed",
-        "artifact.py",
+        "models/model_folder.py",
         '    check_values(Checkpoint, checkpoint, Path(path), ModelError, "Copy it again.")\n',
         "",
         ("test_artifact.py",),
     ),
     Fault(
         "memory is taken for what a stranger describes",
-        "network.py",
+        "models/network.py",
         "    check_sizes(artifact)\n",
         "",
         ("test_artifact.py",),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from headstart.callbacks import build_callbacks
 from headstart.classifier import TransferClassifier
 from headstart.data.augmentation import build_mixing
-from headstart.finetuning import Finetuning
+from headstart.models.unfreezing import Finetuning
 from headstart.optimization import build_optimizer, build_schedule
 from headstart.trainer import build_trainer, quiet_lightning
 from tests.helpers.classifiers import images, to_tensor

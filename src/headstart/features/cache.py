@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.features.store import IN_USE, RECORD
-from headstart.schemas import ABOUT
+from headstart.models.schemas import ABOUT
 from headstart.utils.files import read_json
 from headstart.utils.locks import ByteLocks
 

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from headstart.artifact import read_artifact
 from headstart.config.compose import evaluation_config
 from headstart.config.schema import Config
 from headstart.data.augmentation import training_transform
@@ -15,6 +14,7 @@ from headstart.data.datamodule import ImageDataModule
 from headstart.data.preprocessing import Preprocessing, evaluation_transform
 from headstart.data.splits import make_splits, split_table
 from headstart.evaluation import check_split
+from headstart.models.model_folder import read_artifact
 from headstart.report import write_report
 from headstart.report.reading import read_environment
 from headstart.utils.errors import DataError, HeadstartError

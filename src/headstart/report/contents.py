@@ -10,11 +10,11 @@ from typing import TypeVar
 
 from matplotlib.figure import Figure
 
-from headstart.artifact import Artifact, read_artifact
 from headstart.data.datamodule import ImageDataModule
 from headstart.data.preprocessing import Preprocessing
 from headstart.explain import explain, overlay
 from headstart.model import Model
+from headstart.models.model_folder import Artifact, read_artifact
 from headstart.report import charts, pictures
 from headstart.report.pictures import Tile
 from headstart.report.reading import FinishedRun

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from headstart.backbones import build_backbone
 from headstart.config.schema import Config
 from headstart.data.augmentation import training_transform
 from headstart.data.build import open_source
@@ -21,6 +20,7 @@ from headstart.data.dataset import Samples
 from headstart.data.image_io import image_size
 from headstart.data.preprocessing import Preprocessing, evaluation_transform
 from headstart.data.splits import make_splits
+from headstart.models.backbone import build_backbone
 from headstart.report import pictures
 from headstart.report.charts import NAMED, WIDTH
 from headstart.report.html import data_name, render

@@ -109,7 +109,7 @@ def train_job(config: Config, job: Job, log_config: dict[str, Any]) -> None:
     import torch
 
     from headstart import train
-    from headstart.artifact import read_checkpoint
+    from headstart.models.model_folder import read_checkpoint
     from headstart.utils.errors import ModelError
 
     if CORES in os.environ:

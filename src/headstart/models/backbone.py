@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from headstart.data.preprocessing import Preprocessing
+from headstart.models.small_networks import SimpleCNN
+from headstart.models.weights import described_preprocessing, load_weights
 from headstart.utils.errors import ModelError, suggestion
-from headstart.weights import described_preprocessing, load_weights
 
 CLASSES = 1000  # width of the last layer of every network trained on ImageNet-1k
 
@@ -218,7 +219,7 @@ def _timm(name: str, weights: str | None) -> Backbone:
 
 
 def _headstart(name: str, weights: str | None) -> Backbone:
-    from headstart.demo.glyphnet import GlyphNet
+    from headstart.models.small_networks import GlyphNet
 
     networks: dict[str, tuple[Callable[[], Any], Preprocessing]] = {
         "simple_cnn": (SimpleCNN, Preprocessing(224, 224, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))),
@@ -231,33 +232,7 @@ def _headstart(name: str, weights: str | None) -> Backbone:
     if weights == "default":
         if name == "simple_cnn":
             raise ModelError("simple_cnn has no pretrained weights: use model.weights=null or a path.")
-        weights = str(Path(__file__).parent / "demo" / "glyphnet.safetensors")
+        weights = str(Path(__file__).with_name("glyphnet.safetensors"))
     if weights is not None:
         load_weights(network, weights, [])
     return Backbone(network, network.num_features, preprocessing, {"library": "headstart", "name": name})
-
-
-class SimpleCNN(nn.Module):
-    """The articles' baseline: two convolutions, for images of 224 × 224."""
-
-    num_features = 8 * 56 * 56
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.block1 = self._block(3, 4)
-        self.block2 = self._block(4, 8)
-        self.flatten = nn.Flatten()
-
-    @staticmethod
-    def _block(channels: int, filters: int) -> nn.Sequential:
-        return nn.Sequential(
-            nn.Conv2d(channels, filters, kernel_size=3, padding=1),
-            nn.BatchNorm2d(filters),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-        )
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Features of shape (batch, 25088) for images of shape (batch, 3, 224, 224)."""
-        features: Tensor = self.flatten(self.block2(self.block1(images)))
-        return features

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 import headstart
-from headstart.schemas import Checkpoint, ModelFile, check_values
+from headstart.models.schemas import Checkpoint, ModelFile, check_values
 from headstart.utils.errors import ModelError, told
 from headstart.utils.files import plain, read_json, write_json, write_tensors
 from headstart.utils.hashing import description_sha256, file_sha256

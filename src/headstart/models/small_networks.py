@@ -1,4 +1,4 @@
-"""The small convolutional network of the demo."""
+"""Small convolutional networks: the default, pretrained on glyphs, and the baseline of the articles."""
 
 from __future__ import annotations
 
@@ -46,3 +46,29 @@ def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
         nn.BatchNorm2d(outputs),
         nn.ReLU(inplace=True),
     )
+
+
+class SimpleCNN(nn.Module):
+    """The articles' baseline: two convolutions, for images of 224 × 224."""
+
+    num_features = 8 * 56 * 56
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block1 = self._block(3, 4)
+        self.block2 = self._block(4, 8)
+        self.flatten = nn.Flatten()
+
+    @staticmethod
+    def _block(channels: int, filters: int) -> nn.Sequential:
+        return nn.Sequential(
+            nn.Conv2d(channels, filters, kernel_size=3, padding=1),
+            nn.BatchNorm2d(filters),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features of shape (batch, 25088) for images of shape (batch, 3, 224, 224)."""
+        features: Tensor = self.flatten(self.block2(self.block1(images)))
+        return features

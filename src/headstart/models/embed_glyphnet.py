@@ -1,4 +1,4 @@
-"""Puts a pretrained glyph backbone into the package: `python -m headstart.demo.embed outputs/pretrain_glyphs`."""
+"""Puts a pretrained glyph backbone into the package: `python -m headstart.models.embed_glyphnet RUN`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def embed(run: Path, place: Path = PLACE) -> None:
     metrics = json.loads((run / "metrics.json").read_text())
     environment = json.loads((run / "environment.json").read_text())
     record = {
-        "made_by": "python train.py experiment=pretrain_glyphs, then python -m headstart.demo.embed RUN",
+        "made_by": "python train.py experiment=pretrain_glyphs, then python -m headstart.models.embed_glyphnet RUN",
         "sha256": hashlib.sha256(place.read_bytes()).hexdigest(),
         "seed": int(OmegaConf.load(run / "config.yaml").seed),
         "metrics": {f"{s}/{name}": metrics[f"{s}/{name}"] for s in ("train", "val", "test") for name in FIGURES},

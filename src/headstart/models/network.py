@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from headstart.artifact import Artifact
-from headstart.backbones import build_backbone
-from headstart.heads import build_head
+from headstart.models.backbone import build_backbone
+from headstart.models.head import build_head
+from headstart.models.model_folder import Artifact
 from headstart.utils.errors import ModelError
 
 

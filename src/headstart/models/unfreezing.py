@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 from torch import nn
 
-from headstart.blocks import blocks_of
-from headstart.freezing import freeze_backbone, freeze_batchnorm
-from headstart.optimization import ParameterGroup
+from headstart.models.blocks import blocks_of
+from headstart.models.freezing import freeze_backbone, freeze_batchnorm
 from headstart.utils.errors import ConfigError
 
 
@@ -139,3 +138,18 @@ def renew(strategy: Strategy) -> None:
     if isinstance(strategy, DDPStrategy):
         strategy.model = strategy.lightning_module
         strategy.configure_ddp()
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters with a learning rate of their own.
+
+    Attributes:
+        name: for the chart of learning rates.
+        parameters: that train together.
+        rate: their learning rate, as a share of the optimizer's.
+    """
+
+    name: str
+    parameters: list[nn.Parameter]
+    rate: float

@@ -1,1 +1,0 @@
-"""The embedded default: rendered letters and digits, and a small network pretrained on them."""
