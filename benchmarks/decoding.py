@@ -22,11 +22,11 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg
 
+from headstart.cache.decoded_images import decoded_images
 from headstart.config.check import check
 from headstart.data.augmentation import training_transform
 from headstart.data.datamodule import ImageDataModule
 from headstart.data.dataset import Samples
-from headstart.data.decoded import decoded_images
 from headstart.data.image_io import decode_image
 from headstart.data.preprocessing import Preprocessing, evaluation_transform
 

@@ -29,10 +29,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
+from headstart.cache.decoded_images import decoded_images
 from headstart.classifier import TransferClassifier
 from headstart.data.augmentation import training_transform
 from headstart.data.datamodule import Batch, ImageDataModule
-from headstart.data.decoded import decoded_images
 from headstart.data.image_folder import imagefolder
 from headstart.data.preprocessing import evaluation_transform
 from headstart.data.workers import default_workers

@@ -112,7 +112,7 @@ def parts_alone(root: Path, weights: Path) -> dict[str, float]:
     import torch
     from lightning.pytorch.plugins.precision import Precision
 
-    from headstart.features.engines import Network, build_engine
+    from headstart.cache.engines import Network, build_engine
     from headstart.models.backbone import build_backbone
 
     start = time.perf_counter()

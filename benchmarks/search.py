@@ -24,12 +24,12 @@ from hydra import compose, initialize_config_dir
 from lightning.pytorch.plugins.precision import Precision
 from sklearn.linear_model import LogisticRegression
 
+from headstart.cache.features import frozen_features
 from headstart.config.check import check
 from headstart.data.build import open_source
 from headstart.data.datamodule import ImageDataModule
 from headstart.data.preprocessing import evaluation_transform
 from headstart.data.splits import make_splits
-from headstart.features.frozen import frozen_features
 from headstart.models.backbone import build_backbone
 from headstart.utils.hashing import module_sha256
 

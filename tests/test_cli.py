@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from headstart.cache.disk import sets_folder
 from headstart.cli import main
-from headstart.features.cache import sets_folder
 from tests.helpers.store import ABOUT, fill
 
 SET = "0123456789abcdef" * 2

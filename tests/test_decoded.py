@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from headstart.cache.disk import IMAGES, cached_sets, clear
 from headstart.cli import main
 from headstart.data.datamodule import ImageDataModule
 from headstart.data.dataset import Samples
-from headstart.features.cache import IMAGES, cached_sets, clear
 from tests.helpers.commands import ended, script
 from tests.helpers.decoded import decoded, module, samples_in
 from tests.helpers.images import class_folders, photo

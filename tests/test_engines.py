@@ -10,8 +10,8 @@ from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from headstart.features.digests import code_sha256, fingerprint
-from headstart.features.engines import TOLERANCE, Network, build_engine
+from headstart.cache.engines import TOLERANCE, Network, build_engine
+from headstart.cache.fingerprints import code_sha256, fingerprint
 from headstart.models.backbone import build_backbone
 from headstart.utils.errors import ModelError
 from headstart.utils.hashing import module_sha256

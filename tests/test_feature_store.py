@@ -20,12 +20,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from headstart.cache import disk as cache
+from headstart.cache.disk import cached_sets, clear, make_room
+from headstart.cache.extraction import ViewDataset, Views, extract
+from headstart.cache.fingerprints import file_digests
+from headstart.cache.store import FeatureStore
 from headstart.data.dataset import Samples
-from headstart.features import cache
-from headstart.features.cache import cached_sets, clear, make_room
-from headstart.features.digests import file_digests
-from headstart.features.extraction import ViewDataset, Views, extract
-from headstart.features.store import FeatureStore
 from headstart.utils.errors import DataError
 from tests.helpers.commands import kill, script
 from tests.helpers.store import ABOUT, WIDTH, fill, key, opened, row
@@ -106,7 +106,7 @@ def test_what_a_killed_process_left_half_written_is_ignored(
 
 
 def test_mapped_rows_of_many_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headstart.features.store.MAPPED_BYTES", 1)  # lets go after every read
+    monkeypatch.setattr("headstart.cache.store.MAPPED_BYTES", 1)  # lets go after every read
     for start in range(0, 50, 10):
         fill(tmp_path, range(start, start + 10))
     with opened(tmp_path) as store:
@@ -170,7 +170,7 @@ def test_a_full_disk_keeps_what_was_written(room: int, tmp_path: Path) -> None:
 OTHER = """
 import sys, hashlib
 from pathlib import Path
-from headstart.features.store import FeatureStore, key_of
+from headstart.cache.store import FeatureStore, key_of
 store = FeatureStore(Path(sys.argv[1]), 7, "float32", {})
 print(store.claim(key_of(hashlib.sha256(b"1").digest(), 0)), flush=True)
 sys.stdin.read()
@@ -231,7 +231,7 @@ KEEPS_ONE = """
 import hashlib, sys
 import numpy as np
 from pathlib import Path
-from headstart.features.store import FeatureStore, key_of
+from headstart.cache.store import FeatureStore, key_of
 store, one = FeatureStore(Path(sys.argv[1]), 7, "float32", {}), key_of(hashlib.sha256(b"1").digest(), 0)
 print(store.claim(one), flush=True)
 sys.stdin.readline()
@@ -350,7 +350,7 @@ def digests(path: Path, table: Path) -> bytes:
 
 
 def test_a_file_is_read_again_when_it_may_have_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headstart.features.digests.SETTLED_NS", 0)
+    monkeypatch.setattr("headstart.cache.fingerprints.SETTLED_NS", 0)
     path, table = tmp_path / "image", tmp_path / "digests.sqlite"
     path.write_bytes(b"one")
     times = path.stat()
@@ -361,7 +361,7 @@ def test_a_file_is_read_again_when_it_may_have_changed(tmp_path: Path, monkeypat
 
 
 def test_a_file_that_did_not_change_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headstart.features.digests.SETTLED_NS", 0)
+    monkeypatch.setattr("headstart.cache.fingerprints.SETTLED_NS", 0)
     path, table = tmp_path / "image", tmp_path / "digests.sqlite"
     path.write_bytes(b"one")
     first = digests(path, table)

@@ -19,8 +19,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from headstart.cache.disk import cached_sets, sets_folder
 from headstart.checkpoints import load_checkpoint
-from headstart.features.cache import cached_sets, sets_folder
 from headstart.models.backbone import build_backbone
 from headstart.utils.errors import ConfigError, DataError, ModelError
 from tests.helpers.commands import command, ended, started
@@ -241,7 +241,7 @@ def test_every_epoch_has_its_view_and_each_is_computed_once(fit: Train, own_cach
 
 
 def test_a_backbone_in_training_mode_has_no_features_to_keep() -> None:
-    from headstart.features.frozen import frozen_features
+    from headstart.cache.features import frozen_features
 
     options: Any = dict.fromkeys(
         ("num_features", "description", "device", "precision", "engine", "views", "max_gb", "show_progress")
@@ -255,12 +255,12 @@ def test_a_backbone_in_training_mode_has_no_features_to_keep() -> None:
 def test_views_differ_and_are_shown_in_turn(folders: Path) -> None:
     from lightning.pytorch.plugins.precision import Precision
 
+    from headstart.cache.features import frozen_features
     from headstart.data.augmentation import training_transform
     from headstart.data.build import open_source
     from headstart.data.datamodule import ImageDataModule
     from headstart.data.preprocessing import Preprocessing, evaluation_transform
     from headstart.data.splits import make_splits
-    from headstart.features.frozen import frozen_features
 
     splits = make_splits(open_source("imagefolder", root=folders), val_fraction=0.2, test_fraction=0, split_seed=0)
     preprocessing = Preprocessing(32, 32, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -311,7 +311,7 @@ def test_a_damaged_row_is_computed_again(fit: Train, own_cache: Path) -> None:
 def test_what_is_remembered_wrongly_of_a_file_is_forgotten(
     fit: Train, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headstart.features.digests.SETTLED_NS", 0)
+    monkeypatch.setattr("headstart.cache.fingerprints.SETTLED_NS", 0)
     fit()
     with sqlite3.connect(own_cache / "digests.sqlite") as table:
         table.execute("UPDATE files SET digest = zeroblob(32) WHERE CAST(path AS TEXT) LIKE '%cat/3.jpg'")
@@ -321,8 +321,8 @@ def test_what_is_remembered_wrongly_of_a_file_is_forgotten(
 
 
 def test_a_split_smaller_than_the_number_of_processes() -> None:
-    from headstart.features.loaders import EvaluationBatches, FeatureTable
-    from headstart.features.store import Rows
+    from headstart.cache.feature_loaders import EvaluationBatches, FeatureTable
+    from headstart.cache.store import Rows
 
     rows = Rows([], np.empty(0, np.int64), np.empty(0, np.int64), np.dtype("float32"), 8)
     table = FeatureTable(rows, np.zeros(2, np.int64))

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from headstart.features.cache import cached_sets
+from headstart.cache.disk import cached_sets
 from tests.helpers.commands import command, ended, started
 from tests.helpers.images import class_folders
 from tests.helpers.processes import group

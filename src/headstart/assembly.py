@@ -11,6 +11,8 @@ import lightning.pytorch as pl
 import torch
 
 from headstart.bottleneck import Circumstances
+from headstart.cache.decoded_images import DecodedDataModule, decoded_images
+from headstart.cache.features import FrozenFeatures, frozen_features
 from headstart.checkpoints import STAGES
 from headstart.choosing import FROZEN, SCRATCH, Choice, choose
 from headstart.classifier import TransferClassifier
@@ -21,11 +23,9 @@ from headstart.data.augmentation import build_mixing, training_transform
 from headstart.data.build import open_source
 from headstart.data.datamodule import ImageDataModule, class_weights
 from headstart.data.dataset import Samples, Source
-from headstart.data.decoded import DecodedDataModule, decoded_images
 from headstart.data.preprocessing import evaluation_transform
 from headstart.data.splits import make_splits, split_sha256
 from headstart.data.workers import default_workers
-from headstart.features.frozen import FrozenFeatures, frozen_features
 from headstart.models.backbone import Backbone, build_backbone, check_input
 from headstart.models.head import build_head
 from headstart.models.unfreezing import Finetuning

@@ -10,13 +10,13 @@ from typing import Any
 import lightning.pytorch as pl
 
 from headstart.batch_size import best_batch_size
+from headstart.cache.feature_loaders import FeatureDataModule
 from headstart.checkpoints import without_backbone
 from headstart.choosing import Choice, check_agreement
 from headstart.classifier import TransferClassifier
 from headstart.config.data_schema import USUAL_BATCH
 from headstart.config.ranges import AUTO
 from headstart.data.datamodule import ImageDataModule
-from headstart.features.loaders import FeatureDataModule
 from headstart.lr_range import Batches, RangeTest, lr_range_test
 from headstart.models.model_folder import read_checkpoint
 

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from headstart.cache.features import frozen_features
 from headstart.data.datamodule import ImageDataModule
-from headstart.features.frozen import frozen_features
 from headstart.models.backbone import Backbone
 from headstart.models.model_folder import read_checkpoint
 from headstart.utils.errors import ConfigError, ModelError

@@ -14,6 +14,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from headstart.answers import Evaluation, image_names
+from headstart.cache.feature_loaders import FeatureDataModule
+from headstart.cache.features import frozen_features
 from headstart.callbacks import ProgressBar
 from headstart.checkpoints import classifier_of, without_backbone
 from headstart.classifier import TransferClassifier
@@ -25,8 +27,6 @@ from headstart.data.dataset import Samples
 from headstart.data.image_folder import imagefolder
 from headstart.data.preprocessing import Preprocessing, evaluation_transform, several_views
 from headstart.data.splits import make_splits, split_sha256, split_table
-from headstart.features.frozen import frozen_features
-from headstart.features.loaders import FeatureDataModule
 from headstart.models.model_folder import Artifact, read_artifact
 from headstart.outputs import KeepOutputs, figures_of_splits
 from headstart.trainer import build_trainer, quiet_lightning, sees_all_images

@@ -12,11 +12,11 @@ import torch
 from lightning.pytorch.plugins.precision import Precision
 from numpy.typing import NDArray
 
+from headstart.cache.decoded_images import DecodedDataModule
+from headstart.cache.feature_loaders import FeatureDataModule
 from headstart.classifier import TransferClassifier
 from headstart.data.datamodule import Batch, ImageDataModule
-from headstart.data.decoded import DecodedDataModule
 from headstart.data.samplers import EpochSampler, mixed_seed
-from headstart.features.loaders import FeatureDataModule
 from headstart.rehearsal import Rehearsal, random_states_kept
 from headstart.utils.errors import ConfigError
 from headstart.utils.files import csv_text

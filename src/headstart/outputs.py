@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from headstart.answers import FEATURED, Outputs
+from headstart.cache.decoded_images import DecodedDataModule
+from headstart.cache.feature_loaders import FeatureDataModule
 from headstart.classifier import TransferClassifier
 from headstart.data.datamodule import ImageDataModule
-from headstart.data.decoded import DecodedDataModule
-from headstart.features.loaders import FeatureDataModule
 
 HALF = torch.finfo(torch.float16).max
 

@@ -12,8 +12,8 @@ import torch
 from lightning.pytorch.profilers import Profiler
 
 from headstart.bottleneck import Measures
+from headstart.cache.staged import StagedBatches
 from headstart.data.datamodule import Batch
-from headstart.features.staged import StagedBatches
 from headstart.probe import fixed_share
 
 # The stages of a step. The last is what the network's two passes leave: the optimizer's step, and what Lightning does.

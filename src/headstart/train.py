@@ -24,13 +24,13 @@ from headstart.assembly import (
 )
 from headstart.auto import Auto
 from headstart.bottleneck import verdict
+from headstart.cache.staged import StagedDataModule
 from headstart.callbacks import ClassCurves, build_callbacks, build_loggers
 from headstart.checkpoints import KeepBest, check_checkpoint, complete_checkpoints, without_backbone
 from headstart.classifier import TransferClassifier
 from headstart.config.check import to_yaml
 from headstart.config.schema import Config
 from headstart.data.splits import split_table
-from headstart.features.staged import StagedDataModule
 from headstart.launch import check_processes
 from headstart.models.model_folder import read_checkpoint
 from headstart.outputs import KeepOutputs, figures_of_splits, parameter_counts

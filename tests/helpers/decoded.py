@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from headstart.cache.decoded_images import DecodedDataModule, decoded_images
 from headstart.data.augmentation import training_transform
 from headstart.data.datamodule import ImageDataModule
 from headstart.data.dataset import Samples
-from headstart.data.decoded import DecodedDataModule, decoded_images
 from headstart.data.preprocessing import Preprocessing, evaluation_transform
 
 PREPROCESSING = Preprocessing(36, 32, "bilinear", (0.5, 0.4, 0.3), (0.25, 0.2, 0.3))

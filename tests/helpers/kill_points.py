@@ -30,8 +30,8 @@ POINTS = {
     "inside a checkpoint": ("headstart.checkpoints", "torch.save", AFTER),  # written, and not in its place yet
     "before the figures": ("headstart.train", "record_end", BEFORE),
     "after the figures": ("headstart.train", "record_end", AFTER),
-    "after rows": ("headstart.features.store", "FeatureStore.append", AFTER),
-    "between rows and their record": ("headstart.features.store", "_write_whole", AFTER),
+    "after rows": ("headstart.cache.store", "FeatureStore.append", AFTER),
+    "between rows and their record": ("headstart.cache.store", "_write_whole", AFTER),
 }
 # Who: the process itself, its parent, or all that the command has started.
 PROCESS, PARENT, GROUP = "process", "parent", "group"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.features.store import FeatureStore, Key, key_of
+from headstart.cache.store import FeatureStore, Key, key_of
 
 WIDTH = 7
 ABOUT = {"model": {"library": "here", "name": "tiny"}}

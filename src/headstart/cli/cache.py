@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.filesize import decimal
 
-from headstart.features.cache import FEATURES, IMAGES, CachedSet, cache_folder, cached_sets, clear
+from headstart.cache.disk import FEATURES, IMAGES, CachedSet, cache_folder, cached_sets, clear
 from headstart.utils.console import printable
 
 

@@ -18,12 +18,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from headstart.cache.store import FeatureStore, Key, key_of
 from headstart.data.dataset import Samples
 from headstart.data.image_io import decode_image, read_bytes
 from headstart.data.preprocessing import Transform
 from headstart.data.samplers import mixed_seed
 from headstart.data.workers import begin_worker, step_back
-from headstart.features.store import FeatureStore, Key, key_of
 from headstart.utils.errors import DataError
 from headstart.utils.progress import Advance
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.features.store import IN_USE, RECORD
+from headstart.cache.store import IN_USE, RECORD
 from headstart.models.schemas import ABOUT
 from headstart.utils.files import read_json
 from headstart.utils.locks import ByteLocks

@@ -15,15 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from headstart.cache.disk import GIGABYTE, IMAGES, writable_cache_folder
+from headstart.cache.fill import Digests, Request, Shelf, complete, image_digests
+from headstart.cache.fingerprints import code_sha256
+from headstart.cache.store import Rows
 from headstart.data.batch_augmentation import BatchAugmentation
 from headstart.data.datamodule import Batch, ImageDataModule
 from headstart.data.image_io import decode_image
 from headstart.data.preprocessing import Preprocessing, Transform, normalisation, pixel_transform
 from headstart.data.samplers import EpochSampler, ShareSampler, drops_last
-from headstart.features.cache import GIGABYTE, IMAGES, writable_cache_folder
-from headstart.features.digests import code_sha256
-from headstart.features.shelf import Digests, Request, Shelf, complete, image_digests
-from headstart.features.store import Rows
 
 log = logging.getLogger(__name__)
 CLAIMED = 32  # images that a process reserves at once, and at most loses when it is killed

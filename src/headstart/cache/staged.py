@@ -7,10 +7,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from headstart.cache.decoded_images import DecodedDataModule
+from headstart.cache.feature_loaders import FeatureDataModule
 from headstart.data.datamodule import Batch, ImageDataModule
-from headstart.data.decoded import DecodedDataModule
 from headstart.data.samplers import EpochSampler
-from headstart.features.loaders import FeatureDataModule
 
 
 class StagedBatches:

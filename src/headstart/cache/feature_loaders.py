@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from headstart.cache.store import Rows
 from headstart.data.datamodule import Batch, ImageDataModule
 from headstart.data.samplers import EpochSampler, drops_last
-from headstart.features.store import Rows
 
 MEMORY_BYTES = 128 * 2**20  # of features that are read into memory, all splits together; more stay mapped
 PART_BYTES = 8 * 2**20  # that are read at once

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from headstart.cache.disk import DIGESTS, FEATURES, cached_sets, make_room, sets_folder
+from headstart.cache.extraction import ChangedError, Compute, ViewDataset, Views, extract
+from headstart.cache.fingerprints import array_digests, file_digests, fingerprint
+from headstart.cache.store import RECORD, FeatureStore, Key, Rows, key_of
 from headstart.data.datamodule import ImageDataModule
 from headstart.data.dataset import Samples
 from headstart.data.preprocessing import Transform
-from headstart.features.cache import DIGESTS, FEATURES, cached_sets, make_room, sets_folder
-from headstart.features.digests import array_digests, file_digests, fingerprint
-from headstart.features.extraction import ChangedError, Compute, ViewDataset, Views, extract
-from headstart.features.store import RECORD, FeatureStore, Key, Rows, key_of
 from headstart.utils.errors import DataError
 from headstart.utils.hashing import description_sha256
 from headstart.utils.progress import progress_bar

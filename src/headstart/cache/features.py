@@ -13,16 +13,16 @@ from lightning.pytorch.plugins.precision import Precision
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from headstart.cache.disk import GIGABYTE, writable_cache_folder
+from headstart.cache.engines import Network, build_engine, check_engine, has_onnx
+from headstart.cache.extraction import ViewDataset
+from headstart.cache.feature_loaders import FeatureDataModule
+from headstart.cache.fill import Request, Shelf, complete, image_digests
+from headstart.cache.fingerprints import code_sha256, fingerprint
 from headstart.data.datamodule import ImageDataModule
 from headstart.data.image_io import decode_image
 from headstart.data.preprocessing import evaluation_transform
 from headstart.data.samplers import mixed_seed
-from headstart.features.cache import GIGABYTE, writable_cache_folder
-from headstart.features.digests import code_sha256, fingerprint
-from headstart.features.engines import Network, build_engine, check_engine, has_onnx
-from headstart.features.extraction import ViewDataset
-from headstart.features.loaders import FeatureDataModule
-from headstart.features.shelf import Request, Shelf, complete, image_digests
 from headstart.utils.errors import ModelError
 
 log = logging.getLogger(__name__)
