@@ -73,8 +73,8 @@ from headstart.data.preprocessing import Preprocessing
 from headstart.models.model_folder import read_artifact
 from headstart.report import pictures
 from headstart.report.again import images_of
-from headstart.report.reading import read_finished
 from headstart.report.style import png
+from headstart.runs.finished import read_finished
 
 
 def show(figure):

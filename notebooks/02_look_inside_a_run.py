@@ -35,8 +35,8 @@ from IPython.display import Image, display
 from headstart.config.compose import evaluation_config
 from headstart.report import charts, pictures, statistics
 from headstart.report.again import images_of
-from headstart.report.reading import read_finished
 from headstart.report.style import CYCLE, INK, figure, new_figure, png
+from headstart.runs.finished import read_finished
 from headstart.train import run as train
 
 # Folders are named from where train.py is, as in the README.

@@ -133,9 +133,9 @@ train(config, RUN)
 
 # %%
 from headstart.report import charts
-from headstart.report.reading import read_finished
 from headstart.report.statistics import wilson
 from headstart.report.style import png
+from headstart.runs.finished import read_finished
 
 
 def show(figure):

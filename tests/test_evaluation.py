@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import headstart
-from headstart.answers import Evaluation, read_evaluation
 from headstart.cli import main
 from headstart.evaluation import evaluate
+from headstart.runs.predictions import Evaluation, read_evaluation
 from headstart.utils.errors import ConfigError, DataError
 from tests.helpers.images import class_folders, make_stl10
 from tests.helpers.runs import SMALL, TINY_RESNET, Train, composed

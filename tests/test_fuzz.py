@@ -25,8 +25,8 @@ from headstart.config.compose import evaluation_config
 from headstart.data.csv_table import csv, read_table
 from headstart.data.image_io import image_size, read_image, read_thumbnail
 from headstart.models.model_folder import read_artifact, save_model
-from headstart.report.reading import read_finished
-from headstart.runs import find_runs, read_run
+from headstart.runs.finished import read_finished
+from headstart.runs.listing import find_runs, read_run
 from headstart.sweeps.jobs import jobs_below
 from headstart.utils.errors import HeadstartError
 from tests.helpers.images import class_folders, photo, write_csv

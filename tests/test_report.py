@@ -22,8 +22,8 @@ import headstart
 from headstart.cli import main
 from headstart.report.charts import curve
 from headstart.report.comparison import compare_runs
-from headstart.report.reading import read_curves, read_finished
 from headstart.report.statistics import wilson
+from headstart.runs.finished import read_curves, read_finished
 from headstart.utils.errors import ConfigError, DataError
 from tests.helpers.images import CLASSES
 from tests.helpers.runs import SMALL, composed, report_words

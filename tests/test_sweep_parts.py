@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution
 
 from headstart.data.workers import CORES, available_cores
-from headstart.runs import Run
+from headstart.runs.listing import Run
 from headstart.sweeps.grid import GridSweeper
 from headstart.sweeps.jobs import Job, OccupiedError, digest, jobs_below
 from headstart.sweeps.launching import check_launcher

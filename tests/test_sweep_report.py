@@ -15,7 +15,7 @@ import pytest
 
 from headstart.report.sweep import Sweep, charted, commands, figures, report_sweep, tail
 from headstart.report.sweep_charts import by_setting, history
-from headstart.runs import Run
+from headstart.runs.listing import Run
 
 ACCURACY, LOSS = "val/accuracy", "val/loss"
 

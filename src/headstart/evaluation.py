@@ -13,7 +13,6 @@ import lightning.pytorch as pl
 import numpy as np
 from torch import Tensor, nn
 
-from headstart.answers import Evaluation, image_names
 from headstart.cache.feature_loaders import FeatureDataModule
 from headstart.cache.features import frozen_features
 from headstart.callbacks import ProgressBar
@@ -29,6 +28,7 @@ from headstart.data.preprocessing import Preprocessing, evaluation_transform, se
 from headstart.data.splits import make_splits, split_sha256, split_table
 from headstart.models.model_folder import Artifact, read_artifact
 from headstart.outputs import KeepOutputs, figures_of_splits
+from headstart.runs.predictions import Evaluation, image_names
 from headstart.trainer import build_trainer, quiet_lightning, sees_all_images
 from headstart.utils.errors import ConfigError, DataError
 

@@ -21,8 +21,8 @@ from headstart.models.network import build_network
 from headstart.utils.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from headstart.answers import Evaluation
     from headstart.data.image_io import ImageLike
+    from headstart.runs.predictions import Evaluation
 
 TTA = Literal["flip", "five"]
 CPU_BATCH, GPU_BATCH = 8, 64  # MobileNetV2 on two cores: 51 images a second at 8, 36 at 32; see benchmarks/README.md

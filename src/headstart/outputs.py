@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from headstart.answers import FEATURED, Outputs
 from headstart.cache.decoded_images import DecodedDataModule
 from headstart.cache.feature_loaders import FeatureDataModule
 from headstart.classifier import TransferClassifier
 from headstart.data.datamodule import ImageDataModule
+from headstart.runs.predictions import FEATURED, Outputs
 
 HALF = torch.finfo(torch.float16).max
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 
-from headstart.answers import KEPT, evaluations
 from headstart.assembly import (
     build_classifier,
     build_data,
@@ -37,7 +36,15 @@ from headstart.outputs import KeepOutputs, figures_of_splits, parameter_counts
 from headstart.report import report_run
 from headstart.report.scalars import write_hyperparameters, write_layout
 from headstart.report.statistics import fitted_temperature
-from headstart.run_folder import check_folder, record_answers, record_end, record_model, record_range_test, record_start
+from headstart.runs.folder import (
+    check_folder,
+    record_answers,
+    record_end,
+    record_model,
+    record_range_test,
+    record_start,
+)
+from headstart.runs.predictions import KEPT, evaluations
 from headstart.speed import Speed
 from headstart.trainer import build_trainer, quiet_lightning, resumable
 from headstart.utils.metrics import check_monitor
@@ -114,7 +121,7 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
         classifier.compile_backbone()
     # A job of a sweep is resumed by the sweep alone: its config.yaml is that of the whole job.
     record_start(folder, to_yaml(replace(config, ckpt_path=None) if sweep else config), split)
-    record_range_test(folder, auto.range_test)
+    record_range_test(folder, auto.range_test.csv() if auto.range_test else None)
     write_layout(loggers)
     fit_start = time.perf_counter()
     try:
@@ -143,7 +150,7 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
     answers = evaluations(outputs, splits, figures, class_names=source.class_names, temperature=temperature)
     about = {"licence": backbone.licence, "temperature": temperature, "metrics": metrics}
     with resumable(folder):
-        record_model(folder, classifier, about)
+        record_model(folder, classifier.state_dict(), {**classifier.hparams, **about})
         record_answers(folder, answers, class_curves.epochs)
         write_hyperparameters(loggers, asdict(config), metrics)
         record_end(folder, metrics)

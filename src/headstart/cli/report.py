@@ -30,7 +30,7 @@ def run(words: argparse.Namespace) -> int:
     """Runs the command."""
     from headstart.report.again import report_again  # late: it imports Lightning and matplotlib
     from headstart.report.comparison import write_comparison
-    from headstart.report.reading import read_finished
+    from headstart.runs.finished import read_finished
 
     settings = [word for word in words.several if "=" in word and not Path(word).exists()]
     folders = finished_below([Path(word) for word in words.several if word not in settings])
@@ -50,7 +50,7 @@ def run(words: argparse.Namespace) -> int:
 
 def finished_below(folders: list[Path]) -> list[Path]:
     """Run folders as they are; in the place of any other folder, the finished runs below it."""
-    from headstart.runs import find_runs
+    from headstart.runs.listing import find_runs
 
     found: list[Path] = []
     for folder in folders:

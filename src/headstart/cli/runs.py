@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
 
 def run(words: argparse.Namespace) -> int:
     """Runs the command."""
-    from headstart.runs import find_runs, sorted_by, table  # late: help is answered at once
+    from headstart.runs.listing import find_runs, sorted_by, table  # late: help is answered at once
     from headstart.utils.tables import show_rows
 
     runs = find_runs(words.folder)

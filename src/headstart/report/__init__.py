@@ -48,8 +48,8 @@ def write_report(folder: Path, data: ImageDataModule | None) -> Path:
     """
     from headstart.report.contents import collect  # late: matplotlib takes half a second
     from headstart.report.html import write_page
-    from headstart.report.reading import read_finished
     from headstart.report.tensorboard import write_pictures
+    from headstart.runs.finished import read_finished
 
     run = read_finished(folder)
     contents = collect(run, data)

@@ -16,7 +16,7 @@ from headstart.data.splits import make_splits, split_table
 from headstart.evaluation import check_split
 from headstart.models.model_folder import read_artifact
 from headstart.report import write_report
-from headstart.report.reading import read_environment
+from headstart.runs.finished import read_environment
 from headstart.utils.errors import DataError, HeadstartError
 
 log = logging.getLogger(__name__)

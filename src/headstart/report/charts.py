@@ -15,8 +15,8 @@ from torch import Tensor
 
 from headstart.report.statistics import BINS, calibration_error, wilson
 from headstart.report.style import BLUE, INK, ORANGE, SKY, SPLIT_COLOURS, figure, new_figure, short
+from headstart.runs.finished import Curves
 
-Curves = Mapping[str, Sequence[tuple[float, float]]]  # of each metric, (epoch, value) in order
 Colour = str | tuple[float, float, float, float] | None
 NUMBERED = 12  # classes up to which a confusion matrix has its counts written into it
 NAMED = 40  # classes up to which an axis names each of them

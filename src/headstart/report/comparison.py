@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from headstart.answers import KEPT
 from headstart.report.charts import WIDTH
 from headstart.report.html import render
-from headstart.report.reading import FinishedRun
 from headstart.report.statistics import Comparison, compare, wilson
 from headstart.report.style import BLUE, CYCLE, INK, figure, new_figure, short, svg
-from headstart.runs import differing, setting
+from headstart.runs.finished import FinishedRun
+from headstart.runs.listing import differing, setting
+from headstart.runs.predictions import KEPT
 from headstart.utils.errors import DataError
 from headstart.utils.files import write_text
 

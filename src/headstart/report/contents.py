@@ -17,8 +17,8 @@ from headstart.model import Model
 from headstart.models.model_folder import Artifact, read_artifact
 from headstart.report import charts, pictures
 from headstart.report.pictures import Tile
-from headstart.report.reading import FinishedRun
 from headstart.report.style import png
+from headstart.runs.finished import FinishedRun
 from headstart.utils.errors import told
 
 log = logging.getLogger(__name__)

@@ -13,12 +13,12 @@ import numpy as np
 from markupsafe import Markup
 
 import headstart
-from headstart.answers import Evaluation
 from headstart.report.contents import WORST, Contents
 from headstart.report.pictures import VIEWS, worst_indices
-from headstart.report.reading import FinishedRun
 from headstart.report.statistics import calibration_error, mean_interval, wilson
 from headstart.report.style import svg
+from headstart.runs.finished import FinishedRun
+from headstart.runs.predictions import Evaluation
 from headstart.utils.files import csv_text, write_bytes, write_text
 
 SLOW = 10  # classes in each of the two lists

@@ -15,13 +15,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from headstart.answers import TOP, Evaluation
 from headstart.data.datamodule import ImageDataset, open_image
 from headstart.data.dataset import Samples
 from headstart.data.image_io import read_thumbnail
 from headstart.data.preprocessing import Preprocessing, Transform, pixels_of
 from headstart.data.samplers import mixed_seed
 from headstart.report.style import BLUE, DPI, GREEN, INK, ORANGE, figure, short
+from headstart.runs.predictions import TOP, Evaluation
 from headstart.utils.errors import DataError
 
 SIDE = 150  # of an image in a figure, in pixels

@@ -13,7 +13,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from torch.utils.tensorboard.summary import custom_scalars, hparams
 
-from headstart.runs import flat
+from headstart.runs.listing import flat
 
 # The Custom Scalars tab: what belongs together on one chart.
 LAYOUT = {

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from headstart.report import sweep_charts as charts
 from headstart.report.html import render
 from headstart.report.style import short, svg
-from headstart.runs import SHOWN, Plain, Run, differing, setting, sorted_by
+from headstart.runs.listing import SHOWN, Plain, Run, differing, setting, sorted_by
 from headstart.sweeps.jobs import Job, failures_of, jobs_below
 from headstart.sweeps.seeds import SEED, Repeated, repeated
 from headstart.utils.errors import told

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from headstart.report.charts import WIDTH
 from headstart.report.style import BLUE, INK, ORANGE, SKY, figure, new_figure, short
-from headstart.runs import Plain, Run, setting
+from headstart.runs.listing import Plain, Run, setting
 from headstart.sweeps.seeds import Repeated
 from headstart.utils.metrics import direction
 

@@ -14,10 +14,10 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize
 
-from headstart.answers import Evaluation
 from headstart.data.dataset import Samples
 from headstart.report import pictures
 from headstart.report.contents import Contents
+from headstart.runs.predictions import Evaluation
 
 SUFFIX = ".report"  # of the file of events that a report writes, and writes over
 CURVED = 200  # classes up to which each has its precision-recall curve

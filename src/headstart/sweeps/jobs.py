@@ -19,7 +19,7 @@ from typing import Any
 from headstart.config.check import REACH_DOWN
 from headstart.config.schema import Config
 from headstart.models.schemas import JobRecord
-from headstart.runs import Plain, flat, read_metrics
+from headstart.runs.listing import Plain, flat, read_metrics
 from headstart.utils.errors import ConfigError
 from headstart.utils.files import plain, read_json, write_json
 from headstart.utils.locks import ByteLocks

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from headstart.runs import Plain, Run, differing, setting
+from headstart.runs.listing import Plain, Run, differing, setting
 from headstart.utils.metrics import direction
 
 SEED = "seed"

@@ -10,7 +10,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
-from headstart.runs import Run, sorted_by, table
+from headstart.runs.listing import Run, sorted_by, table
 from headstart.sweeps.jobs import failures_of, jobs_below
 from headstart.sweeps.launching import Launched
 from headstart.sweeps.running import call

@@ -1,4 +1,4 @@
-"""What a run records of itself: which image was in which split, and what it ran on."""
+"""What a run depends on besides its configuration: the machine, the versions and the state of git."""
 
 from __future__ import annotations
 

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.answers import CLASS_CURVES, KEPT, Evaluation, read_evaluation
 from headstart.models.schemas import Environment, check_values
-from headstart.report.charts import Curves
-from headstart.run_folder import LR_RANGE
-from headstart.runs import Run, read_run
+from headstart.runs.folder import LR_RANGE
+from headstart.runs.listing import Run, read_run
+from headstart.runs.predictions import CLASS_CURVES, KEPT, Evaluation, read_evaluation
 from headstart.utils.errors import DataError, told
 from headstart.utils.files import csv_value, read_json, read_text, regular
+
+Curves = Mapping[str, Sequence[tuple[float, float]]]  # of each metric, (epoch, value) in order
 
 
 @dataclass(frozen=True)

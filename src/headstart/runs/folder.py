@@ -12,12 +12,11 @@ from typing import Any
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from safetensors import SafetensorError
+from torch import Tensor
 
-from headstart.answers import CLASS_CURVES, Evaluation
-from headstart.classifier import TransferClassifier
-from headstart.lr_range import RangeTest
 from headstart.models.model_folder import save_model
-from headstart.record import environment
+from headstart.runs.environment import environment
+from headstart.runs.predictions import CLASS_CURVES, Evaluation
 from headstart.utils.errors import ConfigError, DiskError, told
 from headstart.utils.files import csv_text, remove_unfinished, write_json, write_text
 
@@ -54,10 +53,10 @@ def record_start(folder: Path, config: str, split: str) -> None:
 
 
 @rank_zero_only
-def record_range_test(folder: Path, test: RangeTest | None) -> None:
+def record_range_test(folder: Path, curve: str | None) -> None:
     """Writes the curve of a learning-rate range test, if there was one: lr_range.csv."""
-    if test is not None:
-        write_text(folder / LR_RANGE, test.csv())
+    if curve is not None:
+        write_text(folder / LR_RANGE, curve)
 
 
 @rank_zero_only
@@ -75,9 +74,9 @@ def record_answers(folder: Path, answers: Sequence[Evaluation], class_curves: Se
 
 
 @rank_zero_only
-def record_model(folder: Path, classifier: TransferClassifier, about: Mapping[str, Any]) -> None:
+def record_model(folder: Path, state: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
     """Writes the model folder."""
-    save_model(folder / "model", classifier.state_dict(), {**classifier.hparams, **about})
+    save_model(folder / "model", state, description)
 
 
 @rank_zero_only
