@@ -12,8 +12,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from headstart.config.check import check
-from headstart.launch import check_launch
 from headstart.sweeps.plugins import check_plugins
+from headstart.training.launch import check_launch
 from headstart.utils import errors
 from headstart.utils.console import guard_logs
 

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 
-from headstart import assembly, classifier, train
+from headstart import assembly, train
 from headstart.config.check import check
+from headstart.training import classifier
 
 CONF = Path(__file__).parent.parent / "conf"
 

@@ -30,15 +30,15 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 from headstart.cache.decoded_images import decoded_images
-from headstart.classifier import TransferClassifier
 from headstart.data.augmentation import training_transform
 from headstart.data.datamodule import Batch, ImageDataModule
 from headstart.data.image_folder import imagefolder
 from headstart.data.preprocessing import evaluation_transform
 from headstart.data.workers import default_workers
 from headstart.models.backbone import Backbone, build_backbone
-from headstart.optimization import build_optimizer
-from headstart.trainer import build_trainer, quiet_lightning
+from headstart.training.classifier import TransferClassifier
+from headstart.training.optimization import build_optimizer
+from headstart.training.trainer import build_trainer, quiet_lightning
 
 AUGMENT: dict[str, Any] = {"name": "standard", "scale": 0.35}
 

@@ -21,10 +21,10 @@ from functools import partial
 import torch
 from torch import nn
 
-from headstart.classifier import TransferClassifier
 from headstart.models.backbone import build_backbone
-from headstart.optimization import build_optimizer
-from headstart.trainer import keep_freed_memory
+from headstart.training.classifier import TransferClassifier
+from headstart.training.optimization import build_optimizer
+from headstart.training.trainer import keep_freed_memory
 
 WARM = 2  # steps that are not timed
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from headstart import train
 from headstart.config.check import check
-from headstart.lr_range import suggested
+from headstart.training.tuning.lr_range_test import suggested
 
 CONF = Path(__file__).parent.parent / "conf"
 GRID = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)

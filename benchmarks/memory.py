@@ -27,11 +27,11 @@ def run(count: int) -> dict[str, float]:
     from torch import nn
 
     from headstart.cache.features import frozen_features
-    from headstart.checkpoints import without_backbone
-    from headstart.classifier import TransferClassifier
     from headstart.data.datamodule import ImageDataModule
     from headstart.data.dataset import Samples
     from headstart.data.preprocessing import Preprocessing, evaluation_transform
+    from headstart.training.checkpoints import without_backbone
+    from headstart.training.classifier import TransferClassifier
 
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)

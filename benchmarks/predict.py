@@ -60,7 +60,7 @@ def bare_seconds(model: Any, files: list[str]) -> float:
     import torch
 
     from headstart.data.image_io import read_image
-    from headstart.model import CPU_BATCH, GPU_BATCH
+    from headstart.inference.model import CPU_BATCH, GPU_BATCH
 
     size = CPU_BATCH if model.device.type == "cpu" else GPU_BATCH
     seconds = 0.0

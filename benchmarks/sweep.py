@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from headstart.models.head import build_head
 from headstart.models.unfreezing import ParameterGroup
-from headstart.optimization import build_optimizer
+from headstart.training.optimization import build_optimizer
 
 ROOT = Path(__file__).parent.parent
 BATCH, FEATURES = 32, 1280  # the default batch and MobileNetV2's width

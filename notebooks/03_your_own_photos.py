@@ -193,7 +193,7 @@ show(pictures.with_bars(tiles))
 # small network draws its conclusions from a map of six by six places, so the heat is coarse; larger networks see finer.
 
 # %%
-from headstart.explain import explain, overlay
+from headstart.inference.explain.heatmaps import explain, overlay
 
 heatmaps = explain(model, [path for path, _ in unsure])
 tiles = [

@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import headstart
-from headstart.checkpoints import load_checkpoint
-from headstart.model import Model
+from headstart.inference.model import Model
 from headstart.models.backbone import build_backbone
 from headstart.models.model_folder import FORMAT_VERSION, described_sha256, find_artifact, read_artifact, save_model
 from headstart.models.network import Uninitialised
+from headstart.training.checkpoints import load_checkpoint
 from headstart.utils.errors import DataError, ModelError
 from tests.helpers.disk import limited_memory
 

@@ -14,10 +14,10 @@ import torch
 from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor, nn
 
-from headstart import auto, batch_size
-from headstart.batch_size import best_batch_size, kept_bytes, random_batch, sizes_for
-from headstart.classifier import TransferClassifier
-from headstart.rehearsal import Rehearsal
+from headstart.training.classifier import TransferClassifier
+from headstart.training.tuning import auto, batch_size
+from headstart.training.tuning.batch_size import best_batch_size, kept_bytes, random_batch, sizes_for
+from headstart.training.tuning.trial_steps import Rehearsal
 from headstart.utils.errors import ConfigError
 from tests.helpers.classifiers import CPU, classifier, random_states, same
 from tests.helpers.runs import FEW, Train, interrupt_after, weights

@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from headstart.choosing import (
+from headstart.config.compose import finetune_preset
+from headstart.data.datamodule import ImageDataModule
+from headstart.data.dataset import Samples
+from headstart.data.preprocessing import evaluation_transform
+from headstart.models.backbone import build_backbone
+from headstart.training.tuning.choose_strategy import (
     FEW,
     FROZEN,
     LEAST,
@@ -23,11 +28,6 @@ from headstart.choosing import (
     similarity,
     some_of,
 )
-from headstart.config.compose import finetune_preset
-from headstart.data.datamodule import ImageDataModule
-from headstart.data.dataset import Samples
-from headstart.data.preprocessing import evaluation_transform
-from headstart.models.backbone import build_backbone
 from headstart.utils.errors import ModelError
 from tests.helpers.commands import ended, script
 from tests.helpers.runs import Train, choices, composed, findings, interrupt_after, tensors
@@ -105,7 +105,7 @@ def test_a_choice_has_the_settings_of_its_file(name: str) -> None:
 def test_a_run_chooses_and_a_resumed_one_keeps_its_choice(
     train: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headstart.choosing.SIMILAR", 1.1)
+    monkeypatch.setattr("headstart.training.tuning.choose_strategy.SIMILAR", 1.1)
     with caplog.at_level(logging.INFO):
         short = train("finetune=auto", "model.weights=default", "epochs=1", folder=tmp_path / "short")
     assert short["params/trainable"] == short["params/total"]  # few epochs leave something to thaw in
@@ -139,7 +139,7 @@ def test_a_run_chooses_and_a_resumed_one_keeps_its_choice(
 def test_a_frozen_choice_is_the_run_of_a_frozen_backbone(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headstart.choosing.SIMILAR", 0.0)
+    monkeypatch.setattr("headstart.training.tuning.choose_strategy.SIMILAR", 0.0)
     auto = train("finetune=auto", "model.weights=default", "epochs=2", folder=tmp_path / "auto")
     frozen = train("freeze=true", "model.weights=default", "epochs=2", folder=tmp_path / "frozen")
     assert auto["params/trainable"] == frozen["params/trainable"]
@@ -152,10 +152,10 @@ def test_a_frozen_choice_is_the_run_of_a_frozen_backbone(
 AGREE = """
 import sys
 import torch
-from headstart.choosing import Choice, check_agreement
+from headstart.training.distributed import check_agreement
 rank, strategy, meeting = sys.argv[1:]
 torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=int(rank), world_size=2)
-check_agreement(Choice(strategy, 50.0, 0.8))
+check_agreement(strategy)
 """
 
 
@@ -170,8 +170,8 @@ def test_processes_that_choose_differently_say_so(tmp_path: Path) -> None:
 
 
 def test_useless_weights_are_not_begun_with(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headstart.choosing.USELESS", 1.1)
-    monkeypatch.setattr("headstart.choosing.MANY", 5)
+    monkeypatch.setattr("headstart.training.tuning.choose_strategy.USELESS", 1.1)
+    monkeypatch.setattr("headstart.training.tuning.choose_strategy.MANY", 5)
     auto = train("finetune=auto", "model.weights=default", "epochs=1", folder=tmp_path / "auto")
     assert auto["params/trainable"] == auto["params/total"]
     saved = json.loads((tmp_path / "auto" / "model" / "model.json").read_text())

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from headstart.classifier import TransferClassifier
 from headstart.data.datamodule import class_weights
 from headstart.data.dataset import Samples
 from headstart.models.unfreezing import Finetuning
-from headstart.optimization import build_optimizer, build_schedule, direction
+from headstart.training.classifier import TransferClassifier
+from headstart.training.optimization import build_optimizer, build_schedule, direction
 
 
 def test_balanced_weights_are_the_inverse_of_the_shares() -> None:

@@ -14,7 +14,7 @@ import torch
 
 import headstart
 from headstart.cli import main
-from headstart.evaluation import evaluate
+from headstart.inference.evaluate import evaluate
 from headstart.runs.predictions import Evaluation, read_evaluation
 from headstart.utils.errors import ConfigError, DataError
 from tests.helpers.images import class_folders, make_stl10

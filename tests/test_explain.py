@@ -22,9 +22,9 @@ from torch import nn
 
 import headstart
 from headstart.cli import main
-from headstart.explain import Explainer, Heatmap, explain, overlay
-from headstart.explain.files import file_name, picture
-from headstart.model import Model
+from headstart.inference.explain.heatmap_files import file_name, picture
+from headstart.inference.explain.heatmaps import Explainer, Heatmap, explain, overlay
+from headstart.inference.model import Model
 from headstart.models.backbone import build_backbone
 from headstart.models.head import build_head
 from headstart.models.model_folder import Artifact

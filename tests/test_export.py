@@ -16,8 +16,8 @@ from torch import Tensor, nn
 import headstart
 from headstart.cli import main
 from headstart.data.image_io import read_image
-from headstart.export import METADATA, Exported, export
-from headstart.model import Model
+from headstart.inference.export import METADATA, Exported, export
+from headstart.inference.model import Model
 from headstart.utils.errors import ConfigError, DataError, ModelError
 
 ort: Any = importlib.import_module("onnxruntime")

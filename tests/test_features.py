@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from headstart.cache.disk import cached_sets, sets_folder
-from headstart.checkpoints import load_checkpoint
 from headstart.models.backbone import build_backbone
+from headstart.training.checkpoints import load_checkpoint
 from headstart.utils.errors import ConfigError, DataError, ModelError
 from tests.helpers.commands import command, ended, started
 from tests.helpers.images import class_folders, photo

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from headstart.checkpoints import write_checkpoint
+from headstart.training.checkpoints import write_checkpoint
 from headstart.utils.errors import DiskError
 from headstart.utils.files import (
     csv_text,

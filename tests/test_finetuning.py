@@ -18,8 +18,9 @@ from headstart.models.backbone import build_backbone
 from headstart.models.blocks import blocks_of
 from headstart.models.freezing import freeze_backbone
 from headstart.models.small_networks import GlyphNet
-from headstart.models.unfreezing import Finetuning, ParameterGroup, Thawing, check_strategy
-from headstart.optimization import build_optimizer
+from headstart.models.unfreezing import Finetuning, ParameterGroup, Thawing
+from headstart.training.distributed import check_strategy
+from headstart.training.optimization import build_optimizer
 from headstart.utils.errors import ConfigError, ModelError
 from tests.helpers.commands import command
 from tests.helpers.runs import FEW, SMALL, Train, choices, composed, findings, interrupt_after, recorded
@@ -192,7 +193,7 @@ def test_a_run_trains_what_its_strategy_says_and_resumes_as_if_it_had_run_on(
 def test_while_the_head_trains_alone_the_backbone_does_not_run(
     word: str, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from headstart.classifier import TransferClassifier
+    from headstart.training.classifier import TransferClassifier
 
     seen: dict[int, int] = {}
     forward = TransferClassifier.forward

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision import models
 
-from headstart.classifier import TransferClassifier
 from headstart.models.backbone import build_backbone
 from headstart.models.freezing import freeze_backbone
+from headstart.training.classifier import TransferClassifier
 from headstart.utils.errors import ModelError
 
 

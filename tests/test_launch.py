@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from headstart.data.workers import CORES, default_workers
-from headstart.launch import check_launch, check_processes
+from headstart.training.launch import check_launch, check_processes
 from headstart.utils.errors import ConfigError
 
 TORCHRUN, SRUN, SBATCH = {"WORLD_SIZE": "4"}, {"SLURM_STEP_NUM_TASKS": "4"}, {"SLURM_NTASKS": "4"}

@@ -16,11 +16,11 @@ import torch
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from torch import Tensor, nn
 
-from headstart.classifier import TransferClassifier
-from headstart.lr_range import DIVERGED, STEPS, lr_range_test, smooth, suggested
 from headstart.models.unfreezing import Finetuning
-from headstart.optimization import build_optimizer
 from headstart.report import write_report
+from headstart.training.classifier import TransferClassifier
+from headstart.training.optimization import build_optimizer
+from headstart.training.tuning.lr_range_test import DIVERGED, STEPS, lr_range_test, smooth, suggested
 from headstart.utils.errors import ConfigError
 from tests.helpers.classifiers import CPU, classifier, images, random_states, same, to_tensor
 from tests.helpers.commands import command

@@ -15,7 +15,7 @@ from torch import Tensor
 import headstart
 from headstart.data.image_io import read_image
 from headstart.data.preprocessing import several_views
-from headstart.model import Model
+from headstart.inference.model import Model
 from headstart.utils.errors import ConfigError, DataError
 from tests.helpers.images import make_bad_files, make_odd_images
 from tests.helpers.runs import Train

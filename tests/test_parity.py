@@ -20,9 +20,9 @@ from torch import Tensor
 import headstart
 from headstart.cli import main
 from headstart.data.image_io import read_image
-from headstart.evaluation import evaluate
-from headstart.export import export
-from headstart.model import Model
+from headstart.inference.evaluate import evaluate
+from headstart.inference.export import export
+from headstart.inference.model import Model
 from tests.helpers.images import make_odd_images
 from tests.helpers.runs import ROOT, SIZE, TINY_RESNET, Train
 

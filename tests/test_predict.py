@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from headstart.cli import main
-from headstart.inputs import find_images
+from headstart.inference.image_inputs import find_images
 from headstart.utils.errors import ConfigError, DataError, HeadstartError
 from tests.helpers.commands import python
 from tests.helpers.images import class_folders, make_bad_files, make_emergency, make_odd_images, write_csv

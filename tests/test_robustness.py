@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from headstart.checkpoints import load_checkpoint
 from headstart.cli.predict import write_table
-from headstart.model import Prediction
+from headstart.inference.model import Prediction
+from headstart.training.checkpoints import load_checkpoint
 from headstart.utils import errors
 from headstart.utils.console import Formatter, guard_logs, one_line, printable
 from headstart.utils.errors import DataError, DiskError, ModelError

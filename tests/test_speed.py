@@ -21,16 +21,16 @@ from timm.models import register_model
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
-from headstart import bottleneck
-from headstart.bottleneck import Circumstances, Measures, larger_batch, verdict
-from headstart.classifier import TransferClassifier
 from headstart.data import image_io
 from headstart.data.datamodule import ImageDataModule
 from headstart.data.dataset import file_samples
 from headstart.data.preprocessing import Preprocessing, evaluation_transform
 from headstart.models.unfreezing import Finetuning
-from headstart.probe import fixed_share
-from headstart.speed import FETCH, Speed, StepClock
+from headstart.training import bottleneck
+from headstart.training.bottleneck import Circumstances, Measures, larger_batch, verdict
+from headstart.training.classifier import TransferClassifier
+from headstart.training.probe import fixed_share
+from headstart.training.speed import FETCH, Speed, StepClock
 from tests.helpers.images import class_folders
 from tests.helpers.runs import Train
 

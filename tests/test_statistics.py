@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from headstart.report.statistics import calibration_error, compare, fitted_temperature, mean_interval, wilson
+from headstart.report.statistics import calibration_error, compare, mean_interval, wilson
+from headstart.training.calibration import fitted_temperature
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ import torch
 from safetensors.torch import load_file
 
 from headstart.assembly import open_backbone
-from headstart.checkpoints import load_checkpoint
 from headstart.data.build import open_source
 from headstart.data.datamodule import ImageDataModule
 from headstart.data.preprocessing import evaluation_transform
@@ -24,6 +23,7 @@ from headstart.data.splits import make_splits
 from headstart.models.backbone import build_backbone
 from headstart.models.unfreezing import Finetuning
 from headstart.runs.predictions import read_evaluation
+from headstart.training.checkpoints import load_checkpoint
 from headstart.utils.errors import ConfigError, DataError, ModelError
 from tests.helpers.commands import command, ended, python, script
 from tests.helpers.images import MAKERS, class_folders

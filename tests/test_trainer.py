@@ -10,7 +10,7 @@ from tests.helpers.commands import ended, script
 
 GIVEN_BACK = """
 import torch
-from headstart.trainer import build_trainer
+from headstart.training.trainer import build_trainer
 
 
 def resident():

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from headstart.model import Model
+    from headstart.inference.model import Model
 
 __version__ = "0.1.0"
 __all__ = ["load"]
@@ -26,7 +26,7 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Model:
         ModelError: nothing of the kind is there, or it is damaged, changed, or of a newer headstart.
         ConfigError: the device is not there.
     """
-    from headstart.model import Model
+    from headstart.inference.model import Model
     from headstart.models.model_folder import (
         read_artifact,  # late: importing headstart takes no time, and torch seconds
     )

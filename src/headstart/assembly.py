@@ -10,12 +10,8 @@ from typing import NamedTuple
 import lightning.pytorch as pl
 import torch
 
-from headstart.bottleneck import Circumstances
 from headstart.cache.decoded_images import DecodedDataModule, decoded_images
 from headstart.cache.features import FrozenFeatures, frozen_features
-from headstart.checkpoints import STAGES
-from headstart.choosing import FROZEN, SCRATCH, Choice, choose
-from headstart.classifier import TransferClassifier
 from headstart.config.compose import finetune_preset
 from headstart.config.ranges import AUTO
 from headstart.config.schema import CachedFeatures, Config
@@ -29,8 +25,12 @@ from headstart.data.workers import default_workers
 from headstart.models.backbone import Backbone, build_backbone, check_input
 from headstart.models.head import build_head
 from headstart.models.unfreezing import Finetuning
-from headstart.optimization import build_optimizer, build_schedule, schedule_length
-from headstart.trainer import sees_all_images
+from headstart.training.bottleneck import Circumstances
+from headstart.training.checkpoints import STAGES
+from headstart.training.classifier import TransferClassifier
+from headstart.training.optimization import build_optimizer, build_schedule, schedule_length
+from headstart.training.trainer import sees_all_images
+from headstart.training.tuning.choose_strategy import FROZEN, SCRATCH, Choice, choose
 from headstart.utils.hashing import module_sha256
 
 log = logging.getLogger(__name__)

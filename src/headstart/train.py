@@ -21,21 +21,11 @@ from headstart.assembly import (
     open_images,
     strategy_of,
 )
-from headstart.auto import Auto
-from headstart.bottleneck import verdict
 from headstart.cache.staged import StagedDataModule
-from headstart.callbacks import ClassCurves, build_callbacks, build_loggers
-from headstart.checkpoints import KeepBest, check_checkpoint, complete_checkpoints, without_backbone
-from headstart.classifier import TransferClassifier
 from headstart.config.check import to_yaml
 from headstart.config.schema import Config
 from headstart.data.splits import split_table
-from headstart.launch import check_processes
-from headstart.models.model_folder import read_checkpoint
-from headstart.outputs import KeepOutputs, figures_of_splits, parameter_counts
 from headstart.report import report_run
-from headstart.report.scalars import write_hyperparameters, write_layout
-from headstart.report.statistics import fitted_temperature
 from headstart.runs.folder import (
     check_folder,
     record_answers,
@@ -45,9 +35,21 @@ from headstart.runs.folder import (
     record_start,
 )
 from headstart.runs.predictions import KEPT, evaluations
-from headstart.speed import Speed
-from headstart.trainer import build_trainer, quiet_lightning, resumable
-from headstart.utils.metrics import check_monitor
+from headstart.training.bottleneck import verdict
+from headstart.training.calibration import fitted_temperature
+from headstart.training.callbacks import ClassCurves, build_callbacks
+from headstart.training.checkpoints import (
+    check_checkpoint,
+    complete_checkpoints,
+    restore_best,
+    without_backbone,
+)
+from headstart.training.launch import check_processes
+from headstart.training.loggers import build_loggers, write_hyperparameters, write_layout
+from headstart.training.speed import Speed
+from headstart.training.split_metrics import KeepOutputs, figures_of_splits, parameter_counts
+from headstart.training.trainer import build_trainer, check_monitor, quiet_lightning, resumable
+from headstart.training.tuning.auto import Auto
 from headstart.utils.tables import show_run
 
 log = logging.getLogger(__name__)
@@ -164,14 +166,3 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
     elif config.report is True or (config.report == "auto" and not sweep):
         report_run(folder, data)
     return metrics[config.monitor]
-
-
-def restore_best(trainer: pl.Trainer, classifier: TransferClassifier) -> int | None:
-    """Loads the best checkpoint, if the run keeps one; gives its epoch, counted from 1."""
-    for keeper in trainer.checkpoint_callbacks:
-        if isinstance(keeper, KeepBest) and keeper.best_model_path:
-            checkpoint = read_checkpoint(keeper.best_model_path)
-            classifier.on_load_checkpoint(checkpoint)
-            classifier.load_state_dict(checkpoint["state_dict"])
-            return int(checkpoint["epoch"]) + 1
-    return None

@@ -35,7 +35,7 @@ FAULTS = (
     ),
     Fault(
         "frozen modules go back to training mode when Lightning calls train()",
-        "classifier.py",
+        "training/classifier.py",
         "        super().train(mode)\n        hold_in_eval(self.thawing.frozen)",
         "        super().train(mode)",
         ("test_freezing.py",),
@@ -56,7 +56,7 @@ FAULTS = (
     ),
     Fault(
         "weight decay shrinks norms and biases",
-        "optimization.py",
+        "training/optimization.py",
         "if p.dim() <= 1 and weight_decay]",
         "if p.dim() < 1 and weight_decay]",
         ("test_finetuning.py",),
@@ -171,7 +171,7 @@ FAULTS = (
     ),
     Fault(
         "a resumed run draws other dropout",
-        "callbacks.py",
+        "training/callbacks.py",
         '        torch.manual_seed(mixed_seed("epoch", self.seed, trainer.current_epoch, trainer.global_rank))',
         "        pass",
         ("test_train.py", "test_finetuning.py"),
@@ -185,7 +185,7 @@ FAULTS = (
     ),
     Fault(
         "a checkpoint goes by way of another folder",
-        "trainer.py",
+        "training/trainer.py",
         "            plugins=[WholeCheckpoints()],\n",
         "",
         ("test_robustness.py",),
@@ -221,21 +221,21 @@ FAULTS = (
     # --- one answer --------------------------------------------------------------------------------------------------
     Fault(
         "the temperature is applied twice",
-        "model.py",
+        "inference/model.py",
         "(logits / self.temperature).softmax",
         "(logits / self.temperature / self.temperature).softmax",
         ("test_model.py", "test_predict.py", "test_evaluation.py"),
     ),
     Fault(
         "exported pixels are not normalised",
-        "export.py",
+        "inference/export.py",
         "self.network((images - self.mean) / self.std)",
         "self.network(images)",
         ("test_export.py",),
     ),
     Fault(
         "classes are matched by their order instead of their names",
-        "evaluation.py",
+        "inference/evaluate.py",
         "np.array([place.get(name, -1) for name in theirs], dtype=np.int64)[samples.labels]",
         "np.arange(len(theirs), dtype=np.int64)[samples.labels]",
         ("test_evaluation.py",),
@@ -272,7 +272,7 @@ FAULTS = (
     # --- the control panel -------------------------------------------------------------------------------------------
     Fault(
         "a learning-rate range test trains the classifier itself",
-        "rehearsal.py",
+        "training/tuning/trial_steps.py",
         "precision.convert_module(deepcopy(classifier))",
         "precision.convert_module(classifier)",
         ("test_lr_range.py", "test_batch_size.py"),
@@ -287,14 +287,14 @@ FAULTS = (
     # --- what comes from outside -------------------------------------------------------------------------------------
     Fault(
         "a checkpoint is written in its place",
-        "checkpoints.py",
+        "training/checkpoints.py",
         "    write_atomically(path, write, size=size)\n\n\nclass WholeCheckpoints",
         "    write(path)\n\n\nclass WholeCheckpoints",
         ("test_robustness.py",),
     ),
     Fault(
         "Lightning writes checkpoints in its own way",
-        "checkpoints.py",
+        "training/checkpoints.py",
         "        write_checkpoint(Path(path), checkpoint)",
         "        super().save_checkpoint(checkpoint, path)",
         ("test_robustness.py",),
@@ -409,7 +409,7 @@ FAULTS = (
     ),
     Fault(
         "heads on kept features have small batches, however many the images",
-        "auto.py",
+        "training/tuning/auto.py",
         "        size *= 2",
         "        return size",
         ("test_batch_size.py",),

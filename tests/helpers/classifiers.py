@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from headstart.classifier import TransferClassifier
 from headstart.data.datamodule import ImageDataModule
 from headstart.data.dataset import Samples
+from headstart.training.classifier import TransferClassifier
 
 CPU = torch.device("cpu")
 

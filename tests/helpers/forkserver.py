@@ -30,7 +30,13 @@ MODULES = (
     *("torch", "torchvision", "lightning.pytorch", "torch.utils.tensorboard", "sklearn.model_selection"),
     *("sklearn.datasets", "scipy.stats", "scipy.optimize", "matplotlib.figure", "matplotlib.backends.backend_agg"),
     *("hydra", "optuna", "timm", "torch.distributed.run", "lightning.pytorch.loggers"),
-    *("headstart.train", "headstart.cli", "headstart.report.sweep", "headstart.sweeps.running", "headstart.evaluation"),
+    *(
+        "headstart.train",
+        "headstart.cli",
+        "headstart.report.sweep",
+        "headstart.sweeps.running",
+        "headstart.inference.evaluate",
+    ),
     *("headstart.sweeps.grid", "headstart.sweeps.optuna", "headstart.sweeps.study", "headstart.sweeps.summary"),
     "tests.helpers.networks",
 )

@@ -24,10 +24,10 @@ VARIABLE = "HEADSTART_KILL"
 BEFORE, AFTER = "before", "after"
 # Where: the module that looks the function up, the function, and on which side of the call.
 POINTS = {
-    "an epoch begins": ("headstart.callbacks", "SeedEpochs.on_train_epoch_start", BEFORE),
+    "an epoch begins": ("headstart.training.callbacks", "SeedEpochs.on_train_epoch_start", BEFORE),
     "before a checkpoint": ("lightning.pytorch.trainer.trainer", "Trainer.save_checkpoint", BEFORE),
     "after a checkpoint": ("lightning.pytorch.trainer.trainer", "Trainer.save_checkpoint", AFTER),
-    "inside a checkpoint": ("headstart.checkpoints", "torch.save", AFTER),  # written, and not in its place yet
+    "inside a checkpoint": ("headstart.training.checkpoints", "torch.save", AFTER),  # written, and not in its place yet
     "before the figures": ("headstart.train", "record_end", BEFORE),
     "after the figures": ("headstart.train", "record_end", AFTER),
     "after rows": ("headstart.cache.store", "FeatureStore.append", AFTER),

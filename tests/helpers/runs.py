@@ -65,8 +65,8 @@ def tensors(folder: Path) -> dict[str, Tensor]:
 
 def interrupt_after(epochs: int, *overrides: str, folder: Path) -> None:
     """A run that dies when an epoch begins, as by a power cut."""
-    from headstart import callbacks
     from headstart.train import run
+    from headstart.training import callbacks
 
     class PowerCutError(Exception):
         pass

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headstart.callbacks import build_callbacks
-from headstart.classifier import TransferClassifier
 from headstart.data.augmentation import build_mixing
 from headstart.models.unfreezing import Finetuning
-from headstart.optimization import build_optimizer, build_schedule
-from headstart.trainer import build_trainer, quiet_lightning
+from headstart.training.callbacks import build_callbacks
+from headstart.training.classifier import TransferClassifier
+from headstart.training.optimization import build_optimizer, build_schedule
+from headstart.training.trainer import build_trainer, quiet_lightning
 from tests.helpers.classifiers import images, to_tensor
 from tests.helpers.runs import SMALL, composed
 from tests.helpers.watch import Watch

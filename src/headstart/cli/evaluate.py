@@ -30,7 +30,7 @@ def add(commands: Any) -> None:
 
 def run(words: argparse.Namespace) -> int:
     """Runs the command."""
-    from headstart.evaluation import evaluate  # late: it imports Lightning and Hydra
+    from headstart.inference.evaluate import evaluate  # late: it imports Lightning and Hydra
     from headstart.utils.tables import show_figures
 
     if words.out:

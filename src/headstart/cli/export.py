@@ -24,8 +24,8 @@ def add(commands: Any) -> None:
 def run(words: argparse.Namespace) -> int:
     """Runs the command."""
     import headstart  # late, like all that needs torch
-    from headstart.export import export
-    from headstart.inputs import find_images
+    from headstart.inference.export import export
+    from headstart.inference.image_inputs import find_images
 
     model = headstart.load(words.model, "cpu")
     out = words.out or (model.run_folder or Path()) / "export"

@@ -15,8 +15,8 @@ from headstart.utils.errors import ConfigError, DataError
 from headstart.utils.files import csv_text
 
 if TYPE_CHECKING:
-    from headstart.inputs import Inputs
-    from headstart.model import Model, Prediction
+    from headstart.inference.image_inputs import Inputs
+    from headstart.inference.model import Model, Prediction
 
     Answers = Iterator[tuple[str, Prediction | DataError]]
 
@@ -65,7 +65,7 @@ def run(words: argparse.Namespace) -> int:
         The exit status: 1 if there is an image without an answer.
     """
     import headstart  # late, like all that needs torch: help and mistakes are answered at once
-    from headstart.inputs import find_images
+    from headstart.inference.image_inputs import find_images
     from headstart.utils.files import write_atomically
 
     kind = _format(words)
@@ -96,7 +96,7 @@ def run(words: argparse.Namespace) -> int:
             write = partial(write_table, width=width, class_names=model.class_names)
     answers = _answers(model, inputs, words, top, failed)
     if words.explain:
-        from headstart.explain.files import Pictures  # late: what it needs takes seconds to import
+        from headstart.inference.explain.heatmap_files import Pictures  # late: what it needs takes seconds to import
 
         answers = Pictures(model, words.explain).follow(inputs.images, answers)
     if words.out:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 from torch import nn
 
 from headstart.models.blocks import blocks_of
 from headstart.models.freezing import freeze_backbone, freeze_batchnorm
-from headstart.utils.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -114,30 +112,6 @@ class Thawing:
             else:
                 groups.append(ParameterGroup(block.name, parameters, rate))
         return groups if len(groups) > 1 else [replace(groups[0], name="all")]
-
-
-def check_strategy(strategy: Strategy) -> None:
-    """Makes sure that what is frozen can change during training.
-
-    Raises:
-        ConfigError: it cannot with this strategy of Lightning's.
-    """
-    if not isinstance(strategy, DDPStrategy | SingleDeviceStrategy):
-        raise ConfigError(
-            f"trainer.strategy: what thaws during training works with auto or ddp, not with {type(strategy).__name__}: "
-            f"choose one of them, or finetune=full, layer_decay or bn_frozen."
-        )
-
-
-def renew(strategy: Strategy) -> None:
-    """Tells the processes of a run that other parameters have gradients now.
-
-    DistributedDataParallel averages the gradients of what had any when it was made, and of nothing else: what thaws
-    later would drift apart from process to process, in silence.
-    """
-    if isinstance(strategy, DDPStrategy):
-        strategy.model = strategy.lightning_module
-        strategy.configure_ddp()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from headstart.data.build import open_source
 from headstart.data.datamodule import ImageDataModule
 from headstart.data.preprocessing import Preprocessing, evaluation_transform
 from headstart.data.splits import make_splits, split_table
-from headstart.evaluation import check_split
+from headstart.inference.evaluate import check_split
 from headstart.models.model_folder import read_artifact
 from headstart.report import write_report
 from headstart.runs.finished import read_environment

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from headstart.data.datamodule import ImageDataModule
 from headstart.data.preprocessing import Preprocessing
-from headstart.explain import explain, overlay
-from headstart.model import Model
+from headstart.inference.explain.heatmaps import explain, overlay
+from headstart.inference.model import Model
 from headstart.models.model_folder import Artifact, read_artifact
 from headstart.report import charts, pictures
 from headstart.report.pictures import Tile

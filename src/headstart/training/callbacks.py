@@ -8,12 +8,11 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, RichProgressBar, WeightAveraging
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from headstart.checkpoints import KeepBest, KeepLast
-from headstart.classifier import TransferClassifier
 from headstart.data.samplers import mixed_seed
+from headstart.training.checkpoints import KeepBest, KeepLast
+from headstart.training.classifier import TransferClassifier
 from headstart.utils.metrics import direction
 
 
@@ -151,14 +150,3 @@ def build_callbacks(
         checkpoints = folder / "checkpoints"
         callbacks += [KeepBest(checkpoints, monitor, Path(resumed) if resumed else None), KeepLast(checkpoints)]
     return callbacks
-
-
-def build_loggers(folder: Path, *, tensorboard: bool, csv: bool) -> list[Logger]:
-    """TensorBoard's in `tensorboard/` and a table in `csv/metrics.csv` of the run folder."""
-    loggers: list[Logger] = []
-    if tensorboard:
-        # Lightning's own hp_metric would be a second, meaningless figure beside the monitored one.
-        loggers.append(TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False))
-    if csv:
-        loggers.append(CSVLogger(folder, name="", version="csv"))
-    return loggers

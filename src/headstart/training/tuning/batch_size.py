@@ -13,9 +13,9 @@ import torch
 from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 
-from headstart.classifier import TransferClassifier
 from headstart.data.datamodule import Batch
-from headstart.rehearsal import Rehearsal, random_states_kept
+from headstart.training.classifier import TransferClassifier
+from headstart.training.tuning.trial_steps import Rehearsal, random_states_kept
 from headstart.utils.errors import ConfigError
 from headstart.utils.progress import progress_bar
 

@@ -17,8 +17,9 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from headstart.data.datamodule import Batch
 from headstart.models.freezing import hold_in_eval
-from headstart.models.unfreezing import Finetuning, Thawing, check_strategy, renew
-from headstart.optimization import BuildOptimizer, BuildSchedule, build_optimizer, build_schedule, can_fuse
+from headstart.models.unfreezing import Finetuning, Thawing
+from headstart.training.distributed import check_strategy, renew
+from headstart.training.optimization import BuildOptimizer, BuildSchedule, build_optimizer, build_schedule, can_fuse
 
 SPLITS = ("train", "val", "test")
 NOTED_IMAGES = 4096

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import headstart
 from headstart.data.image_io import as_image
 from headstart.data.preprocessing import Preprocessing, normalisation, pixel_transform
-from headstart.model import Model
+from headstart.inference.model import Model
 from headstart.utils.errors import ConfigError, ModelError, brief
 from headstart.utils.files import write_atomically
 

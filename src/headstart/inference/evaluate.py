@@ -15,9 +15,6 @@ from torch import Tensor, nn
 
 from headstart.cache.feature_loaders import FeatureDataModule
 from headstart.cache.features import frozen_features
-from headstart.callbacks import ProgressBar
-from headstart.checkpoints import classifier_of, without_backbone
-from headstart.classifier import TransferClassifier
 from headstart.config.compose import evaluation_config
 from headstart.config.schema import CachedFeatures, Features
 from headstart.data.build import open_source
@@ -27,9 +24,12 @@ from headstart.data.image_folder import imagefolder
 from headstart.data.preprocessing import Preprocessing, evaluation_transform, several_views
 from headstart.data.splits import make_splits, split_sha256, split_table
 from headstart.models.model_folder import Artifact, read_artifact
-from headstart.outputs import KeepOutputs, figures_of_splits
 from headstart.runs.predictions import Evaluation, image_names
-from headstart.trainer import build_trainer, quiet_lightning, sees_all_images
+from headstart.training.callbacks import ProgressBar
+from headstart.training.checkpoints import classifier_of, without_backbone
+from headstart.training.classifier import TransferClassifier
+from headstart.training.split_metrics import KeepOutputs, figures_of_splits
+from headstart.training.trainer import build_trainer, quiet_lightning, sees_all_images
 from headstart.utils.errors import ConfigError, DataError
 
 FIRST = ("test", "val", "train")  # which split is evaluated, of those that the data have

@@ -9,16 +9,17 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from headstart.batch_size import best_batch_size
 from headstart.cache.feature_loaders import FeatureDataModule
-from headstart.checkpoints import without_backbone
-from headstart.choosing import Choice, check_agreement
-from headstart.classifier import TransferClassifier
 from headstart.config.data_schema import USUAL_BATCH
 from headstart.config.ranges import AUTO
 from headstart.data.datamodule import ImageDataModule
-from headstart.lr_range import Batches, RangeTest, lr_range_test
 from headstart.models.model_folder import read_checkpoint
+from headstart.training.checkpoints import without_backbone
+from headstart.training.classifier import TransferClassifier
+from headstart.training.distributed import check_agreement
+from headstart.training.tuning.batch_size import best_batch_size
+from headstart.training.tuning.choose_strategy import Choice
+from headstart.training.tuning.lr_range_test import Batches, RangeTest, lr_range_test
 
 log = logging.getLogger(__name__)
 STEPS = 200  # of an epoch: 6,400 images and fewer keep the usual batches
@@ -144,7 +145,7 @@ class Auto(pl.Callback):
         if stage != "fit" or trainer.world_size == 1:
             return
         if self.choice:
-            check_agreement(self.choice)
+            check_agreement(self.choice.strategy)
         if self.asked:
             assert isinstance(pl_module, TransferClassifier)
             assert self._data is not None

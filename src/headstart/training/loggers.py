@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch.utils.tensorboard.summary import custom_scalars, hparams
 
 from headstart.runs.listing import flat
@@ -64,3 +65,14 @@ def write_hyperparameters(loggers: Sequence[Logger], settings: Mapping[str, Any]
 def _is_figure(name: str, value: float) -> bool:
     split, _, rest = name.partition("/")
     return split in ("train", "val", "test") and "/" not in rest and math.isfinite(value)
+
+
+def build_loggers(folder: Path, *, tensorboard: bool, csv: bool) -> list[Logger]:
+    """TensorBoard's in `tensorboard/` and a table in `csv/metrics.csv` of the run folder."""
+    loggers: list[Logger] = []
+    if tensorboard:
+        # Lightning's own hp_metric would be a second, meaningless figure beside the monitored one.
+        loggers.append(TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False))
+    if csv:
+        loggers.append(CSVLogger(folder, name="", version="csv"))
+    return loggers

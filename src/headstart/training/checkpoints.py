@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.fabric.utilities.rank_zero import rank_zero_only
@@ -17,9 +18,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from headstart.classifier import BACKBONE, TransferClassifier
 from headstart.models.model_folder import Artifact, has_backbone, read_artifact, read_checkpoint
 from headstart.models.network import build_network
+from headstart.training.classifier import BACKBONE, TransferClassifier
 from headstart.utils.errors import HeadstartError, ModelError
 from headstart.utils.files import write_atomically
 from headstart.utils.metrics import direction
@@ -222,3 +223,14 @@ def _brief(value: object) -> str:
         return " ".join(f"{key}={part}" for key, part in value.items())
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def restore_best(trainer: pl.Trainer, classifier: TransferClassifier) -> int | None:
+    """Loads the best checkpoint, if the run keeps one; gives its epoch, counted from 1."""
+    for keeper in trainer.checkpoint_callbacks:
+        if isinstance(keeper, KeepBest) and keeper.best_model_path:
+            checkpoint = read_checkpoint(keeper.best_model_path)
+            classifier.on_load_checkpoint(checkpoint)
+            classifier.load_state_dict(checkpoint["state_dict"])
+            return int(checkpoint["epoch"]) + 1
+    return None

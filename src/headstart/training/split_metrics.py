@@ -13,9 +13,10 @@ from torch.utils.hooks import RemovableHandle
 
 from headstart.cache.decoded_images import DecodedDataModule
 from headstart.cache.feature_loaders import FeatureDataModule
-from headstart.classifier import TransferClassifier
 from headstart.data.datamodule import ImageDataModule
 from headstart.runs.predictions import FEATURED, Outputs
+from headstart.training.classifier import TransferClassifier
+from headstart.training.distributed import gathered
 
 HALF = torch.finfo(torch.float16).max
 
@@ -70,18 +71,6 @@ class KeepOutputs(pl.Callback):
             # Of several processes, the first one's share is spread as evenly as all.
             featured = np.array(self._featured, dtype=np.int64) * trainer.world_size
             self.outputs = Outputs(logits, torch.cat(self._features), featured)
-
-
-def gathered(share: Tensor, world: int) -> Tensor:
-    """The rows of all processes in the order of the images, of which each process has every `world`-th."""
-    if world == 1:
-        return share
-    shares: list[Any] = [None] * world
-    torch.distributed.all_gather_object(shares, share)
-    whole = share.new_empty(sum(map(len, shares)), *share.shape[1:])
-    for rank, part in enumerate(shares):
-        whole[rank::world] = part
-    return whole
 
 
 def figures_of_splits(

@@ -198,7 +198,7 @@ class Model:
             split: "test", "val" or "train"; None takes the first of these that there is.
             tta: see `predict`.
         """
-        from headstart.evaluation import evaluate  # late: it imports Lightning and Hydra
+        from headstart.inference.evaluate import evaluate  # late: it imports Lightning and Hydra
 
         return evaluate(self.path, *words, split=split, tta=tta)
 

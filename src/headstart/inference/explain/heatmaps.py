@@ -18,12 +18,12 @@ from torchvision.transforms import v2
 
 from headstart.data.image_io import as_image
 from headstart.data.preprocessing import normalisation, pixel_transform
-from headstart.explain.places import find_place
+from headstart.inference.explain.feature_map import find_place
 from headstart.utils.errors import ConfigError, DataError, brief, suggestion
 
 if TYPE_CHECKING:
     from headstart.data.image_io import ImageLike
-    from headstart.model import Model
+    from headstart.inference.model import Model
 
 BATCH = 8  # images at a time; see model.CPU_BATCH
 COLOURS = "inferno"  # of matplotlib's: from black through red to yellow, for colour-blind eyes and in print, too

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from lightning.pytorch.plugins.precision import Precision
 
-from headstart.classifier import TransferClassifier
 from headstart.data.datamodule import Batch
+from headstart.training.classifier import TransferClassifier
 
 
 @contextmanager

@@ -11,10 +11,10 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.profilers import Profiler
 
-from headstart.bottleneck import Measures
 from headstart.cache.staged import StagedBatches
 from headstart.data.datamodule import Batch
-from headstart.probe import fixed_share
+from headstart.training.bottleneck import Measures
+from headstart.training.probe import fixed_share
 
 # The stages of a step. The last is what the network's two passes leave: the optimizer's step, and what Lightning does.
 WAITING, TRANSFER, NETWORK, REST = range(4)

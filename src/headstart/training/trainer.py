@@ -6,7 +6,7 @@ import ctypes
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 
-from headstart.checkpoints import KeepBest, WholeCheckpoints
-from headstart.utils.errors import ConfigError, DiskError, ProcessError, brief, has_no_room, no_room
+from headstart.training.checkpoints import KeepBest, WholeCheckpoints
+from headstart.utils.errors import ConfigError, DiskError, ProcessError, brief, has_no_room, no_room, suggestion
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
@@ -139,3 +139,21 @@ def sees_all_images(trainer: pl.Trainer) -> bool:
     limits = (trainer.limit_train_batches, trainer.limit_val_batches, trainer.limit_test_batches)
     sees_all = all(isinstance(limit, float) and limit == 1 for limit in limits)
     return sees_all and not isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
+
+
+def check_monitor(monitor: str, measured: Sequence[str]) -> None:
+    """Makes sure that the monitored metric will be measured.
+
+    Args:
+        monitor: the metric.
+        measured: of each split, without the split.
+
+    Raises:
+        ConfigError: it will not; the message lists what is.
+    """
+    known = [f"{split}/{name}" for split in ("train", "val") for name in measured]
+    if monitor not in known:
+        raise ConfigError(
+            f"monitor={monitor}: this is not measured here (top5_accuracy is, with more than five classes)."
+            f"{suggestion(monitor, known)} There are {', '.join(known)}."
+        )

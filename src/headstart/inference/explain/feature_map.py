@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from headstart.utils.errors import ModelError
 
 if TYPE_CHECKING:
-    from headstart.model import Model
+    from headstart.inference.model import Model
 
 IMAGES = 4  # of noise, to measure with
 MOST_PREFIX = 2  # tokens in front of those of the patches, if the network does not tell: class and distillation (DeiT)

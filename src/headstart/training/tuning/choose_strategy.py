@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -16,7 +15,7 @@ from headstart.cache.features import frozen_features
 from headstart.data.datamodule import ImageDataModule
 from headstart.models.backbone import Backbone
 from headstart.models.model_folder import read_checkpoint
-from headstart.utils.errors import ConfigError, ModelError
+from headstart.utils.errors import ModelError
 from headstart.utils.hashing import module_sha256
 
 FROZEN, SCRATCH = "frozen", "scratch"  # besides the names of strategies
@@ -136,23 +135,6 @@ def choose(
     batches = [features for features, _ in found.data.evaluation_dataloader("train")]
     told = similarity(torch.cat(batches), some.splits["train"].labels, seed)
     return chosen(len(labels) / len(np.unique(labels)), told)
-
-
-def check_agreement(choice: Choice) -> None:
-    """Makes sure that all processes of a run have chosen the same, as each looks for itself.
-
-    Raises:
-        ConfigError: they have not; in every one of them.
-    """
-    if not torch.distributed.is_initialized():
-        return
-    found: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(found, choice.strategy)
-    if len(set(found)) > 1:
-        raise ConfigError(
-            f"finetune=auto: the processes of this run have chosen differently: {', '.join(found)}. Choose one: "
-            f"finetune=NAME, or freeze=true."
-        )
 
 
 def some_of(data: ImageDataModule, seed: int) -> ImageDataModule:

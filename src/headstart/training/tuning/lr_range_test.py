@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from headstart.cache.decoded_images import DecodedDataModule
 from headstart.cache.feature_loaders import FeatureDataModule
-from headstart.classifier import TransferClassifier
 from headstart.data.datamodule import Batch, ImageDataModule
 from headstart.data.samplers import EpochSampler, mixed_seed
-from headstart.rehearsal import Rehearsal, random_states_kept
+from headstart.training.classifier import TransferClassifier
+from headstart.training.tuning.trial_steps import Rehearsal, random_states_kept
 from headstart.utils.errors import ConfigError
 from headstart.utils.files import csv_text
 from headstart.utils.progress import progress_bar

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from headstart.explain.heatmaps import BATCH, Explainer, Heatmap, overlay
+from headstart.inference.explain.heatmaps import BATCH, Explainer, Heatmap, overlay
 from headstart.utils.console import say
 from headstart.utils.errors import ConfigError, DataError
 from headstart.utils.files import write_atomically
 
 if TYPE_CHECKING:
-    from headstart.inputs import Input
-    from headstart.model import Model, Prediction
+    from headstart.inference.image_inputs import Input
+    from headstart.inference.model import Model, Prediction
 
     Answer = tuple[str, Prediction | DataError]
 
