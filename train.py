@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from headstart.config.check import check
-from headstart.sweeps.plugins import check_plugins
+from headstart.sweeps.requirements import check_plugins
 from headstart.training.launch import check_launch
 from headstart.utils import errors
 from headstart.utils.console import guard_logs
@@ -25,7 +25,7 @@ def main(cfg: DictConfig) -> float | None:
     settings = check(cfg)
     job = HydraConfig.get()
     if job.mode == RunMode.MULTIRUN:
-        from headstart.sweeps.running import run_job
+        from headstart.sweeps.job_process import run_job
 
         return run_job(settings, job)
 

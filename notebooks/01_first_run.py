@@ -71,8 +71,8 @@ for name in ("train/accuracy", "val/accuracy", "test/accuracy", "params/trainabl
 from headstart.config.compose import evaluation_config
 from headstart.data.preprocessing import Preprocessing
 from headstart.models.model_folder import read_artifact
-from headstart.report import pictures
-from headstart.report.again import images_of
+from headstart.report import image_grids
+from headstart.report.run_report import images_of
 from headstart.report.style import png
 from headstart.runs.finished import read_finished
 
@@ -85,7 +85,7 @@ def show(figure):
 run = read_finished(frozen)
 data = images_of(frozen, evaluation_config(frozen, []))
 preprocessing = Preprocessing.from_dict(read_artifact(frozen).description["preprocessing"])
-show(pictures.grid(pictures.seen(data.splits["train"], data.training, preprocessing, run.class_names)))
+show(image_grids.grid(image_grids.seen(data.splits["train"], data.training, preprocessing, run.class_names)))
 
 # %% [markdown]
 # ## The same from Python, and from scratch
@@ -146,8 +146,8 @@ for name, probability in answer.top:
 # %%
 least_sure = run.judged.probabilities.amax(dim=1).argsort()[:4]
 show(
-    pictures.with_bars(
-        pictures.examples(run.judged, test, 4) + pictures.answered(run.judged, test, least_sure.tolist())
+    image_grids.with_bars(
+        image_grids.examples(run.judged, test, 4) + image_grids.answered(run.judged, test, least_sure.tolist())
     )
 )
 

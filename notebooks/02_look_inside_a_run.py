@@ -33,8 +33,8 @@ import numpy as np
 from IPython.display import Image, display
 
 from headstart.config.compose import evaluation_config
-from headstart.report import charts, pictures, statistics
-from headstart.report.again import images_of
+from headstart.report import charts, image_grids, statistics
+from headstart.report.run_report import images_of
 from headstart.report.style import CYCLE, INK, figure, new_figure, png
 from headstart.runs.finished import read_finished
 from headstart.train import run as train
@@ -157,7 +157,7 @@ for threshold in (0.0, 0.5, 0.8, 0.9, 0.99):
 # %%
 data = images_of(run.folder, evaluation_config(run.folder, []))
 samples = data.splits[judged.split]
-show(pictures.grid(pictures.worst(judged, samples, 16)))
+show(image_grids.grid(image_grids.worst(judged, samples, 16)))
 
 # %% [markdown]
 # The same is in `evaluation/SPLIT/predictions.csv` of the run folder, a row for each image.

@@ -98,7 +98,7 @@ for folder in sorted(path for path in Path(PHOTOS).iterdir() if path.is_dir()):
 
 # %%
 from headstart.config.compose import evaluation_config
-from headstart.report.look import look
+from headstart.report.data_preview import look
 
 words = ["data=imagefolder", f"data.root={PHOTOS}", "augment=standard", *MODEL]
 print("headstart look ", shlex.join(words))
@@ -179,11 +179,11 @@ for path, answer in answers[:12]:
 
 # %%
 from headstart.data.image_io import read_image
-from headstart.report import pictures
+from headstart.report import image_grids
 
 unsure = sorted(answers, key=lambda pair: pair[1].probability)[:8]
-tiles = [pictures.Tile(read_image(path), (Path(path).name,), bars=answer.top) for path, answer in unsure]
-show(pictures.with_bars(tiles))
+tiles = [image_grids.Tile(read_image(path), (Path(path).name,), bars=answer.top) for path, answer in unsure]
+show(image_grids.with_bars(tiles))
 
 # %% [markdown]
 # ## Why does it say so?
@@ -197,10 +197,10 @@ from headstart.inference.explain.heatmaps import explain, overlay
 
 heatmaps = explain(model, [path for path, _ in unsure])
 tiles = [
-    pictures.Tile(found.crop, (Path(path).name, f"why {found.class_name}?"), overlay=overlay(found.crop, found.heat))
+    image_grids.Tile(found.crop, (Path(path).name, f"why {found.class_name}?"), overlay=overlay(found.crop, found.heat))
     for (path, _), found in zip(unsure, heatmaps, strict=True)
 ]
-show(pictures.grid(tiles))
+show(image_grids.grid(tiles))
 
 # %% [markdown]
 # ## Take it away

@@ -13,8 +13,8 @@ import pytest
 
 from headstart.cli import main
 from headstart.config.compose import evaluation_config
-from headstart.report.sweep import report_sweep
 from headstart.sweeps.jobs import Job
+from headstart.sweeps.report import report_sweep
 from tests.helpers.board import started_board
 
 WIDTHS = {"phone": 390, "desktop": 1280}

@@ -14,7 +14,7 @@ from PIL import Image
 
 from headstart.cli import main
 from headstart.data.image_io import image_size
-from headstart.report.look import measured
+from headstart.report.data_preview import measured
 from headstart.utils.errors import ConfigError, DataError
 from tests.helpers.images import CLASSES, class_folders
 
@@ -106,7 +106,7 @@ def test_the_size_of_a_file_is_that_of_the_upright_image(orientation: int, tmp_p
 
 def test_of_many_files_a_sample_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from headstart.data.dataset import Samples
-    from headstart.report import look
+    from headstart.report import data_preview as look
 
     monkeypatch.setattr(look, "MEASURED", 10)
     for index in range(40):

@@ -17,7 +17,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from torch import Tensor, nn
 
 from headstart.models.unfreezing import Finetuning
-from headstart.report import write_report
+from headstart.report.run_report import write_report
 from headstart.training.classifier import TransferClassifier
 from headstart.training.optimization import build_optimizer
 from headstart.training.tuning.lr_range_test import DIVERGED, STEPS, lr_range_test, smooth, suggested

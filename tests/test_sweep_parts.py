@@ -23,13 +23,13 @@ from optuna.distributions import CategoricalDistribution
 from headstart.data.workers import CORES, available_cores
 from headstart.runs.listing import Run
 from headstart.sweeps.grid import GridSweeper
+from headstart.sweeps.job_process import run_job
 from headstart.sweeps.jobs import Job, OccupiedError, digest, jobs_below
 from headstart.sweeps.launching import check_launcher
 from headstart.sweeps.naming import LONGEST, job_name, sweep_name
-from headstart.sweeps.places import share, slot, visible_gpus
-from headstart.sweeps.plugins import NEEDS, check_plugins
-from headstart.sweeps.running import run_job
+from headstart.sweeps.requirements import NEEDS, check_plugins
 from headstart.sweeps.seeds import repeated, seed_rows
+from headstart.sweeps.slots import share, slot, visible_gpus
 from headstart.sweeps.summary import told_failures
 from headstart.sweeps.worker import DiedError, FailedError, Worker
 from headstart.utils.errors import ConfigError, HeadstartError
@@ -144,7 +144,7 @@ def test_each_of_two_jobs_has_its_gpu_and_half_of_the_cores(tmp_path: Path, monk
     code = f"""if True:
         import time
         from pathlib import Path
-        from headstart.sweeps.places import slot
+        from headstart.sweeps.slots import slot
         with slot(Path({str(tmp_path)!r}), first=1, slots=2) as number:
             print(number, time.time(), flush=True)
             time.sleep(1)

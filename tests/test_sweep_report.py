@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from headstart.report.sweep import Sweep, charted, commands, figures, report_sweep, tail
-from headstart.report.sweep_charts import by_setting, history
 from headstart.runs.listing import Run
+from headstart.sweeps.charts import by_setting, history
+from headstart.sweeps.report import Sweep, charted, commands, figures, report_sweep, tail
 
 ACCURACY, LOSS = "val/accuracy", "val/loss"
 

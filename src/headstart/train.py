@@ -25,7 +25,7 @@ from headstart.cache.staged import StagedDataModule
 from headstart.config.check import to_yaml
 from headstart.config.schema import Config
 from headstart.data.splits import split_table
-from headstart.report import report_run
+from headstart.report.run_report import report_run
 from headstart.runs.folder import (
     check_folder,
     record_answers,

@@ -250,7 +250,7 @@ FAULTS = (
     ),
     Fault(
         "a job that has finished is run again",
-        "sweeps/running.py",
+        "sweeps/job_process.py",
         "        if job.finished:\n            return job.value()\n",
         "",
         ("test_sweep_parts.py",),

@@ -33,8 +33,8 @@ MODULES = (
     *(
         "headstart.train",
         "headstart.cli",
-        "headstart.report.sweep",
-        "headstart.sweeps.running",
+        "headstart.sweeps.report",
+        "headstart.sweeps.job_process",
         "headstart.inference.evaluate",
     ),
     *("headstart.sweeps.grid", "headstart.sweeps.optuna", "headstart.sweeps.study", "headstart.sweeps.summary"),

@@ -25,7 +25,7 @@ def run(words: argparse.Namespace) -> int:
     from headstart.config.compose import evaluation_config
 
     config = evaluation_config(None, words.several)  # first: a typo must not wait for torch
-    from headstart.report.look import look
+    from headstart.report.data_preview import look
 
     out = words.out or Path("outputs/look") / datetime.now().strftime("%Y-%m-%d/%H-%M-%S")
     print(printable(f"look: {look(config, out, words.several)}"))

@@ -28,8 +28,8 @@ def add(commands: Any) -> None:
 
 def run(words: argparse.Namespace) -> int:
     """Runs the command."""
-    from headstart.report.again import report_again  # late: it imports Lightning and matplotlib
     from headstart.report.comparison import write_comparison
+    from headstart.report.run_report import report_again
     from headstart.runs.finished import read_finished
 
     settings = [word for word in words.several if "=" in word and not Path(word).exists()]

@@ -15,8 +15,8 @@ from headstart.data.preprocessing import Preprocessing
 from headstart.inference.explain.heatmaps import explain, overlay
 from headstart.inference.model import Model
 from headstart.models.model_folder import Artifact, read_artifact
-from headstart.report import charts, pictures
-from headstart.report.pictures import Tile
+from headstart.report import charts, image_grids
+from headstart.report.image_grids import Tile
 from headstart.report.style import png
 from headstart.runs.finished import FinishedRun
 from headstart.utils.errors import told
@@ -63,11 +63,11 @@ class Contents:
         for name, tiles in self.tiles.items():
             match name:
                 case "examples":
-                    drawn[name] = pictures.with_bars(tiles)
+                    drawn[name] = image_grids.with_bars(tiles)
                 case "augmented":
-                    drawn[name] = pictures.grid(tiles, columns=pictures.VIEWS + 1)
+                    drawn[name] = image_grids.grid(tiles, columns=image_grids.VIEWS + 1)
                 case _:
-                    drawn[name] = pictures.grid(tiles[: EXPLAINED if tiles[0].overlay else pictures.SHOWN])
+                    drawn[name] = image_grids.grid(tiles[: EXPLAINED if tiles[0].overlay else image_grids.SHOWN])
         return drawn
 
 
@@ -113,10 +113,10 @@ def _tiles(run: FinishedRun, data: ImageDataModule, artifact: Artifact) -> dict[
     judged, train = run.judged, data.splits["train"]
     samples = data.splits[judged.split]
     return {
-        "seen": lambda: pictures.seen(train, data.training, preprocessing, run.class_names),
-        "augmented": lambda: pictures.augmented(train, data.training, data.evaluation, preprocessing),
-        "examples": lambda: pictures.examples(judged, samples),
-        "worst": lambda: explained(pictures.worst(judged, samples, WORST), artifact),
+        "seen": lambda: image_grids.seen(train, data.training, preprocessing, run.class_names),
+        "augmented": lambda: image_grids.augmented(train, data.training, data.evaluation, preprocessing),
+        "examples": lambda: image_grids.examples(judged, samples),
+        "worst": lambda: explained(image_grids.worst(judged, samples, WORST), artifact),
     }
 
 

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 import headstart
 from headstart.report.contents import WORST, Contents
-from headstart.report.pictures import VIEWS, worst_indices
+from headstart.report.image_grids import VIEWS, worst_indices
 from headstart.report.statistics import calibration_error, mean_interval, wilson
 from headstart.report.style import svg
 from headstart.runs.finished import FinishedRun

@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize
 
 from headstart.data.dataset import Samples
-from headstart.report import pictures
+from headstart.report import image_grids
 from headstart.report.contents import Contents
 from headstart.runs.predictions import Evaluation
 
@@ -110,6 +110,6 @@ def _project(writer: SummaryWriter, evaluation: Evaluation, samples: Samples | N
 
 
 def _thumbnail(samples: Samples, index: int) -> torch.Tensor:
-    image = center_crop(resize(pictures.thumbnail(samples, index, 4 * THUMBNAIL), THUMBNAIL), THUMBNAIL)
+    image = center_crop(resize(image_grids.thumbnail(samples, index, 4 * THUMBNAIL), THUMBNAIL), THUMBNAIL)
     thumbnail: torch.Tensor = pil_to_tensor(image).float() / 255
     return thumbnail

@@ -11,9 +11,9 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from headstart.runs.listing import Run, sorted_by, table
+from headstart.sweeps.job_process import call
 from headstart.sweeps.jobs import failures_of, jobs_below
 from headstart.sweeps.launching import Launched
-from headstart.sweeps.running import call
 from headstart.sweeps.seeds import repeated, seed_rows
 from headstart.sweeps.worker import DiedError, FailedError
 from headstart.utils.console import one_line, printable
@@ -142,7 +142,7 @@ def job_rows(runs: Sequence[Run], failures: Mapping[str, str], folder: Path, met
 
 def write_report(folder: Path, best: Path, importance: Mapping[str, float], lost: Mapping[str, str]) -> None:
     """Writes the report of the best run and that of the sweep; what goes wrong there is a warning."""
-    from headstart.report import sweep
+    from headstart.sweeps import report as sweep
 
     try:
         for line in call(sweep.report_sweep, folder, best, dict(importance), dict(lost)):

@@ -21,7 +21,7 @@ from headstart.config.compose import CONF, quoted
 from headstart.config.schema import Config
 from headstart.data.workers import CORES, available_cores, end_with_parent
 from headstart.sweeps.jobs import Job
-from headstart.sweeps.places import share, slot
+from headstart.sweeps.slots import share, slot
 from headstart.sweeps.worker import DiedError, FailedError, Worker
 from headstart.utils.console import guard_logs
 from headstart.utils.errors import HeadstartError

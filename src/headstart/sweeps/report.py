@@ -16,10 +16,10 @@ from urllib.parse import quote
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from headstart.report import sweep_charts as charts
 from headstart.report.html import render
 from headstart.report.style import short, svg
 from headstart.runs.listing import SHOWN, Plain, Run, differing, setting, sorted_by
+from headstart.sweeps import charts
 from headstart.sweeps.jobs import Job, failures_of, jobs_below
 from headstart.sweeps.seeds import SEED, Repeated, repeated
 from headstart.utils.errors import told
@@ -51,7 +51,7 @@ def report_sweep(
     lines, page = [], best / "report" / "index.html"
     try:
         if not page.exists() or page.stat().st_mtime < (best / "metrics.json").stat().st_mtime:
-            from headstart.report.again import report_again  # late: it imports Lightning
+            from headstart.report.run_report import report_again
 
             page = report_again(best)
         lines.append(f"report of the best run: {page}")

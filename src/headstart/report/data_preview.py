@@ -21,10 +21,10 @@ from headstart.data.image_io import image_size
 from headstart.data.preprocessing import Preprocessing, evaluation_transform
 from headstart.data.splits import make_splits
 from headstart.models.backbone import build_backbone
-from headstart.report import pictures
+from headstart.report import image_grids
 from headstart.report.charts import NAMED, WIDTH
 from headstart.report.html import data_name, render
-from headstart.report.pictures import Tile
+from headstart.report.image_grids import Tile
 from headstart.report.style import BLUE, SPLIT_COLOURS, figure, new_figure, png, short, svg
 from headstart.utils.errors import DataError
 from headstart.utils.files import csv_text, write_bytes, write_text
@@ -56,7 +56,7 @@ def look(config: Config, folder: Path, words: Sequence[str] = ()) -> Path:
     sizes, unreadable = measured(splits)
     tiles = {
         "samples": samples_by_class(train, source.class_names),
-        "augmented": pictures.augmented(
+        "augmented": image_grids.augmented(
             train,
             training_transform(preprocessing, **config.augment.of_images()),
             evaluation_transform(preprocessing),
@@ -66,8 +66,8 @@ def look(config: Config, folder: Path, words: Sequence[str] = ()) -> Path:
     }
     charts = {"counts": counts(splits, source.class_names), "sizes": size_distribution(sizes, preprocessing.crop)}
     grids = {
-        "samples": pictures.grid(tiles["samples"], SAMPLED[1]),
-        "augmented": pictures.grid(tiles["augmented"], pictures.VIEWS + 1),
+        "samples": image_grids.grid(tiles["samples"], SAMPLED[1]),
+        "augmented": image_grids.grid(tiles["augmented"], image_grids.VIEWS + 1),
     }
     for name, drawn in {**charts, **grids}.items():
         write_bytes(folder / f"{name}.png", png(drawn))
@@ -80,7 +80,7 @@ def look(config: Config, folder: Path, words: Sequence[str] = ()) -> Path:
         class_names=source.class_names,
         charts={name: Markup(svg(chart)) for name, chart in charts.items()},
         tiles=tiles,
-        columns={"samples": SAMPLED[1], "augmented": pictures.VIEWS + 1},
+        columns={"samples": SAMPLED[1], "augmented": image_grids.VIEWS + 1},
         sizes=sizes,
         preprocessing=preprocessing,
         notes=[*source.notes, *unreadable],
@@ -125,9 +125,9 @@ def samples_by_class(samples: Samples, class_names: Sequence[str]) -> list[Tile]
     tiles = []
     for label in classes:
         places = np.flatnonzero(samples.labels == label)
-        for index in places[pictures.by_class(samples.labels[places], SAMPLED[1])]:
+        for index in places[image_grids.by_class(samples.labels[places], SAMPLED[1])]:
             try:
-                tiles.append(Tile(pictures.thumbnail(samples, int(index)), (class_names[label],)))
+                tiles.append(Tile(image_grids.thumbnail(samples, int(index)), (class_names[label],)))
             except DataError:
                 continue  # it is among the notes, or will be at the image
     return tiles
