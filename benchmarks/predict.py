@@ -107,7 +107,7 @@ def main() -> None:
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         bare = bare_seconds(model, files)
         imports = min(process_seconds(sys.executable, "-c", "import torch, torchvision") for _ in range(3))
-        command = (sys.executable, "-c", "from headstart.cli import main; main()", "predict", str(path), files[0])
+        command = (sys.executable, "-c", "from headstart.cli.main import main; main()", "predict", str(path), files[0])
         one = min(process_seconds(*command) for _ in range(3))
     print(f"{len(files)} images on {model.device}")
     print(f"bare forward pass, decoded images  {len(files) / bare:8.1f} images/s")

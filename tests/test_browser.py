@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from headstart.cli import main
+from headstart.cli.main import main
 from headstart.config.compose import evaluation_config
 from headstart.sweeps.jobs import Job
 from headstart.sweeps.report import report_sweep

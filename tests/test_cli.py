@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from headstart.cache.disk import sets_folder
-from headstart.cli import main
+from headstart.cli.main import main
 from tests.helpers.store import ABOUT, fill
 
 SET = "0123456789abcdef" * 2
@@ -43,5 +43,5 @@ def test_a_damaged_description_does_not_hide_a_set(own_cache: Path, capsys: pyte
 
 @pytest.mark.usefixtures("own_cache")
 def test_the_command_needs_no_torch() -> None:
-    code = "import sys; from headstart.cli import main; main(['cache']); assert 'torch' not in sys.modules"
+    code = "import sys; from headstart.cli.main import main; main(['cache']); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from headstart.cache.disk import IMAGES, cached_sets, clear
-from headstart.cli import main
+from headstart.cli.main import main
 from headstart.data.datamodule import ImageDataModule
 from headstart.data.dataset import Samples
 from tests.helpers.commands import ended, script

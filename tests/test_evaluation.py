@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import headstart
-from headstart.cli import main
+from headstart.cli.main import main
 from headstart.inference.evaluate import evaluate
 from headstart.runs.predictions import Evaluation, read_evaluation
 from headstart.utils.errors import ConfigError, DataError

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import nn
 
 import headstart
-from headstart.cli import main
+from headstart.cli.main import main
 from headstart.inference.explain.heatmap_files import file_name, picture
 from headstart.inference.explain.heatmaps import Explainer, Heatmap, explain, overlay
 from headstart.inference.model import Model

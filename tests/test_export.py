@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import headstart
-from headstart.cli import main
+from headstart.cli.main import main
 from headstart.data.image_io import read_image
 from headstart.inference.export import METADATA, Exported, export
 from headstart.inference.model import Model

@@ -24,6 +24,7 @@ from headstart.models.backbone import build_backbone
 from headstart.training.checkpoints import load_checkpoint
 from headstart.utils.errors import ConfigError, DataError, ModelError
 from tests.helpers.commands import command, ended, started
+from tests.helpers.disk import limited
 from tests.helpers.images import class_folders, photo
 from tests.helpers.kill_points import killed_at
 from tests.helpers.networks import TINY
@@ -306,6 +307,18 @@ def test_a_damaged_row_is_computed_again(fit: Train, own_cache: Path) -> None:
     again = fit()
     assert counts(again) == (1, IMAGES - 1)
     assert findings(again) == findings(first)
+
+
+def test_a_cache_whose_disk_fills_up_keeps_what_was_computed(train: Train, own_cache: Path, tmp_path: Path) -> None:
+    full = rf"{own_cache}.*: cannot write to the cache .*kept\. Make room, .* then run the same command again\."
+    words = ("epochs=1", "data.evaluation_batch_size=10")
+    with limited(100_000), pytest.raises(DataError, match=full):
+        train(*words, folder=tmp_path / "full")
+    kept = sum(found.rows for found in cached_sets(own_cache))
+    metrics = train(*words, folder=tmp_path / "again")
+    images = sum(metrics[f"data/{split}_size"] for split in ("train", "val", "test"))
+    assert 0 < kept < images
+    assert counts(metrics) == (images - kept, kept)
 
 
 def test_what_is_remembered_wrongly_of_a_file_is_forgotten(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headstart.cli import main
+from headstart.cli.main import main
 from headstart.data.image_io import image_size
 from headstart.report.data_preview import measured
 from headstart.utils.errors import ConfigError, DataError

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import headstart
-from headstart.cli import main
+from headstart.cli.main import main
 from headstart.data.image_io import read_image
 from headstart.inference.evaluate import evaluate
 from headstart.inference.export import export

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from headstart.cli import main
+from headstart.cli.main import main
 from headstart.inference.image_inputs import find_images
 from headstart.utils.errors import ConfigError, DataError, HeadstartError
 from tests.helpers.commands import python
@@ -217,7 +217,7 @@ def test_names_with_any_bytes_are_printed(format: str | None, trained: Path, fol
         [
             python(cold=format is None),
             "-c",
-            "from headstart.cli import main; main()",
+            "from headstart.cli.main import main; main()",
             "predict",
             trained,
             tmp_path,
@@ -238,7 +238,7 @@ def test_names_with_any_bytes_are_printed(format: str | None, trained: Path, fol
 
 
 def test_a_reader_that_has_seen_enough_ends_it_quietly(trained: Path, folders: Path) -> None:
-    command = f"{python()} -c 'from headstart.cli import main; main()' predict {trained} {folders}/*/* | head -n 1"
+    command = f"{python()} -c 'from headstart.cli.main import main; main()' predict {trained} {folders}/*/* | head -n 1"
     environment = {**os.environ, "HEADSTART_WARM_CODE": "1"}
     done = subprocess.run(["bash", "-c", command], check=True, capture_output=True, text=True, env=environment)
     assert done.stdout.startswith("image")

@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 
 import headstart
-from headstart.cli import main
+from headstart.cli.main import main
 from headstart.report.charts import curve
 from headstart.report.comparison import compare_runs
 from headstart.report.statistics import wilson

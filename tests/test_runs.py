@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from headstart.cli import main
+from headstart.cli.main import main
 from headstart.runs.listing import find_runs, flat
 from headstart.utils.errors import ConfigError, DataError
 from tests.helpers.board import started_board

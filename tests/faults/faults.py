@@ -50,7 +50,7 @@ FAULTS = (
     Fault(
         "what is unfrozen later is not averaged over processes",
         "models/unfreezing.py",
-        "        strategy.configure_ddp()",
+        "training/distributed.py",
         "        pass",
         ("test_finetuning.py",),
     ),
@@ -130,7 +130,7 @@ FAULTS = (
         "validation images stay in the training split",
         "data/datamodule.py",
         '            splits["train"] = splits["train"].take(left)',
-        "            del left",
+        "data/splits.py",
         ("test_splits.py", "test_sources.py"),
     ),
     Fault(
@@ -208,7 +208,7 @@ FAULTS = (
         "the last epoch's weights are tested instead of the best ones",
         "train.py",
         '            classifier.load_state_dict(checkpoint["state_dict"])',
-        "            pass",
+        "training/checkpoints.py",
         ("test_train.py",),
     ),
     Fault(

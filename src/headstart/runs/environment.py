@@ -32,7 +32,8 @@ def _git() -> dict[str, Any] | None:
     folder = Path(__file__).parent
 
     def ask(*words: str) -> str:
-        command = ("git", "-C", str(folder), *words)
+        # Without locks: a run that is killed meanwhile would leave one, and no commit could be made.
+        command = ("git", "--no-optional-locks", "-C", str(folder), *words)
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
 
     try:

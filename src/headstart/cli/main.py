@@ -1,0 +1,40 @@
+"""The `headstart` command: one module for each of its words."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from headstart.cli import cache, evaluate, export, look, predict, report, runs
+from headstart.utils import errors
+from headstart.utils.errors import HeadstartError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command.
+
+    Args:
+        arguments: its words; None takes those of the process.
+    """
+    sys.excepthook = errors.excepthook
+    parser = argparse.ArgumentParser(prog="headstart", description="What to do with what python train.py has left.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in (look, predict, evaluate, export, report, runs, cache):
+        command.add(commands)
+    words, rest = parser.parse_known_args(arguments)
+    if any(word.startswith("-") for word in rest) or (rest and not hasattr(words, "several")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        words.several += rest  # what stands behind an option: argparse takes positional words in one piece only
+    try:
+        status = words.run(words)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `headstart predict ... | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    except OSError as error:  # such as a place that cannot be written to
+        raise HeadstartError(f"{error.filename or ''}: {error.strerror or error}.".removeprefix(": ")) from error
+    if status:
+        sys.exit(status)
