@@ -49,8 +49,8 @@ FAULTS = (
     ),
     Fault(
         "what is unfrozen later is not averaged over processes",
-        "models/unfreezing.py",
         "training/distributed.py",
+        "        strategy.configure_ddp()",
         "        pass",
         ("test_finetuning.py",),
     ),
@@ -128,9 +128,9 @@ FAULTS = (
     ),
     Fault(
         "validation images stay in the training split",
-        "data/datamodule.py",
-        '            splits["train"] = splits["train"].take(left)',
         "data/splits.py",
+        '            splits["train"] = splits["train"].take(left)',
+        "            del left",
         ("test_splits.py", "test_sources.py"),
     ),
     Fault(
@@ -206,9 +206,9 @@ FAULTS = (
     ),
     Fault(
         "the last epoch's weights are tested instead of the best ones",
-        "train.py",
-        '            classifier.load_state_dict(checkpoint["state_dict"])',
         "training/checkpoints.py",
+        '            classifier.load_state_dict(checkpoint["state_dict"])',
+        "            pass",
         ("test_train.py",),
     ),
     Fault(
