@@ -1,7 +1,7 @@
 """The training augmentations of `transforms.py` on whole batches, where they are trained on.
 
 What is random is drawn on the CPU, for all images of a batch at once and from one seed: the same on every device. It
-has the distribution that the transform of single images has; see `tests/test_batch_augmentation.py`.
+has the distribution that the transform of single images has; see `tests/data/test_batch_augmentation.py`.
 """
 
 from __future__ import annotations
