@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 
-from headstart import assembly, train
+from headstart import train
 from headstart.config.check import check
-from headstart.training import classifier
+from headstart.training import build, classifier
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -46,7 +46,7 @@ def accuracy(root: Path, weights: Path, epochs: int, kind: type[classifier.Trans
     ]
     with initialize_config_dir(str(CONF)):
         settings = check(compose("train", overrides))
-    assembly.TransferClassifier = kind
+    build.TransferClassifier = kind
     with tempfile.TemporaryDirectory() as folder:
         figure = train.run(settings, Path(folder))
         state = torch.load(Path(folder, "checkpoints", "last.ckpt"), weights_only=True)["state_dict"]

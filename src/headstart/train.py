@@ -11,20 +11,13 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 
-from headstart.assembly import (
-    build_classifier,
-    build_data,
-    circumstances,
-    kept_features,
-    kept_images,
-    open_backbone,
-    open_images,
-    strategy_of,
-)
+from headstart.cache.build import kept_features, kept_images
 from headstart.cache.staged import StagedDataModule
 from headstart.config.check import to_yaml
 from headstart.config.schema import Config
+from headstart.data.build import build_data, open_images
 from headstart.data.splits import split_table
+from headstart.models.build import open_backbone
 from headstart.report.run_report import report_run
 from headstart.runs.folder import (
     check_folder,
@@ -36,6 +29,7 @@ from headstart.runs.folder import (
 )
 from headstart.runs.predictions import KEPT, evaluations
 from headstart.training.bottleneck import verdict
+from headstart.training.build import build_classifier, circumstances, strategy_of
 from headstart.training.calibration import fitted_temperature
 from headstart.training.callbacks import ClassCurves, build_callbacks
 from headstart.training.checkpoints import (
@@ -92,15 +86,17 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
     split = split_table(splits, source.class_names)
     pl.seed_everything(config.seed, verbose=False)  # of the head's initial weights
     backbone = open_backbone(config)
-    data = build_data(config, splits, backbone, trainer, auto.first_batch_size)
-    strategy = strategy_of(config, backbone, data, trainer)
+    data = build_data(
+        config, splits, backbone.preprocessing, batch_size=auto.first_batch_size, processes=trainer.num_devices
+    )
+    strategy, choice = strategy_of(config, backbone, data, trainer)
     backbone = strategy.backbone
-    classifier = build_classifier(config, source, data, strategy, trainer, split=split, lr=auto.first_lr)
+    classifier = build_classifier(config, source, data, strategy, trainer, choice=choice, split=split, lr=auto.first_lr)
     check_monitor(config.monitor, classifier.logged_metrics)
     done = check_checkpoint(config.ckpt_path, classifier) if config.ckpt_path is not None else 0
 
     features_start = time.perf_counter()
-    features = kept_features(config, classifier, data, strategy, trainer, epochs_done=done)
+    features = kept_features(config, classifier.hparams, data, strategy, trainer, epochs_done=done)
     features_end = time.perf_counter()
     head_only = features is not None and strategy.freeze is True
     decoded = None if head_only else kept_images(config, data, backbone, trainer)
@@ -113,7 +109,7 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
         data,
         batches,
         trainer,
-        choice=strategy.choice,
+        choice=choice,
         accumulated=config.trainer.accumulate_grad_batches,
         image_size=backbone.preprocessing.crop,
         seed=config.seed,

@@ -15,12 +15,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from headstart.assembly import open_backbone
 from headstart.data.build import open_source
 from headstart.data.datamodule import ImageDataModule
 from headstart.data.preprocessing import evaluation_transform
 from headstart.data.splits import make_splits
 from headstart.models.backbone import build_backbone
+from headstart.models.build import open_backbone
 from headstart.models.unfreezing import Finetuning
 from headstart.runs.predictions import read_evaluation
 from headstart.training.checkpoints import load_checkpoint

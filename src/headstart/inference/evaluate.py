@@ -13,6 +13,7 @@ import lightning.pytorch as pl
 import numpy as np
 from torch import Tensor, nn
 
+from headstart.cache.build import sees_all_images
 from headstart.cache.feature_loaders import FeatureDataModule
 from headstart.cache.features import frozen_features
 from headstart.config.compose import evaluation_config
@@ -29,7 +30,7 @@ from headstart.training.callbacks import ProgressBar
 from headstart.training.checkpoints import classifier_of, without_backbone
 from headstart.training.classifier import TransferClassifier
 from headstart.training.split_metrics import KeepOutputs, figures_of_splits
-from headstart.training.trainer import build_trainer, quiet_lightning, sees_all_images
+from headstart.training.trainer import build_trainer, quiet_lightning
 from headstart.utils.errors import ConfigError, DataError
 
 FIRST = ("test", "val", "train")  # which split is evaluated, of those that the data have

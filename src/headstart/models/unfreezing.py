@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from torch import nn
 
+from headstart.models.backbone import Backbone
 from headstart.models.blocks import blocks_of
 from headstart.models.freezing import freeze_backbone, freeze_batchnorm
 
@@ -127,3 +129,17 @@ class ParameterGroup:
     name: str
     parameters: list[nn.Parameter]
     rate: float
+
+
+class Strategy(NamedTuple):
+    """What of a network trains, and how.
+
+    Attributes:
+        backbone: with its pretrained weights, or with random ones where `finetune=auto` finds those useless.
+        freeze: see `freezing.freeze_backbone`.
+        finetuning: of what is not frozen.
+    """
+
+    backbone: Backbone
+    freeze: bool | str
+    finetuning: Finetuning

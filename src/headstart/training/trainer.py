@@ -16,7 +16,6 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 
 from headstart.training.checkpoints import KeepBest, WholeCheckpoints
 from headstart.utils.errors import ConfigError, DiskError, ProcessError, brief, has_no_room, no_room, suggestion
@@ -132,13 +131,6 @@ def chosen_precision(asked: str, accelerator: str) -> str:
     if accelerator not in ("auto", "gpu") or not torch.cuda.is_available():
         return "32-true"
     return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-
-
-def sees_all_images(trainer: pl.Trainer) -> bool:
-    """Whether what is kept of all images pays: every one will be seen, and processes are not copied from this one."""
-    limits = (trainer.limit_train_batches, trainer.limit_val_batches, trainer.limit_test_batches)
-    sees_all = all(isinstance(limit, float) and limit == 1 for limit in limits)
-    return sees_all and not isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
 
 
 def check_monitor(monitor: str, measured: Sequence[str]) -> None:
