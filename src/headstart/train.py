@@ -1,49 +1,36 @@
-"""run(config): one experiment, from images to figures. Read top to bottom, it tells the whole story."""
+"""run(config): one experiment, from images to results. Read top to bottom, it tells the whole story."""
 
 from __future__ import annotations
 
 import gc
 import logging
 import os
-import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import lightning.pytorch as pl
 
-from headstart.cache.build import kept_features, kept_images
-from headstart.cache.staged import StagedDataModule
+from headstart.cache.build import Batches, build_batches
 from headstart.config.check import to_yaml
 from headstart.config.schema import Config
 from headstart.data.build import build_data, open_images
+from headstart.data.datamodule import ImageDataModule
+from headstart.data.dataset import LabelledImages
 from headstart.data.splits import split_table
 from headstart.models.build import open_backbone
+from headstart.models.unfreezing import Strategy
 from headstart.report.run_report import report_run
-from headstart.runs.folder import (
-    check_folder,
-    record_answers,
-    record_end,
-    record_model,
-    record_range_test,
-    record_start,
-)
-from headstart.runs.predictions import KEPT, evaluations
+from headstart.runs.folder import check_folder, record_answers, record_end, record_model, record_start
 from headstart.training.bottleneck import verdict
-from headstart.training.build import build_classifier, circumstances, strategy_of
-from headstart.training.calibration import fitted_temperature
-from headstart.training.callbacks import ClassCurves, build_callbacks
-from headstart.training.checkpoints import (
-    check_checkpoint,
-    complete_checkpoints,
-    restore_best,
-    without_backbone,
-)
+from headstart.training.build import Observers, build_classifier, circumstances, open_trainer, strategy_of
+from headstart.training.checkpoints import check_checkpoint, head_only_checkpoints, restore_best
+from headstart.training.classifier import TransferClassifier
 from headstart.training.launch import check_processes
-from headstart.training.loggers import build_loggers, write_hyperparameters, write_layout
-from headstart.training.speed import Speed
-from headstart.training.split_metrics import KeepOutputs, figures_of_splits, parameter_counts
-from headstart.training.trainer import build_trainer, check_monitor, quiet_lightning, resumable
-from headstart.training.tuning.auto import Auto
+from headstart.training.loggers import write_hyperparameters, write_layout
+from headstart.training.results import Results, evaluate_splits
+from headstart.training.split_metrics import parameter_counts
+from headstart.training.trainer import quiet_lightning, resumable
 from headstart.utils.tables import show_run
 
 log = logging.getLogger(__name__)
@@ -61,104 +48,98 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
         The monitored value of the best checkpoint, for sweepers.
 
     Raises:
-        HeadstartError: data, weights, a checkpoint or a device is not there or does not fit; the message says
-            what to do.
+        HeadstartError: data, weights, a checkpoint or a device is missing or does not fit; the message says what to do.
     """
-    start = time.perf_counter()
+    trainer, observers = begin(config, folder)
+    images = open_images(config.data)
+    check_images(images, trainer)
+    backbone = open_backbone(config)
+    data = build_data(config, images, backbone.preprocessing, observers.tuning.first_batch_size, trainer.num_devices)
+    strategy, choice = strategy_of(config, backbone, data, trainer)
+    classifier = build_classifier(config, images, data, strategy, trainer, choice=choice, lr=observers.tuning.lr)
+    epochs_done = check_checkpoint(config.ckpt_path, classifier) if config.ckpt_path is not None else 0
+    batches = build_batches(config, classifier.hparams, data, strategy, trainer, epochs_done=epochs_done)
+    observers.tuning.measure(classifier, data, batches.evaluation, trainer)
+    classifier.compile_backbone(config.compile and not batches.head_only)
+    record_settings(config, folder, images, trainer, observers, sweep)
+    with head_only_checkpoints(folder, classifier, aside=batches.head_only), resumable(folder):
+        trainer.fit(classifier, batches.training, ckpt_path=config.ckpt_path, weights_only=True)
+        epochs = restore_best(trainer, classifier)
+        results = evaluate_splits(trainer, classifier, batches, images, observers.outputs)
+    metrics = {**results.metrics, **parameter_counts(classifier), **images.metrics, **epochs}
+    metrics |= {**(choice.metrics if choice else {}), **batches.metrics, **observers.metrics}
+    record_results(config, folder, classifier, backbone.licence, results, metrics, trainer, observers)
+    tell(config, folder, data, strategy, batches, results, metrics, trainer, observers, sweep)
+    return metrics[config.monitor]
+
+
+def begin(config: Config, folder: Path) -> tuple[pl.Trainer, Observers]:
+    """Refuses another run's folder, and builds the Trainer."""
     gc.collect()  # Lightning's objects refer to each other in circles: frees the networks of a sweep's last job
     quiet_lightning()
     check_folder(folder, config.ckpt_path)
-    loggers = build_loggers(folder, **asdict(config.logger))
-    callbacks = build_callbacks(
-        folder,
-        monitor=config.monitor,
-        seed=config.seed,
-        resumed=config.ckpt_path,
-        progress=config.trainer.enable_progress_bar,
-        **(asdict(config.callbacks) | ({} if loggers else {"learning_rate": False})),
-    )
-    keep, class_curves, speed = KeepOutputs(), ClassCurves(), Speed()
-    auto = Auto(config.optimizer.lr, config.data.batch_size, config.ckpt_path)
-    trainer = build_trainer([keep, class_curves, speed, auto, *callbacks], loggers, asdict(config.trainer))
-
-    source, splits = open_images(config)
-    check_processes(os.environ, trainer.world_size, {split: len(samples) for split, samples in splits.items()})
-    split = split_table(splits, source.class_names)
+    trainer, observers = open_trainer(config, folder)
     pl.seed_everything(config.seed, verbose=False)  # of the head's initial weights
-    backbone = open_backbone(config)
-    data = build_data(
-        config, splits, backbone.preprocessing, batch_size=auto.first_batch_size, processes=trainer.num_devices
-    )
-    strategy, choice = strategy_of(config, backbone, data, trainer)
-    backbone = strategy.backbone
-    classifier = build_classifier(config, source, data, strategy, trainer, choice=choice, split=split, lr=auto.first_lr)
-    check_monitor(config.monitor, classifier.logged_metrics)
-    done = check_checkpoint(config.ckpt_path, classifier) if config.ckpt_path is not None else 0
+    return trainer, observers
 
-    features_start = time.perf_counter()
-    features = kept_features(config, classifier.hparams, data, strategy, trainer, epochs_done=done)
-    features_end = time.perf_counter()
-    head_only = features is not None and strategy.freeze is True
-    decoded = None if head_only else kept_images(config, data, backbone, trainer)
-    images = decoded or data
-    batches = features.data if features and head_only else images
-    first_epochs = strategy.finetuning.head_epochs  # of the head alone
-    training = StagedDataModule(features.data, images, first_epochs) if features and not head_only else batches
-    auto.measure(
-        classifier,
-        data,
-        batches,
-        trainer,
-        choice=choice,
-        accumulated=config.trainer.accumulate_grad_batches,
-        image_size=backbone.preprocessing.crop,
-        seed=config.seed,
-        show_progress=config.trainer.enable_progress_bar,
-    )
-    if config.compile and not head_only:
-        classifier.compile_backbone()
+
+def check_images(images: LabelledImages, trainer: pl.Trainer) -> None:
+    """Says what is to be known of the images, and makes sure that every process gets some."""
+    for note in images.notes:
+        log.info(note)
+    sizes = {split: len(samples) for split, samples in images.splits.items()}
+    check_processes(os.environ, trainer.world_size, sizes)
+
+
+def record_settings(
+    config: Config, folder: Path, images: LabelledImages, trainer: pl.Trainer, observers: Observers, sweep: bool
+) -> None:
+    """Records what the run depends on, before it trains."""
     # A job of a sweep is resumed by the sweep alone: its config.yaml is that of the whole job.
-    record_start(folder, to_yaml(replace(config, ckpt_path=None) if sweep else config), split)
-    record_range_test(folder, auto.range_test.csv() if auto.range_test else None)
-    write_layout(loggers)
-    fit_start = time.perf_counter()
-    try:
-        with without_backbone(classifier, aside=head_only), resumable(folder):
-            trainer.fit(classifier, training, ckpt_path=config.ckpt_path, weights_only=True)
-            fit_end = time.perf_counter()
-            best = restore_best(trainer, classifier)
-            figures, outputs = figures_of_splits(trainer, classifier, batches, keep, kept=KEPT)
-    finally:
-        complete_checkpoints(folder / "checkpoints", classifier)
-    metrics = {
-        **figures,
-        **parameter_counts(classifier),
-        "data/num_classes": len(source.class_names),
-        **{f"data/{split}_size": len(samples) for split, samples in splits.items()},
-        "epochs/run": trainer.current_epoch,
-        **({"epochs/best": best} if best else {}),
-        **auto.metrics,
-        **({"features/computed": features.computed, "features/cached": features.cached} if features else {}),
-        **({"time/features_s": round(features_end - features_start, 3)} if features else {}),
-        **speed.figures,
-        "time/fit_s": round(fit_end - fit_start, 3),
-        "time/total_s": round(time.perf_counter() - start, 3),
-    }
-    temperature = fitted_temperature(outputs["val"].logits, splits["val"].labels) if "val" in outputs else 1.0
-    answers = evaluations(outputs, splits, figures, class_names=source.class_names, temperature=temperature)
-    about = {"licence": backbone.licence, "temperature": temperature, "metrics": metrics}
+    settings = replace(config, ckpt_path=None) if sweep else config
+    curve = observers.tuning.range_test.csv() if observers.tuning.range_test else None
+    record_start(folder, to_yaml(settings), split_table(images), curve)
+    write_layout(trainer.loggers)
+
+
+def record_results(
+    config: Config,
+    folder: Path,
+    classifier: TransferClassifier,
+    licence: str | None,
+    results: Results,
+    metrics: Mapping[str, float],
+    trainer: pl.Trainer,
+    observers: Observers,
+) -> None:
+    """Records the model, what it gives for each image, and, last, the metrics: then the run has ended."""
+    about = {"licence": licence, "temperature": results.temperature, "metrics": metrics}
     with resumable(folder):
         record_model(folder, classifier.state_dict(), {**classifier.hparams, **about})
-        record_answers(folder, answers, class_curves.epochs)
-        write_hyperparameters(loggers, asdict(config), metrics)
+        record_answers(folder, results.evaluations, observers.class_curves.epochs)
+        write_hyperparameters(trainer.loggers, asdict(config), metrics)
         record_end(folder, metrics)
+
+
+def tell(
+    config: Config,
+    folder: Path,
+    data: ImageDataModule,
+    strategy: Strategy,
+    batches: Batches,
+    results: Results,
+    metrics: Mapping[str, float],
+    trainer: pl.Trainer,
+    observers: Observers,
+    sweep: bool,
+) -> None:
+    """Shows the results: on the terminal, where the time went, and the report."""
     if trainer.is_global_zero and not sweep:  # which has a table of its own
         show_run(metrics, folder)
-    if trainer.is_global_zero and speed.measures:
-        now = circumstances(config, data, trainer, strategy, cached=head_only, decoded=bool(decoded))
-        log.info(verdict(speed.measures, now))
-    if not answers:
+    if trainer.is_global_zero and observers.speed.measures:
+        now = circumstances(config, data, trainer, strategy, cached=batches.head_only, decoded=batches.decoded)
+        log.info(verdict(observers.speed.measures, now))
+    if not results.evaluations:
         log.info("there is no report: only some of the images were evaluated")
     elif config.report is True or (config.report == "auto" and not sweep):
         report_run(folder, data)
-    return metrics[config.monitor]

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headstart.data.dataset import Samples, Source
+from headstart.data.dataset import LabelledImages, Samples
 from headstart.data.splits import carve, few_per_class, make_splits
 from headstart.utils.errors import DataError
 
 
-def source(counts: list[int], **others: list[int]) -> Source:
+def source(counts: list[int], **others: list[int]) -> LabelledImages:
     """A source with so many training images of each class, and possibly other splits."""
 
     def samples(name: str, counts: list[int]) -> Samples:
@@ -22,7 +22,7 @@ def source(counts: list[int], **others: list[int]) -> Source:
         return Samples(names, labels, names)
 
     splits = {"train": samples("train", counts)} | {name: samples(name, c) for name, c in others.items()}
-    return Source(tuple(f"class{index}" for index in range(len(counts))), splits)
+    return LabelledImages(tuple(f"class{index}" for index in range(len(counts))), splits)
 
 
 COUNTS = st.lists(st.integers(20, 60), min_size=2, max_size=5)

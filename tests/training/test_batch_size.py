@@ -112,7 +112,7 @@ def test_a_machine_is_not_asked_for_memory_that_it_lacks(monkeypatch: pytest.Mon
     """Of its memory a quarter is for what a step keeps."""
     wide = nn.Sequential(Large(999), nn.Linear(3, 100_000))
     model = TransferClassifier(wide, nn.Linear(100_000, 2), ("a", "b"), freeze=False)
-    rehearsal = Rehearsal(model, CPU, Precision())
+    rehearsal = Rehearsal(model, CPU, Precision(), lr=1e-3)
     needed = kept_bytes(rehearsal, random_batch(rehearsal, 2, 16)) / 2
     assert 400_000 <= needed < 500_000  # the hidden layer in float32, and not its weights
     monkeypatch.setattr(batch_size, "memory_bytes", lambda: 4 * 20 * needed)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 
 from headstart.cache.decoded_images import DecodedDataModule, decoded_images
+from headstart.cache.feature_loaders import FeatureDataModule
 from headstart.cache.features import FrozenFeatures, frozen_features
+from headstart.cache.staged import StagedDataModule
 from headstart.config.schema import CachedFeatures, Config
 from headstart.data.datamodule import ImageDataModule
 from headstart.models.backbone import Backbone
@@ -19,6 +21,59 @@ from headstart.models.unfreezing import Strategy
 from headstart.utils.hashing import module_sha256
 
 log = logging.getLogger(__name__)
+
+
+class Batches(NamedTuple):
+    """What a run trains on and is evaluated on.
+
+    Attributes:
+        training: batches of features, of images, or of features first and images later.
+        evaluation: batches of features or of images.
+        features: what is cached of the frozen backbone, if anything.
+        head_only: whether the backbone is needed for none of these batches.
+        decoded: whether images come decoded from the cache.
+    """
+
+    training: ImageDataModule | DecodedDataModule | FeatureDataModule | StagedDataModule
+    evaluation: ImageDataModule | DecodedDataModule | FeatureDataModule
+    features: FrozenFeatures | None
+    head_only: bool
+    decoded: bool
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Returns what was computed and what was cached."""
+        return self.features.metrics if self.features else {}
+
+
+def build_batches(
+    config: Config,
+    description: Mapping[str, Any],
+    data: ImageDataModule,
+    strategy: Strategy,
+    trainer: pl.Trainer,
+    *,
+    epochs_done: int,
+) -> Batches:
+    """Decides what a run trains on: cached features, decoded images, or the images themselves.
+
+    Args:
+        config: the control panel.
+        description: of the classifier; `model` and `backbone_sha256` are part of the cache's key.
+        data: the images.
+        strategy: what is frozen, and for how many epochs.
+        trainer: that will train.
+        epochs_done: by the run that is resumed.
+    """
+    features = kept_features(config, description, data, strategy, trainer, epochs_done=epochs_done)
+    if features and strategy.freeze is True:
+        return Batches(features.data, features.data, features, head_only=True, decoded=False)
+    decoded = kept_images(config, data, strategy.backbone, trainer)
+    images = decoded or data
+    if features is None:
+        return Batches(images, images, None, head_only=False, decoded=decoded is not None)
+    staged = StagedDataModule(features.data, images, strategy.finetuning.head_epochs)
+    return Batches(staged, images, features, head_only=False, decoded=decoded is not None)
 
 
 def kept_features(
@@ -33,14 +88,6 @@ def kept_features(
     """What a backbone makes of the images while all of it is frozen; None where it has to see them at every step.
 
     Where it thaws later, these are of the training and validation images alone.
-
-    Args:
-        config: the control panel.
-        description: of the classifier; `model` and `backbone_sha256` are part of the key.
-        data: the images.
-        strategy: what is frozen, and for how many epochs.
-        trainer: that will train.
-        epochs_done: by the run that is resumed.
     """
     whole = strategy.freeze is True
     epochs = config.epochs if whole else strategy.finetuning.head_epochs

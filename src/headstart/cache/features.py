@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
@@ -35,11 +36,19 @@ class FrozenFeatures(NamedTuple):
         data: their loaders.
         computed: how many rows, which are views of images, went through the backbone now.
         cached: how many were there, or were computed by another process meanwhile.
+        seconds: that this took.
     """
 
     data: FeatureDataModule
     computed: int
     cached: int
+    seconds: float
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Returns `features/computed`, `features/cached` and `time/features_s`."""
+        counts = {"features/computed": self.computed, "features/cached": self.cached}
+        return {**counts, "time/features_s": round(self.seconds, 3)}
 
 
 def frozen_features(
@@ -82,6 +91,7 @@ def frozen_features(
         ConfigError: the engine cannot be had here.
         ValueError: part of the backbone is in training mode: its features would change from batch to batch.
     """
+    start = time.perf_counter()
     if any(module.training for module in backbone.modules()):
         raise ValueError("the backbone is in training mode: call its eval(), and freeze it")
     cache = writable_cache_folder()
@@ -131,7 +141,8 @@ def frozen_features(
         torch.cuda.empty_cache()  # nothing without a GPU
     cached = sum(len(request.all_keys) for request in requests) - computed
     log.info("features: %s from cache, %s computed", f"{cached:,}", f"{computed:,}")
-    return FrozenFeatures(FeatureDataModule(data, rows[0].get("train"), rows[-1], place or device), computed, cached)
+    served = FeatureDataModule(data, rows[0].get("train"), rows[-1], place or device)
+    return FrozenFeatures(served, computed, cached, time.perf_counter() - start)
 
 
 def _check_finite(features: Tensor, names: Sequence[str]) -> None:

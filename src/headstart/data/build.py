@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+from headstart.config.data_schema import Data
 from headstart.config.schema import Config
 from headstart.data.augmentation import training_transform
 from headstart.data.csv_table import csv
 from headstart.data.datamodule import ImageDataModule
-from headstart.data.dataset import Samples, Source
+from headstart.data.dataset import LabelledImages
 from headstart.data.image_folder import imagefolder
 from headstart.data.preprocessing import Preprocessing, evaluation_transform
 from headstart.data.public_datasets import caltech101, digits, glyphs, pets, stl10
 from headstart.data.splits import make_splits
 
-log = logging.getLogger(__name__)
-
-SOURCES: dict[str, Callable[..., Source]] = {
+SOURCES: dict[str, Callable[..., LabelledImages]] = {
     "imagefolder": imagefolder,
     "csv": csv,
     "stl10": stl10,
@@ -29,7 +28,7 @@ SOURCES: dict[str, Callable[..., Source]] = {
 }
 
 
-def open_source(name: str, **settings: Any) -> Source:
+def open_source(name: str, **settings: Any) -> LabelledImages:
     """Finds the images of a data source.
 
     Args:
@@ -42,28 +41,26 @@ def open_source(name: str, **settings: Any) -> Source:
     return SOURCES[name](**settings)
 
 
-def open_images(config: Config) -> tuple[Source, dict[str, Samples]]:
-    """The source, and its images by split."""
-    source = open_source(config.data.source, **config.data.of_source())
-    for note in source.notes:
-        log.info(note)
-    return source, make_splits(source, **config.data.of_splits())
+def open_images(data: Data) -> LabelledImages:
+    """Finds the images that are asked for, and splits them."""
+    source = open_source(data.source, **data.of_source())
+    return replace(source, splits=make_splits(source, **data.of_splits()))
 
 
 def build_data(
-    config: Config, splits: dict[str, Samples], preprocessing: Preprocessing, *, batch_size: int, processes: int
+    config: Config, images: LabelledImages, preprocessing: Preprocessing, batch_size: int, processes: int
 ) -> ImageDataModule:
     """The images as the network takes them.
 
     Args:
         config: the control panel.
-        splits: the images.
+        images: with their splits.
         preprocessing: that the network expects.
         batch_size: images of a training step in each process.
         processes: that train on this machine.
     """
     return ImageDataModule(
-        splits,
+        images.splits,
         training=training_transform(preprocessing, **config.augment.of_images()),
         evaluation=evaluation_transform(preprocessing),
         batch_size=batch_size,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from headstart.data.dataset import Samples, Source, file_samples
+from headstart.data.dataset import LabelledImages, Samples, file_samples
 from headstart.utils.errors import DataError
 from headstart.utils.files import regular
 
@@ -30,7 +30,7 @@ def csv(
     image_column: str = "image",
     label_column: str = "label",
     classes: Mapping[str, str] | None = None,
-) -> Source:
+) -> LabelledImages:
     """A folder of images and a table of their labels.
 
     Args:
@@ -86,7 +86,7 @@ def csv(
                     f"{len(both)} images are both in {train.path} and in {test.path}, such as {min(both)}: "
                     f"a test on them would be too good. Take them out of one table."
                 )
-    return Source(tuple(names.values()), splits, notes)
+    return LabelledImages(tuple(names.values()), splits, notes)
 
 
 class Table(NamedTuple):

@@ -42,12 +42,24 @@ class Samples:
 
 
 @dataclass(frozen=True)
-class Source:
-    """What a data set has: its class names in order, and the splits that exist as "train", "val" or "test"."""
+class LabelledImages:
+    """The images of a data set.
+
+    Attributes:
+        class_names: in label order.
+        splits: those that exist of "train", "val" and "test".
+        notes: what a user should know, such as what was skipped.
+    """
 
     class_names: tuple[str, ...]
     splits: Mapping[str, Samples]
-    notes: Sequence[str] = field(default_factory=list)  # what a user should know, such as what was skipped
+    notes: Sequence[str] = field(default_factory=list)
+
+    @property
+    def metrics(self) -> dict[str, int]:
+        """Returns `data/num_classes`, and `data/SPLIT_size` of each split."""
+        sizes = {f"data/{split}_size": len(samples) for split, samples in self.splits.items()}
+        return {"data/num_classes": len(self.class_names), **sizes}
 
 
 def file_samples(files: Sequence[str], labels: Sequence[int], root: Path) -> Samples:

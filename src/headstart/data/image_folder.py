@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from headstart.data.dataset import Source, file_samples
+from headstart.data.dataset import LabelledImages, file_samples
 from headstart.data.image_io import EXTENSIONS
 from headstart.utils.errors import DataError
 
@@ -19,7 +19,7 @@ LIKE_A_SPLIT = re.compile(
 )
 
 
-def imagefolder(root: str | Path, least: int = 2) -> Source:
+def imagefolder(root: str | Path, least: int = 2) -> LabelledImages:
     """Folders of images, one a class.
 
     Args:
@@ -52,7 +52,7 @@ def imagefolder(root: str | Path, least: int = 2) -> Source:
     unused = sorted({folder.name for folder in _subfolders(root)} - {folder.name for folder in folders.values()})
     if unused and folders["train"] != root:
         notes.append(f"not a split, left out: {', '.join(unused)} in {root}")
-    return Source(class_names, splits, notes)
+    return LabelledImages(class_names, splits, notes)
 
 
 def _split_folders(root: Path) -> dict[str, Path]:

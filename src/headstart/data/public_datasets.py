@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from headstart.data.dataset import Samples, Source, file_samples
+from headstart.data.dataset import LabelledImages, Samples, file_samples
 from headstart.data.image_folder import class_folders, image_files
 from headstart.utils.errors import DataError
 
 STL10_SHAPE = (3, 96, 96)  # channel, column, row: the binaries are written column by column
 
 
-def stl10(root: str | Path, *, download: bool = False) -> Source:
+def stl10(root: str | Path, *, download: bool = False) -> LabelledImages:
     """STL-10: 96 × 96 images of 10 classes, "train" (5000) and "test" (8000).
 
     Args:
@@ -37,7 +37,7 @@ def stl10(root: str | Path, *, download: bool = False) -> Source:
     if not (folder / "class_names.txt").is_file():
         raise DataError(f"{folder / 'class_names.txt'}: missing. Unpack stl10_binary.tar.gz again.")
     class_names = tuple((folder / "class_names.txt").read_text().split())
-    return Source(class_names, {split: _stl10_split(folder, split) for split in ("train", "test")})
+    return LabelledImages(class_names, {split: _stl10_split(folder, split) for split in ("train", "test")})
 
 
 def _stl10_split(folder: Path, split: str) -> Samples:
@@ -56,7 +56,7 @@ def _stl10_split(folder: Path, split: str) -> Samples:
     return Samples(images.transpose(0, 3, 2, 1), labels, _numbered(split, len(labels)))
 
 
-def pets(root: str | Path, *, download: bool = False) -> Source:
+def pets(root: str | Path, *, download: bool = False) -> LabelledImages:
     """Oxford-IIIT Pet by breed: "train" (the official trainval) and "test".
 
     Args:
@@ -84,7 +84,7 @@ def pets(root: str | Path, *, download: bool = False) -> Source:
         files = [file for found in by_class.values() for file in found]
         labels = [index for index, found in enumerate(by_class.values()) for _ in found]
         splits[split] = file_samples(files, labels, folder)
-    return Source(class_names, splits)
+    return LabelledImages(class_names, splits)
 
 
 def _pets_split(folder: Path, split: str) -> dict[str, list[str]]:
@@ -105,7 +105,7 @@ def _pets_split(folder: Path, split: str) -> dict[str, list[str]]:
     return {breed: by_class[breed] for breed in sorted(by_class, key=numbers.__getitem__)}
 
 
-def caltech101(root: str | Path, *, download: bool = False) -> Source:
+def caltech101(root: str | Path, *, download: bool = False) -> LabelledImages:
     """Caltech-101 without its background class; it has no splits of its own.
 
     Args:
@@ -131,7 +131,7 @@ def caltech101(root: str | Path, *, download: bool = False) -> Source:
         found = image_files(folder / class_name).files
         files += found
         labels += [index] * len(found)
-    return Source(class_names, {"train": file_samples(files, labels, folder)})
+    return LabelledImages(class_names, {"train": file_samples(files, labels, folder)})
 
 
 def _ensure(
@@ -154,7 +154,7 @@ def _ensure(
         raise DataError(f"{title} could not be downloaded ({error}). Without a network, {by_hand}.") from error
 
 
-def digits() -> Source:
+def digits() -> LabelledImages:
     """scikit-learn's handwritten digits: 1797 images of 8 × 8, 0 to 16 scaled to 0 to 255, no splits."""
     from sklearn.datasets import load_digits
 
@@ -163,15 +163,15 @@ def digits() -> Source:
     images = np.repeat(grey[..., None], 3, axis=-1)
     labels = data.target.astype(np.int64)
     class_names = tuple(str(name) for name in data.target_names)
-    return Source(class_names, {"train": Samples(images, labels, _numbered("digits", len(labels)))})
+    return LabelledImages(class_names, {"train": Samples(images, labels, _numbered("digits", len(labels)))})
 
 
-def glyphs(per_class: int, size: int, seed: int) -> Source:
+def glyphs(per_class: int, size: int, seed: int) -> LabelledImages:
     """Letters and digits rendered from matplotlib's fonts; no splits. See `headstart.data.glyphs`."""
     from headstart.data.glyphs import GLYPHS, render_glyphs
 
     images, labels = render_glyphs(per_class, size, seed)
-    return Source(GLYPHS, {"train": Samples(images, labels, _numbered("glyphs", len(labels)))})
+    return LabelledImages(GLYPHS, {"train": Samples(images, labels, _numbered("glyphs", len(labels)))})
 
 
 def _numbered(name: str, count: int) -> list[str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.data.dataset import Samples, Source
+from headstart.data.dataset import LabelledImages, Samples
 from headstart.utils.errors import DataError
 from headstart.utils.files import csv_text
 
@@ -96,7 +96,7 @@ def few_per_class(labels: NDArray[np.int64], per_class: int, seed: int, *, class
 
 
 def make_splits(
-    source: Source,
+    source: LabelledImages,
     *,
     val_fraction: float,
     test_fraction: float,
@@ -137,11 +137,11 @@ def make_splits(
     return {name: splits[name] for name in ("train", "val", "test") if name in splits}
 
 
-def split_table(splits: Mapping[str, Samples], class_names: Sequence[str]) -> str:
-    """Which image is in which split, as a csv of image, class and split, with names as they are."""
+def split_table(images: LabelledImages) -> str:
+    """Returns which image is in which split, as a csv of image, class and split, with names as they are."""
     rows = [
-        (name, class_names[label], split)
-        for split, samples in splits.items()
+        (name, images.class_names[label], split)
+        for split, samples in images.splits.items()
         for name, label in zip(samples.names, samples.labels, strict=True)
     ]
     return csv_text([("image", "class", "split"), *rows], quoted=False)

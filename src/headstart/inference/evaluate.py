@@ -18,12 +18,12 @@ from headstart.cache.feature_loaders import FeatureDataModule
 from headstart.cache.features import frozen_features
 from headstart.config.compose import evaluation_config
 from headstart.config.schema import CachedFeatures, Features
-from headstart.data.build import open_source
+from headstart.data.build import open_images, open_source
 from headstart.data.datamodule import ImageDataModule
-from headstart.data.dataset import Samples
+from headstart.data.dataset import LabelledImages, Samples
 from headstart.data.image_folder import imagefolder
 from headstart.data.preprocessing import Preprocessing, evaluation_transform, several_views
-from headstart.data.splits import make_splits, split_sha256, split_table
+from headstart.data.splits import split_sha256, split_table
 from headstart.models.model_folder import Artifact, read_artifact
 from headstart.runs.predictions import Evaluation, image_names
 from headstart.training.callbacks import ProgressBar
@@ -62,10 +62,14 @@ def evaluate(path: str | Path, *words: str | Path, split: str | None = None, tta
             f"in it, or data=... as for train.py."
         )
     config = evaluation_config(artifact.run_folder, settings)
-    source = imagefolder(folder, least=1) if folder else open_source(config.data.source, **config.data.of_source())
-    splits = source.splits if others else make_splits(source, **config.data.of_splits())
-    if not others:
-        check_split(split_table(splits, source.class_names), artifact)
+    if folder:
+        images = imagefolder(folder, least=1)
+    elif others:
+        images = open_source(config.data.source, **config.data.of_source())
+    else:
+        images = open_images(config.data)
+        check_split(images, artifact)
+    splits = images.splits
     if folder and set(splits) == {"train"}:
         splits = {"test": splits["train"]}  # a folder without splits: nobody trains on it here
     quiet_lightning()
@@ -73,8 +77,8 @@ def evaluate(path: str | Path, *words: str | Path, split: str | None = None, tta
     chosen = split or next(name for name in FIRST if name in splits)
     if chosen not in splits:
         raise DataError(f"these data have no {chosen} split; there are {', '.join(splits)}.")
-    samples, notes = match_classes(splits[chosen], source.class_names, classifier.class_names)
-    notes = [*source.notes, *notes]
+    samples, notes = match_classes(splits[chosen], images.class_names, classifier.class_names)
+    notes = [*images.notes, *notes]
     if split is None and chosen != "test":
         notes.append(f"there is no test split: these figures are of {chosen}")
 
@@ -174,13 +178,13 @@ def _name(artifact: Artifact, split: str, folder: Path | None, words: Sequence[s
     return "-".join([*parts, split, *([] if artifact.path.is_dir() else [artifact.path.stem])])
 
 
-def check_split(table: str, artifact: Artifact) -> None:
+def check_split(images: LabelledImages, artifact: Artifact) -> None:
     """Makes sure that the images are split as they were for training.
 
     Raises:
         DataError: they are not, so that some of the test images may have been trained on.
     """
-    if split_sha256(table) != artifact.description.get("split"):
+    if split_sha256(split_table(images)) != artifact.description.get("split"):
         raise DataError(
             f"these are not the images, labels and splits that {artifact.path} was trained with, which split.csv in "
             f"its run folder lists: images that it was trained on could count as a test. Restore them, or name the "

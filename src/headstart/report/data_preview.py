@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 
 from headstart.config.schema import Config
 from headstart.data.augmentation import training_transform
-from headstart.data.build import open_source
+from headstart.data.build import open_images
 from headstart.data.dataset import Samples
 from headstart.data.image_io import image_size
 from headstart.data.preprocessing import Preprocessing, evaluation_transform
-from headstart.data.splits import make_splits
 from headstart.models.backbone import build_backbone
 from headstart.report import image_grids
 from headstart.report.charts import NAMED, WIDTH
@@ -49,13 +48,13 @@ def look(config: Config, folder: Path, words: Sequence[str] = ()) -> Path:
     Raises:
         DataError: the data are not as they should be; the message is that of training.
     """
-    source = open_source(config.data.source, **config.data.of_source())
-    splits = make_splits(source, **config.data.of_splits())
+    images = open_images(config.data)
+    splits = images.splits
     preprocessing = preprocessing_of(config)
     train = splits["train"]
     sizes, unreadable = measured(splits)
     tiles = {
-        "samples": samples_by_class(train, source.class_names),
+        "samples": samples_by_class(train, images.class_names),
         "augmented": image_grids.augmented(
             train,
             training_transform(preprocessing, **config.augment.of_images()),
@@ -64,26 +63,26 @@ def look(config: Config, folder: Path, words: Sequence[str] = ()) -> Path:
             images=4,
         ),
     }
-    charts = {"counts": counts(splits, source.class_names), "sizes": size_distribution(sizes, preprocessing.crop)}
+    charts = {"counts": counts(splits, images.class_names), "sizes": size_distribution(sizes, preprocessing.crop)}
     grids = {
         "samples": image_grids.grid(tiles["samples"], SAMPLED[1]),
         "augmented": image_grids.grid(tiles["augmented"], image_grids.VIEWS + 1),
     }
     for name, drawn in {**charts, **grids}.items():
         write_bytes(folder / f"{name}.png", png(drawn))
-    write_text(folder / "counts.csv", counts_csv(splits, source.class_names))
+    write_text(folder / "counts.csv", counts_csv(splits, images.class_names))
     page = render(
         "look.html.j2",
         config=config,
         data=data_name({f"data.{name}": value for name, value in asdict(config.data).items()}),
         splits=splits,
-        class_names=source.class_names,
+        class_names=images.class_names,
         charts={name: Markup(svg(chart)) for name, chart in charts.items()},
         tiles=tiles,
         columns={"samples": SAMPLED[1], "augmented": image_grids.VIEWS + 1},
         sizes=sizes,
         preprocessing=preprocessing,
-        notes=[*source.notes, *unreadable],
+        notes=[*images.notes, *unreadable],
         command=shlex.join(["headstart", "look", *words]),
     )
     write_text(folder / "index.html", page)

@@ -12,10 +12,9 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from headstart.config.compose import evaluation_config
 from headstart.config.schema import Config
 from headstart.data.augmentation import training_transform
-from headstart.data.build import open_source
+from headstart.data.build import open_images
 from headstart.data.datamodule import ImageDataModule
 from headstart.data.preprocessing import Preprocessing, evaluation_transform
-from headstart.data.splits import make_splits, split_table
 from headstart.inference.evaluate import check_split
 from headstart.models.model_folder import read_artifact
 from headstart.runs.finished import read_environment
@@ -118,13 +117,12 @@ def images_of(folder: Path, config: Config) -> ImageDataModule:
     Raises:
         DataError: they are not there, or not those that split.csv lists.
     """
-    source = open_source(config.data.source, **config.data.of_source())
-    splits = make_splits(source, **config.data.of_splits())
+    images = open_images(config.data)
     artifact = read_artifact(folder)
-    check_split(split_table(splits, source.class_names), artifact)
+    check_split(images, artifact)
     preprocessing = Preprocessing.from_dict(artifact.description["preprocessing"])
     return ImageDataModule(
-        splits,
+        images.splits,
         training=training_transform(preprocessing, **config.augment.of_images()),
         evaluation=evaluation_transform(preprocessing),
         batch_size=config.data.first_batch_size,

@@ -45,18 +45,13 @@ def check_folder(folder: Path, ckpt_path: str | None) -> None:
 
 
 @rank_zero_only
-def record_start(folder: Path, config: str, split: str) -> None:
-    """Writes what the run depends on: config.yaml, environment.json and split.csv."""
+def record_start(folder: Path, config: str, split: str, lr_range: str | None) -> None:
+    """Writes what the run depends on: config.yaml, environment.json, split.csv and, of lr=auto, lr_range.csv."""
     write_text(folder / "config.yaml", config)
     write_json(folder / "environment.json", environment())
     write_text(folder / "split.csv", csv_text(csv.reader(io.StringIO(split, newline=""))))
-
-
-@rank_zero_only
-def record_range_test(folder: Path, curve: str | None) -> None:
-    """Writes the curve of a learning-rate range test, if there was one: lr_range.csv."""
-    if curve is not None:
-        write_text(folder / LR_RANGE, curve)
+    if lr_range is not None:
+        write_text(folder / LR_RANGE, lr_range)
 
 
 @rank_zero_only

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
 import lightning.pytorch as pl
 import torch
@@ -14,22 +16,59 @@ from headstart.config.ranges import AUTO
 from headstart.config.schema import CachedFeatures, Config
 from headstart.data.augmentation import build_mixing
 from headstart.data.datamodule import ImageDataModule, class_weights
-from headstart.data.dataset import Source
-from headstart.data.splits import split_sha256
+from headstart.data.dataset import LabelledImages
+from headstart.data.splits import split_sha256, split_table
 from headstart.data.workers import default_workers
 from headstart.models.backbone import Backbone, build_backbone
 from headstart.models.head import build_head
 from headstart.models.unfreezing import Finetuning, Strategy
 from headstart.training.bottleneck import Circumstances
+from headstart.training.callbacks import ClassCurves, Timings, build_callbacks
 from headstart.training.checkpoints import STAGES
 from headstart.training.classifier import TransferClassifier
+from headstart.training.loggers import build_loggers
 from headstart.training.optimization import build_optimizer, build_schedule, schedule_length
+from headstart.training.speed import Speed
+from headstart.training.split_metrics import KeepOutputs
+from headstart.training.trainer import build_trainer, check_monitor
+from headstart.training.tuning.auto import Auto
 from headstart.training.tuning.choose_strategy import FROZEN, SCRATCH, Choice, choose
 from headstart.utils.hashing import module_sha256
 
 log = logging.getLogger(__name__)
 
 NO_LIMIT_GB = 1e6  # of features that are kept for finetune=auto where no others are
+
+
+class Observers(NamedTuple):
+    """The callbacks that a run asks for what they have seen."""
+
+    outputs: KeepOutputs
+    class_curves: ClassCurves
+    speed: Speed
+    tuning: Auto
+    timings: Timings
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Returns what was tuned, where the time went, and how long all took up to now."""
+        return {**self.tuning.metrics, **self.speed.figures, **self.timings.metrics}
+
+
+def open_trainer(config: Config, folder: Path) -> tuple[pl.Trainer, Observers]:
+    """Builds Lightning's Trainer with the callbacks and loggers of a run."""
+    tuning = Auto(config.optimizer.lr, config.data.batch_size, config.ckpt_path)
+    observers = Observers(KeepOutputs(), ClassCurves(), Speed(), tuning, Timings())
+    loggers = build_loggers(folder, **asdict(config.logger))
+    callbacks = build_callbacks(
+        folder,
+        monitor=config.monitor,
+        seed=config.seed,
+        resumed=config.ckpt_path,
+        progress=config.trainer.enable_progress_bar,
+        **(asdict(config.callbacks) | ({} if loggers else {"learning_rate": False})),
+    )
+    return build_trainer([*observers, *callbacks], loggers, asdict(config.trainer)), observers
 
 
 def strategy_of(
@@ -63,22 +102,25 @@ def strategy_of(
 
 def build_classifier(
     config: Config,
-    source: Source,
+    images: LabelledImages,
     data: ImageDataModule,
     strategy: Strategy,
     trainer: pl.Trainer,
     *,
     choice: Choice | None,
-    split: str,
-    lr: float,
+    lr: float | None,
 ) -> TransferClassifier:
-    """The network with its new head, and what a checkpoint says of how it was trained."""
+    """Builds the network with its new head, and describes in its hyperparameters how it is trained.
+
+    Raises:
+        ConfigError: the monitored metric is not measured.
+    """
     backbone, freeze, finetuning = strategy
-    num_classes, optimizer = len(source.class_names), asdict(config.optimizer) | {"lr": lr}
-    return TransferClassifier(
+    num_classes, optimizer = len(images.class_names), asdict(config.optimizer) | {"lr": lr}
+    classifier = TransferClassifier(
         backbone.module,
         build_head(num_features=backbone.num_features, num_classes=num_classes, **asdict(config.head)),
-        source.class_names,
+        images.class_names,
         freeze=freeze,
         finetuning=finetuning,
         optimizer=partial(build_optimizer, **optimizer),
@@ -90,7 +132,7 @@ def build_classifier(
         description={
             "model": backbone.description,
             "head": asdict(config.head),
-            "class_names": list(source.class_names),
+            "class_names": list(images.class_names),
             "preprocessing": asdict(backbone.preprocessing),
             "freeze": freeze,
             "finetune": asdict(finetuning) if finetuning != Finetuning() else None,
@@ -108,10 +150,12 @@ def build_classifier(
             "monitor": config.monitor,
             "ema": config.callbacks.ema,
             **({"stages": STAGES} if finetuning.has_stages else {}),
-            "split": split_sha256(split),
+            "split": split_sha256(split_table(images)),
             "data": config.data.told(),
         },
     )
+    check_monitor(config.monitor, classifier.logged_metrics)
+    return classifier
 
 
 def circumstances(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,33 @@ class ClassCurves(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from a checkpoint."""
         self.epochs = state_dict["epochs"]
+
+
+class Timings(pl.Callback):
+    """Measures how long a run and its fit take, from when this is made."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._fit_start = self._fit_end = 0.0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Notes when fit begins."""
+        if stage == "fit":
+            self._fit_start = time.perf_counter()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Notes when fit ends."""
+        if stage == "fit":
+            self._fit_end = time.perf_counter()
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Returns `time/fit_s`, and `time/total_s` up to now."""
+        now = time.perf_counter()
+        return {
+            "time/fit_s": round(self._fit_end - self._fit_start, 3),
+            "time/total_s": round(now - self._start, 3),
+        }
 
 
 class StopEarly(EarlyStopping):

@@ -164,6 +164,22 @@ def without_backbone(classifier: TransferClassifier, aside: bool = True) -> Iter
         classifier.backbone = backbone
 
 
+@contextmanager
+def head_only_checkpoints(folder: Path, classifier: TransferClassifier, aside: bool) -> Iterator[None]:
+    """Trains without the backbone where it is not needed; however that ends, the checkpoints are whole afterwards.
+
+    Args:
+        folder: the run folder.
+        classifier: see `without_backbone`.
+        aside: likewise.
+    """
+    try:
+        with without_backbone(classifier, aside):
+            yield
+    finally:
+        complete_checkpoints(folder / "checkpoints", classifier)
+
+
 @rank_zero_only
 def complete_checkpoints(folder: Path, classifier: TransferClassifier) -> None:
     """Adds the backbone to those of a folder's checkpoints that lack it and are of this backbone.
@@ -225,12 +241,17 @@ def _brief(value: object) -> str:
     return text if len(text) <= 120 else f"{text[:117]}..."
 
 
-def restore_best(trainer: pl.Trainer, classifier: TransferClassifier) -> int | None:
-    """Loads the best checkpoint, if the run keeps one; gives its epoch, counted from 1."""
+def restore_best(trainer: pl.Trainer, classifier: TransferClassifier) -> dict[str, int]:
+    """Loads the best checkpoint, if the run keeps one.
+
+    Returns:
+        `epochs/run` and, of the best checkpoint, `epochs/best`, counted from 1.
+    """
+    epochs = {"epochs/run": trainer.current_epoch}
     for keeper in trainer.checkpoint_callbacks:
         if isinstance(keeper, KeepBest) and keeper.best_model_path:
             checkpoint = read_checkpoint(keeper.best_model_path)
             classifier.on_load_checkpoint(checkpoint)
             classifier.load_state_dict(checkpoint["state_dict"])
-            return int(checkpoint["epoch"]) + 1
-    return None
+            epochs["epochs/best"] = int(checkpoint["epoch"]) + 1
+    return epochs

@@ -18,7 +18,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from headstart.data.datamodule import Batch
 from headstart.models.freezing import hold_in_eval
 from headstart.models.unfreezing import Finetuning, Thawing
-from headstart.training.distributed import check_strategy, renew
+from headstart.training.distributed import check_agreement, check_strategy, renew
 from headstart.training.optimization import BuildOptimizer, BuildSchedule, build_optimizer, build_schedule, can_fuse
 
 SPLITS = ("train", "val", "test")
@@ -105,13 +105,16 @@ class TransferClassifier(pl.LightningModule):
         hold_in_eval(self.thawing.frozen)
         return self
 
-    def compile_backbone(self) -> None:
+    def compile_backbone(self, wanted: bool = True) -> None:
         """Compiles the backbone when it is first used; in place, so that names in checkpoints stay what they are."""
-        self.backbone.compile()
-        self._compiled = True
+        if wanted:
+            self.backbone.compile()
+            self._compiled = True
 
     def on_fit_start(self) -> None:
-        """Makes sure that what is to thaw can."""
+        """Makes sure that what is to thaw can, and that all processes train by the same strategy."""
+        if chosen := self.hparams.get("chosen"):
+            check_agreement(chosen["strategy"])
         if self.thawing.finetuning.has_stages:
             check_strategy(self.trainer.strategy)
 
@@ -223,9 +226,14 @@ class TransferClassifier(pl.LightningModule):
             named = zip(self.class_names, by_class, strict=True)
             self.log_dict({f"{split}/class_accuracy/{name}": value for name, value in named}, logger=False)
 
-    def build_optimizer(self, *, fused: bool = False) -> Optimizer:
-        """The optimizer over all that ever trains."""
-        return self.optimizer(self.thawing.parameter_groups(self.head), fused=fused)
+    def build_optimizer(self, **settings: Any) -> Optimizer:
+        """Builds the optimizer over all that ever trains; a keyword such as `lr` beats the setting."""
+        return self.optimizer(self.thawing.parameter_groups(self.head), **settings)
+
+    def set_lr(self, lr: float) -> None:
+        """Sets the learning rate of optimizers to come, and what checkpoints say of it."""
+        self.optimizer = partial(self.optimizer, lr=lr)
+        self.hparams["optimizer"] = {**self.hparams["optimizer"], "lr": lr}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer over all that ever trains, and its schedule."""

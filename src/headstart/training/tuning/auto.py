@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,7 @@ from headstart.data.datamodule import ImageDataModule
 from headstart.models.model_folder import read_checkpoint
 from headstart.training.checkpoints import without_backbone
 from headstart.training.classifier import TransferClassifier
-from headstart.training.distributed import check_agreement
 from headstart.training.tuning.batch_size import best_batch_size
-from headstart.training.tuning.choose_strategy import Choice
 from headstart.training.tuning.lr_range_test import Batches, RangeTest, lr_range_test
 
 log = logging.getLogger(__name__)
@@ -57,7 +54,6 @@ class Auto(pl.Callback):
         lr: None if it is not known yet.
         batch_size: likewise.
         range_test: the curve, in the process that measured it.
-        choice: of a strategy, where that was left to `auto`.
 
     Raises:
         ModelError: the checkpoint cannot be read.
@@ -73,13 +69,7 @@ class Auto(pl.Callback):
         if batch_size is not None and batch_size != AUTO:
             self.batch_size = int(batch_size)
         self.range_test: RangeTest | None = None
-        self.choice: Choice | None = None
         self._data: ImageDataModule | None = None
-
-    @property
-    def first_lr(self) -> float:
-        """A rate to build the classifier with."""
-        return 1.0 if self.lr is None else self.lr
 
     @property
     def first_batch_size(self) -> int:
@@ -87,17 +77,7 @@ class Auto(pl.Callback):
         return self.batch_size or USUAL_BATCH
 
     def measure(
-        self,
-        classifier: TransferClassifier,
-        data: ImageDataModule,
-        batches: Batches,
-        trainer: pl.Trainer,
-        *,
-        choice: Choice | None,
-        accumulated: int,
-        image_size: int,
-        seed: int,
-        show_progress: bool,
+        self, classifier: TransferClassifier, data: ImageDataModule, batches: Batches, trainer: pl.Trainer
     ) -> None:
         """Measures what is not known, in the first process, and says so; the classifier and the data then have it.
 
@@ -106,46 +86,40 @@ class Auto(pl.Callback):
             data: the images.
             batches: what it is trained on: the images, decoded or not, or features of a frozen backbone.
             trainer: that will train it.
-            choice: of `finetune=auto`, which every process has made for itself.
-            accumulated: batches a step.
-            image_size: side of the images, in pixels.
-            seed: of the run.
-            show_progress: show bars.
 
         Raises:
             ConfigError: there is no such number; see `lr_range_test` and `best_batch_size`.
         """
-        self.choice, self._data, cached = choice, data, isinstance(batches, FeatureDataModule)
+        self._data, cached = data, isinstance(batches, FeatureDataModule)
         how: dict[str, Any] = {
             "device": trainer.strategy.root_device,
             "precision": trainer.precision_plugin,
             "gradient_clip": trainer.gradient_clip_val,
-            "show_progress": show_progress and trainer.is_global_zero,
+            "show_progress": trainer.progress_bar_callback is not None and trainer.is_global_zero,
         }
-        images = len(data.splits["train"]) // (trainer.world_size * accumulated)
+        images = len(data.splits["train"]) // (trainer.world_size * trainer.accumulate_grad_batches)
         if self.batch_size is None and (cached or "batch_size" not in self.asked):
             self.batch_size = suitable_batch_size(images) if cached else USUAL_BATCH
             if "batch_size" in self.asked or self.batch_size != USUAL_BATCH:
                 log.info("batch_size: %d, for a head on kept features of %d images", self.batch_size, images)
             self._set(classifier, data)
         if self.batch_size is None and trainer.is_global_zero:
-            found = best_batch_size(classifier, image_size=image_size, train_images=images, **how)
+            side = classifier.hparams["preprocessing"]["crop"]
+            found = best_batch_size(classifier, image_size=side, train_images=images, **how)
             self.batch_size = found.size
             log.info("batch_size=auto: %s", found)
             self._set(classifier, data)
         if self.lr is None and trainer.is_global_zero:
             with without_backbone(classifier, aside=cached):
-                self.range_test = lr_range_test(classifier, batches, seed=seed, **how)
+                self.range_test = lr_range_test(classifier, batches, seed=data.seed, **how)
             self.lr = self.range_test.lr
             log.info("lr=auto: %s", self.range_test)
             self._set(classifier, data)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Takes the numbers of the first process, and makes sure that all have made its choice."""
+        """Takes the numbers of the first process."""
         if stage != "fit" or trainer.world_size == 1:
             return
-        if self.choice:
-            check_agreement(self.choice.strategy)
         if self.asked:
             assert isinstance(pl_module, TransferClassifier)
             assert self._data is not None
@@ -161,12 +135,10 @@ class Auto(pl.Callback):
                 classifier.hparams["scheduler"] = {**schedule, "images_a_step": steps * self.batch_size}
             data.batch_size = classifier.hparams["batch_size"] = self.batch_size
         if self.lr is not None:
-            classifier.optimizer = partial(classifier.optimizer, lr=self.lr)
-            classifier.hparams["optimizer"] = {**classifier.hparams["optimizer"], "lr": self.lr}
+            classifier.set_lr(self.lr)
 
     @property
     def metrics(self) -> dict[str, float]:
-        """`auto/lr` and `auto/batch_size`, of what was left to auto, and what the choice of a strategy went by."""
+        """Returns `auto/lr` and `auto/batch_size`, of what was left to auto."""
         found = {"lr": self.lr, "batch_size": self.batch_size}
-        numbers = {f"auto/{name}": value for name in self.asked if (value := found[name]) is not None}
-        return numbers | (self.choice.metrics if self.choice else {})
+        return {f"auto/{name}": value for name in self.asked if (value := found[name]) is not None}

@@ -24,6 +24,7 @@ SMALLEST, LARGEST = 8, 1024
 # few hundred images even 32 leave a handful of steps.
 STEPS_AN_EPOCH = 20
 GROWTH = 1.05  # a batch twice as large has to be faster by this
+TRIAL_LR = 1e-3  # of steps whose result is thrown away
 USUAL_MEMORY = 8 * 2**30  # bytes, where the system does not say how much it has
 GPU_SHARE = 0.8  # of the free memory: other libraries, evaluation and fragments need the rest
 CPU_SHARE = 0.25  # of the machine's memory: workers and their images need theirs
@@ -84,7 +85,7 @@ def best_batch_size(
     best, reason = 0, f"more would leave fewer than {STEPS_AN_EPOCH} steps an epoch"
     speeds: dict[int, float] = {}
     with random_states_kept(), progress_bar("Looking for the batch size", len(sizes), shown=show_progress) as advance:
-        rehearsal = Rehearsal(classifier, device, precision, gradient_clip)
+        rehearsal = Rehearsal(classifier, device, precision, lr=TRIAL_LR, gradient_clip=gradient_clip)
         fits = Memory(rehearsal, image_size).fits
         for size in sizes:
             speed = images_a_second(rehearsal, random_batch(rehearsal, size, image_size)) if fits(size) else None

@@ -94,7 +94,7 @@ def lr_range_test(
     rates, losses = np.geomspace(LOWEST, HIGHEST, STEPS), list[float]()
     with random_states_kept(), progress_bar("Looking for the learning rate", STEPS, shown=show_progress) as advance:
         torch.manual_seed(mixed_seed("learning rates", seed))
-        rehearsal = Rehearsal(classifier, device, precision, gradient_clip)
+        rehearsal = Rehearsal(classifier, device, precision, lr=1.0, gradient_clip=gradient_clip)
         groups, own_rate = rehearsal.optimizer.param_groups, rehearsal.optimizer.defaults["lr"]
         ratios = [group["lr"] / own_rate for group in groups]
         for rate, batch in zip(rates, islice(batches_of(data), STEPS), strict=True):

@@ -34,6 +34,7 @@ class Rehearsal:
         classifier: is copied, with what is frozen in it, and not touched.
         device: where to train.
         precision: the Trainer's plugin.
+        lr: the optimizer's learning rate; groups keep their ratios to it.
         gradient_clip: the Trainer's `gradient_clip_val`: the largest norm of all gradients together.
 
     Attributes:
@@ -45,13 +46,15 @@ class Rehearsal:
         classifier: TransferClassifier,
         device: torch.device,
         precision: Precision,
+        *,
+        lr: float,
         gradient_clip: float | None = None,
     ) -> None:
         copied = precision.convert_module(deepcopy(classifier)).to(device)
         assert isinstance(copied, TransferClassifier)
         copied.thawing.thaw_all()  # to find a rate, and memory, for all that will ever train
         self.classifier = copied.train()
-        self.optimizer = self.classifier.build_optimizer()
+        self.optimizer = self.classifier.build_optimizer(lr=lr)
         self.device, self.precision, self.gradient_clip = device, precision, gradient_clip
         # Of 16-mixed. A copy: the scale that it finds here is not the one to start training with.
         self._scaler = deepcopy(getattr(precision, "scaler", None)) or torch.amp.GradScaler(enabled=False)
