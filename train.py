@@ -12,6 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from headstart.config.check import check
+from headstart.config.renamed import check_renamed
 from headstart.sweeps.requirements import check_plugins
 from headstart.training.launch import check_launch
 from headstart.utils import errors
@@ -39,6 +40,7 @@ def main(cfg: DictConfig) -> float | None:
 
 if __name__ == "__main__":
     sys.excepthook = errors.excepthook
+    check_renamed(sys.argv[1:])
     check_plugins(sys.argv[1:])
     check_launch(os.environ, sys.argv[1:])
     main()

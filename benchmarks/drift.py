@@ -29,7 +29,7 @@ class PlainClassifier(classifier.TransferClassifier):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        self.thawing.frozen = []
+        self.unfreezing.frozen = []
         self.train()
 
 

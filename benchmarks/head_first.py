@@ -1,4 +1,4 @@
-"""What a head costs that trains before the backbone thaws: on kept features, and through the frozen network.
+"""What a head costs that trains before the backbone unfreezes: on kept features, and through the frozen network.
 
     python benchmarks/head_first.py --root ../shared/data/hymenoptera --weights mobilenet_v2-imagenet.pth
 

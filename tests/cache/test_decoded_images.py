@@ -148,7 +148,7 @@ def test_a_changed_image_is_decoded_again(images: ImageDataModule, own_cache: Pa
 def test_whole_images_are_kept_of_training_alone(images: ImageDataModule, own_cache: Path) -> None:
     decoded(images, "standard", scale=0.35)
     assert sorted(found.rows for found in cached_sets(own_cache, IMAGES)) == [11, 16]
-    decoded(images, "caltech", scale=0.35, degrees=15, colour=0.1)  # other parts of them, of another size
+    decoded(images, "caltech", scale=0.35, degrees=15, color_jitter=0.1)  # other parts of them, of another size
     decoded(images, "flip")
     assert sorted(found.rows for found in cached_sets(own_cache, IMAGES)) == [11, 11, 16]
 

@@ -44,7 +44,7 @@ def test_the_seed_decides() -> None:
 
 
 def test_what_is_erased_of_kept_views_is_not_the_same_in_every_epoch(train: Callable[..., dict[str, Any]]) -> None:
-    metrics = train("augment.erasing=0.5", "epochs=3", "data.train_per_class=3", "features.views=3")
+    metrics = train("augment.random_erasing=0.5", "epochs=3", "data.train_per_class=3", "features.views=3")
     assert metrics["features/computed"] + metrics["features/cached"] == 30 * 3 + 30 + 90 + 90  # three views of each
 
 

@@ -42,7 +42,9 @@ def test_the_data_may_say_otherwise() -> None:
 
 @pytest.mark.parametrize("name", choices("augment"))
 def test_augmentation_keeps_size_and_type_and_depends_on_the_seed_alone(name: str) -> None:
-    transform = training_transform(SMALL, **composed(f"augment={name}", "augment.erasing=0.5").augment.of_images())
+    transform = training_transform(
+        SMALL, **composed(f"augment={name}", "augment.random_erasing=0.5").augment.of_images()
+    )
     photos = np.stack([np.asarray(PHOTO.resize((50, 40)))] * 6)
     dataset = ImageDataset(Samples(photos, np.arange(6), list("abcdef")), transform)
     first = torch.stack([dataset[0, seed][0] for seed in range(4)])

@@ -101,7 +101,7 @@ TOGETHER = (
     "augment=pad_crop optimizer=sgd scheduler=onecycle logger=[tensorboard,csv] freeze=false callbacks.ema=0.9 "
     "trainer.accumulate_grad_batches=2",
     "augment=standard scheduler=plateau freeze=false trainer.precision=bf16-mixed data.sampling=balanced "
-    "augment.erasing=0.5 monitor=train/loss",
+    "augment.random_erasing=0.5 monitor=train/loss",
     "augment=caltech scheduler=step head=mlp freeze=false trainer.precision=auto augment.mixup=0.2",
     "augment=randaugment scheduler=cosine trainer.deterministic=true augment.cutmix=1.0 callbacks.ema=0.9 head=mlp",
     "augment=trivialaugment scheduler=onecycle data.sampling=balanced trainer.accumulate_grad_batches=2",
@@ -250,7 +250,7 @@ def test_a_run_is_not_written_over(finished: Path, train: Train, tmp_path: Path)
 def test_a_schedule_is_resumed_as_if_it_had_run_on(scheduler: str, tmp_path: Path) -> None:
     """Bit for bit: weights with dropout, BatchNorm and augmentation, and the rates."""
     settings = asdict(composed(f"scheduler={scheduler}").scheduler)
-    settings |= {"plateau": {"patience": 0}, "step": {"every": 2}}.get(scheduler, {})
+    settings |= {"plateau": {"patience": 0}, "step": {"step_size": 2}}.get(scheduler, {})
     _, whole = fitted(tmp_path / "whole", Finetuning(), epochs=5, freeze="block1", scheduler=settings)
     last = whole.folder / "before3" / "last.ckpt"
     _, rest = fitted(

@@ -36,7 +36,7 @@ FAULTS = (
     Fault(
         "frozen modules go back to training mode when Lightning calls train()",
         "training/classifier.py",
-        "        super().train(mode)\n        hold_in_eval(self.thawing.frozen)",
+        "        super().train(mode)\n        hold_in_eval(self.unfreezing.frozen)",
         "        super().train(mode)",
         ("models/test_freezing.py",),
     ),

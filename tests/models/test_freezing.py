@@ -77,7 +77,7 @@ def test_only_what_is_not_frozen_changes(freeze: bool | str) -> None:
 def test_plain_requires_grad_would_not_do() -> None:
     """The trap that this room is for: the test above would notice it."""
     classifier = TransferClassifier(Small(), nn.Linear(4, 3), ["a", "b", "c"], freeze=True)
-    classifier.thawing.frozen = []
+    classifier.unfreezing.frozen = []
     before = copy.deepcopy(classifier.state_dict())
     classifier.train()
     trainer().fit(classifier, loader())

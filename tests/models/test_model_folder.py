@@ -132,10 +132,6 @@ def slip_in_a_pickle(model: Path) -> None:
             f"is of format 99, written by headstart 9.0; headstart .* reads up to {FORMAT_VERSION}. Install a newer",
         ),
         (
-            lambda model: describe(model, format_version=1),
-            "is of format 1, before models were read. Use its run's chec",
-        ),
-        (
             lambda model: describe(model, class_names=None),
             "model.json is damaged or was changed: class_names=None: expected a valid list. Copy it again.",
         ),

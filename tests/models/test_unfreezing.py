@@ -18,7 +18,7 @@ from headstart.models.backbone import build_backbone
 from headstart.models.blocks import blocks_of
 from headstart.models.freezing import freeze_backbone
 from headstart.models.small_networks import GlyphNet
-from headstart.models.unfreezing import Finetuning, ParameterGroup, Thawing
+from headstart.models.unfreezing import Finetuning, ParameterGroup, Unfreezing
 from headstart.training.distributed import check_strategy
 from headstart.training.optimization import build_optimizer
 from headstart.utils.errors import ConfigError, ModelError
@@ -72,23 +72,23 @@ def test_blocks_of_any_network(library: str, name: str) -> None:
 
 def test_what_trains_when() -> None:
     plain, head_first = Finetuning(), Finetuning(head_epochs=2)
-    gradual = Finetuning(head_epochs=1, thawed_by=0.5)
-    assert [plain.thawed(7, epoch, 10) for epoch in range(3)] == [7, 7, 7]
-    assert [head_first.thawed(7, epoch, 10) for epoch in range(4)] == [0, 0, 7, 7]
-    assert [gradual.thawed(7, epoch, 10) for epoch in range(7)] == [0, 2, 3, 5, 6, 7, 7]
-    late = Finetuning(head_epochs=6, thawed_by=0.5)  # of the four that are left
-    assert [late.thawed(7, epoch, 10) for epoch in range(5, 10)] == [0, 4, 7, 7, 7]
-    assert [gradual.thawed(7, epoch, 3) for epoch in range(3)] == [0, 7, 7]  # few epochs: it hurries
-    assert [Finetuning(thawed_by=1.0).thawed(2, epoch, 4) for epoch in range(4)] == [1, 1, 2, 2]
+    gradual = Finetuning(head_epochs=1, unfrozen_by=0.5)
+    assert [plain.unfrozen(7, epoch, 10) for epoch in range(3)] == [7, 7, 7]
+    assert [head_first.unfrozen(7, epoch, 10) for epoch in range(4)] == [0, 0, 7, 7]
+    assert [gradual.unfrozen(7, epoch, 10) for epoch in range(7)] == [0, 2, 3, 5, 6, 7, 7]
+    late = Finetuning(head_epochs=6, unfrozen_by=0.5)  # of the four that are left
+    assert [late.unfrozen(7, epoch, 10) for epoch in range(5, 10)] == [0, 4, 7, 7, 7]
+    assert [gradual.unfrozen(7, epoch, 3) for epoch in range(3)] == [0, 7, 7]  # few epochs: it hurries
+    assert [Finetuning(unfrozen_by=1.0).unfrozen(2, epoch, 4) for epoch in range(4)] == [1, 1, 2, 2]
 
 
 def test_rates_fall_from_the_head_down() -> None:
-    thawing = Thawing(GlyphNet(), "stem", Finetuning(backbone_lr=0.1, block_decay=0.5))
-    groups = thawing.parameter_groups(nn.Linear(416, 2))
+    unfreezing = Unfreezing(GlyphNet(), "stem", Finetuning(backbone_lr=0.1, layer_decay=0.5))
+    groups = unfreezing.parameter_groups(nn.Linear(416, 2))
     names = [group.name for group in groups]
     assert names == ["head", "block3.1", "block3.0", "block2.1", "block2.0", "block1.1", "block1.0"]  # no stem
     assert [group.rate for group in groups] == pytest.approx([1, *(0.1 * 0.5**depth for depth in range(1, 7))])
-    (group,) = Thawing(GlyphNet(), False, Finetuning()).parameter_groups(nn.Linear(416, 2))
+    (group,) = Unfreezing(GlyphNet(), False, Finetuning()).parameter_groups(nn.Linear(416, 2))
     assert (group.name, group.rate) == ("all", 1.0)
 
 
@@ -106,11 +106,11 @@ def test_norms_and_biases_do_not_decay() -> None:
 
 def test_frozen_batchnorm_stays_what_it_is() -> None:
     backbone = GlyphNet()
-    thawing = Thawing(backbone, False, Finetuning(batchnorm="frozen"))
+    unfreezing = Unfreezing(backbone, False, Finetuning(batchnorm="frozen"))
     norms = [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)]
-    assert all(module in thawing.frozen for module in norms)
+    assert all(module in unfreezing.frozen for module in norms)
     assert not any(p.requires_grad for norm in norms for p in norm.parameters())
-    held = {id(p) for group in thawing.parameter_groups(nn.Linear(416, 2)) for p in group.parameters}
+    held = {id(p) for group in unfreezing.parameter_groups(nn.Linear(416, 2)) for p in group.parameters}
     assert held.isdisjoint({id(p) for norm in norms for p in norm.parameters()})
 
 
@@ -118,8 +118,8 @@ def test_what_a_network_itself_never_trains_does_not_thaw() -> None:
     """As the fixed position embeddings of some vision transformers."""
     backbone = GlyphNet()
     backbone.block2[0][0].weight.requires_grad_(False)
-    thawing = Thawing(backbone, False, Finetuning(head_epochs=1))
-    thawing.begin_epoch(1, 2)
+    unfreezing = Unfreezing(backbone, False, Finetuning(head_epochs=1))
+    unfreezing.begin_epoch(1, 2)
     assert [name for name, p in backbone.named_parameters() if not p.requires_grad] == ["block2.0.0.weight"]
 
 
@@ -229,12 +229,12 @@ def test_early_stopping_counts_from_where_everything_trains(train: Train, tmp_pa
     """No epoch is an improvement by ten here."""
     impatient = ("callbacks.early_stopping.patience=1", "callbacks.early_stopping.min_delta=10")
     words = ("finetune=gradual", "finetune.head_epochs=2", "epochs=9", *FEW, *impatient)
-    assert train(*words)["epochs/run"] == 2 + 4  # the head's, and until all has thawed, which is no better
+    assert train(*words)["epochs/run"] == 2 + 4  # the head's, and until all has unfrozen, which is no better
     frozen = train("freeze=true", "epochs=9", *FEW, *impatient, folder=tmp_path / "frozen")
     assert frozen["epochs/run"] == 2
 
 
-def test_a_loss_that_is_not_finite_ends_a_run_before_anything_thaws(train: Train) -> None:
+def test_a_loss_that_is_not_finite_ends_a_run_before_anything_unfreezes(train: Train) -> None:
     words = ("finetune=head_then_full", "finetune.head_epochs=3", "epochs=4", *FEW)
     words = (*words, "model.weights=default", "monitor=val/loss", "optimizer=sgd", "lr=1e38")
     assert train(*words)["epochs/run"] < 3
@@ -245,7 +245,7 @@ def test_a_head_that_trains_first_above_blocks_that_never_thaw(train: Train) -> 
 
 
 def test_a_head_that_auto_trains_alone_has_one_schedule(train: Train, tmp_path: Path) -> None:
-    """Whatever is set beside it for what would thaw."""
+    """Whatever is set beside it for what would unfreeze."""
     words = ("finetune=auto", "finetune.head_epochs=2", "scheduler=cosine", "epochs=4", "data.train_per_class=20")
     record, _ = recorded(train, *words, "model.weights=default", folder=tmp_path / "run")
     assert not any(name.startswith("backbone") for name in record.trains[3])
@@ -253,8 +253,8 @@ def test_a_head_that_auto_trains_alone_has_one_schedule(train: Train, tmp_path: 
     assert rates[1:] == sorted(rates[1:], reverse=True)
 
 
-def test_blocks_thaw_one_after_the_other(train: Train, tmp_path: Path) -> None:
-    words = ("finetune=gradual", "finetune.thawed_by=1.0", "epochs=5", "freeze=stem")
+def test_blocks_unfreeze_one_after_the_other(train: Train, tmp_path: Path) -> None:
+    words = ("finetune=gradual", "finetune.unfrozen_by=1.0", "epochs=5", "freeze=stem")
     record, _ = recorded(train, *QUICK, *words, folder=tmp_path / "run")
     lowest = [
         min((n.removeprefix("backbone.") for n in record.trains[epoch] if n.startswith("backbone.")), default="")
@@ -288,7 +288,7 @@ def test_an_average_that_is_resumed_at_its_end_stays_one(train: Train, tmp_path:
     assert all(torch.equal(value, average[name]) for name, value in saved.items())
 
 
-def test_what_thaws_is_compiled_at_every_stage(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_unfreezes_is_compiled_at_every_stage(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     """Torch compiles a network anew for other gradients, and no more beyond a limit."""
     monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="eager"))
     monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
@@ -315,33 +315,13 @@ def test_a_schedule_of_other_steps_is_not_resumed(train: Train, tmp_path: Path) 
         train(*words, "trainer.accumulate_grad_batches=2", last)
 
 
-@pytest.mark.parametrize(
-    ("words", "lacking", "message"),
-    [
-        (("freeze=false", "epochs=2"), "ema", "had their parameters in another order. Start anew from its weights by"),
-        (("finetune=gradual", "epochs=4"), "stages", "thaws in other epochs, or at other rates. Start anew from its"),
-    ],
-)
-def test_a_checkpoint_of_before_is_refused_by_name(
-    words: tuple[str, ...], lacking: str, message: str, train: Train, tmp_path: Path
-) -> None:
-    words = (*words, *FEW)
-    interrupt_after(1, *words, folder=tmp_path / "part")
-    last = tmp_path / "part" / "checkpoints" / "last.ckpt"
-    checkpoint = torch.load(last, weights_only=True)
-    del checkpoint["hyper_parameters"][lacking]
-    torch.save(checkpoint, last)
-    with pytest.raises(ModelError, match=message):
-        train(*words, f"ckpt_path={last}")
-
-
 def test_a_schedule_of_other_epochs_is_not_resumed(train: Train, tmp_path: Path) -> None:
     words = ("finetune=gradual", *FEW)
     interrupt_after(1, *words, "epochs=4", folder=tmp_path / "part")
     last = f"ckpt_path={tmp_path}/part/checkpoints/last.ckpt"
     with pytest.raises(ModelError, match="cannot be resumed: its scheduler is name=none epochs=4"):
         train(*words, "epochs=6", last)
-    with pytest.raises(ModelError, match="cannot be resumed: its finetune is head_epochs=1 thawed_by=0.5"):
+    with pytest.raises(ModelError, match="cannot be resumed: its finetune is head_epochs=1 unfrozen_by=0.5"):
         train("finetune=layer_decay", *FEW, "epochs=4", last)
 
 
@@ -352,15 +332,18 @@ def test_a_schedule_of_other_epochs_is_not_resumed(train: Train, tmp_path: Path)
             ("finetune=gradual", "freeze=true"),
             "freeze=true trains the head alone, and finetune=gradual the backbone",
         ),
-        (("finetune=head_then_full", "epochs=1"), "finetune.head_epochs=1: the backbone would never thaw in epochs=1"),
+        (
+            ("finetune=head_then_full", "epochs=1"),
+            "finetune.head_epochs=1: the backbone would never unfreeze in epochs=1",
+        ),
         (("finetune.backbone_lr=0.1",), "freeze=true trains the head alone, and finetune=none and its backbone_lr the"),
         (("finetune=auto", "freeze=stem"), "finetune=auto decides what is frozen: leave freeze=stem out"),
         (("finetune=auto", "model.weights=null"), "finetune=auto looks at the images with pretrained weights"),
         (("data.sampling=balanced", "loss.class_weights=balanced"), "would weigh the smaller classes twice"),
-        (("freeze=false", "finetune.thawed_by=1.5"), r"finetune.thawed_by=1.5: expected a number from 0 to 1"),
+        (("freeze=false", "finetune.unfrozen_by=1.5"), r"finetune.unfrozen_by=1.5: expected a number from 0 to 1"),
         (
-            ("freeze=false", "finetune.block_decay=0"),
-            "finetune.block_decay=0.0: expected a number above 0",
+            ("freeze=false", "finetune.layer_decay=0"),
+            "finetune.layer_decay=0.0: expected a number above 0",
         ),
         (("freeze=false", "finetune.batchnorm=off"), "finetune.batchnorm"),
     ],
@@ -370,13 +353,13 @@ def test_what_cannot_be_meant(words: tuple[str, ...], message: str) -> None:
         composed(*words)
 
 
-def test_strategies_of_lightning_that_cannot_thaw_are_refused() -> None:
+def test_strategies_of_lightning_that_cannot_unfreeze_are_refused() -> None:
     with pytest.raises(ConfigError, match="works with auto or ddp, not with FSDPStrategy: choose one of them, or"):
         check_strategy(FSDPStrategy())
 
 
-def test_what_thaws_is_trained_by_all_processes(tmp_path: Path) -> None:
-    """Two processes with 8 images a step each are one with 16; PyTorch alone would not average what thaws later."""
+def test_what_unfreezes_is_trained_by_all_processes(tmp_path: Path) -> None:
+    """Two processes with 8 images a step each are one with 16; PyTorch alone would not average what unfreezes later."""
     words = ("finetune=head_then_full", "finetune.batchnorm=frozen", "finetune.backbone_lr=1.0", "optimizer=sgd")
     small = ("lr=0.01", "epochs=2", "data.train_per_class=8", "trainer.accelerator=cpu", *SMALL[2:])
     for name, more in {"one": ("batch_size=16",), "two": ("batch_size=8", "trainer=ddp")}.items():

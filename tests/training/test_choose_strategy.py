@@ -108,7 +108,7 @@ def test_a_run_chooses_and_a_resumed_one_keeps_its_choice(
     monkeypatch.setattr("headstart.training.tuning.choose_strategy.SIMILAR", 1.1)
     with caplog.at_level(logging.INFO):
         short = train("finetune=auto", "model.weights=default", "epochs=1", folder=tmp_path / "short")
-    assert short["params/trainable"] == short["params/total"]  # few epochs leave something to thaw in
+    assert short["params/trainable"] == short["params/total"]  # few epochs leave something to unfreeze in
     caplog.clear()
     words = ("finetune=auto", "model.weights=default", "epochs=4", "finetune.batchnorm=frozen")
     with caplog.at_level(logging.INFO):

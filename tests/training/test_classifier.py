@@ -76,7 +76,7 @@ def rates(name: str, epochs: int = 10, *, head_epochs: int = 0, **settings: floa
 
 def test_schedules() -> None:
     assert rates("none") == [1.0] * 40
-    assert rates("step", every=2, factor=0.5)[::8] == [1.0, 0.5, 0.25, 0.125, 0.0625]
+    assert rates("step", step_size=2, gamma=0.5)[::8] == [1.0, 0.5, 0.25, 0.125, 0.0625]
 
     cosine = rates("cosine", warmup_epochs=1)
     assert cosine[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])  # four steps of warm-up, then the peak
@@ -84,31 +84,31 @@ def test_schedules() -> None:
     assert cosine[-1] == pytest.approx((1 + math.cos(math.pi * 35 / 36)) / 2)
     assert rates("cosine", warmup_epochs=0)[0] == 1.0
 
-    onecycle = rates("onecycle", rise=0.3)
+    onecycle = rates("onecycle", pct_start=0.3)
     assert max(onecycle) == pytest.approx(1.0)
     assert onecycle.index(max(onecycle)) == 11
     assert onecycle[-1] < onecycle[0] < 0.05
-    assert max(rates("onecycle", rise=1 / 40)) <= 1.0  # a rise of one step, by whose length torch divides
+    assert max(rates("onecycle", pct_start=1 / 40)) <= 1.0  # a rise of one step, by whose length torch divides
 
     plateau = rates("plateau", factor=0.1, patience=2)  # the labels are all alike: nothing improves after the first
     assert plateau[0] == 1.0
     assert plateau[-1] == pytest.approx(0.01)
 
 
-def test_what_thaws_has_a_schedule_of_its_own() -> None:
+def test_what_unfreezes_has_a_schedule_of_its_own() -> None:
     """The head's four epochs rise and fall; those after them begin anew."""
-    for name, settings in {"cosine": {"warmup_epochs": 1.0}, "onecycle": {"rise": 0.3}}.items():
+    for name, settings in {"cosine": {"warmup_epochs": 1.0}, "onecycle": {"pct_start": 0.3}}.items():
         staged = rates(name, head_epochs=4, **settings)
         assert staged == pytest.approx(rates(name, 4, **settings) + rates(name, 6, **settings))
         assert max(staged[:16]) > 0.9 < max(staged[16:])
     assert rates("cosine", 1, warmup_epochs=1.0)[-1] < 0.9  # warm-up takes half of a short training at most
-    assert rates("step", head_epochs=4, every=2, factor=0.5) == rates("step", every=2, factor=0.5)
+    assert rates("step", head_epochs=4, step_size=2, gamma=0.5) == rates("step", step_size=2, gamma=0.5)
 
 
 def test_a_stage_of_a_few_steps_has_no_schedule_of_its_own() -> None:
     """All its rates would be next to nothing."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    length = {"epochs": 10, "steps": 30, "monitor": "val/loss", "rise": 0.3}
+    length = {"epochs": 10, "steps": 30, "monitor": "val/loss", "pct_start": 0.3}
     schedule = build_schedule(optimizer, "onecycle", first_epochs=1, **length)
     assert schedule is not None
     assert isinstance(schedule["scheduler"], torch.optim.lr_scheduler.OneCycleLR)

@@ -87,7 +87,7 @@ def kept_features(
 ) -> FrozenFeatures | None:
     """What a backbone makes of the images while all of it is frozen; None where it has to see them at every step.
 
-    Where it thaws later, these are of the training and validation images alone.
+    Where it unfreezes later, these are of the training and validation images alone.
     """
     whole = strategy.freeze is True
     epochs = config.epochs if whole else strategy.finetuning.head_epochs
@@ -114,7 +114,7 @@ def kept_features(
         max_gb=config.features.max_gb,
         show_progress=config.trainer.enable_progress_bar and trainer.is_global_zero,
         evaluated=None if whole else ("val",),
-        place=None if whole else torch.device("cpu"),  # what thaws later needs a GPU's memory
+        place=None if whole else torch.device("cpu"),  # what unfreezes later needs a GPU's memory
     )
 
 

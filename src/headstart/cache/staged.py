@@ -1,4 +1,4 @@
-"""Features while the head trains alone, images from the epoch on in which the backbone thaws."""
+"""Features while the head trains alone, images from the epoch on in which the backbone unfreezes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class StagedBatches:
 
 
 class StagedDataModule(pl.LightningDataModule):
-    """The loaders of a training whose backbone is frozen at first: it need not run before it thaws.
+    """The loaders of a training whose backbone is frozen at first: it need not run before it unfreezes.
 
     Args:
         features: of training and validation images.

@@ -195,7 +195,7 @@ def _contradictions(config: Config) -> Iterator[str]:
         )
     if finetune.head_epochs >= config.epochs:
         yield (
-            f"finetune.head_epochs={finetune.head_epochs}: the backbone would never thaw in epochs={config.epochs}. "
+            f"finetune.head_epochs={finetune.head_epochs}: the backbone never unfreezes in epochs={config.epochs}. "
             f"Give more epochs, or freeze=true to train the head alone."
         )
 

@@ -19,15 +19,13 @@ class Data:
     batch_size: int | str | None = or_auto(at_least(1))
     evaluation_batch_size: int | None = at_least(1)
     num_workers: int | None = at_least(0)
-    # The defaults are for config.yaml of runs from before they were there.
-    cache: Literal["none", "decoded"] = "none"
-    cache_gb: float = within(lambda value: 0 < value < float("inf"), "a number above 0", default=50.0)
+    cache: Literal["none", "decoded"]
+    cache_gb: float = within(lambda value: 0 < value < float("inf"), "a number above 0")
     split_seed: int = at_least(0)
     val_fraction: float = fraction(zero=False)
     test_fraction: float = fraction(zero=True)
     train_per_class: int | None = at_least(1)
-    # The default is for config.yaml of runs from before it was there.
-    sampling: Literal["shuffled", "balanced"] = "shuffled"
+    sampling: Literal["shuffled", "balanced"]
     image_size: int | None = pixels(MAX_SIDE)
     resize: int | None = pixels(2 * MAX_SIDE)
     interpolation: Literal["nearest", "bilinear", "bicubic"] | None

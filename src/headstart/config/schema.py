@@ -52,15 +52,14 @@ class Augment:
     """A random training transform without arguments of its own."""
 
     name: str
-    # The defaults are for config.yaml of runs from before they were there.
-    erasing: float = within(lambda value: 0 <= value <= 1, "a number from 0 to 1", default=0.0)
-    mixup: float = within(lambda value: 0 <= value < float("inf"), "a number of at least 0", default=0.0)
-    cutmix: float = within(lambda value: 0 <= value < float("inf"), "a number of at least 0", default=0.0)
+    random_erasing: float = within(lambda value: 0 <= value <= 1, "a number from 0 to 1")
+    mixup: float = within(lambda value: 0 <= value < float("inf"), "a number of at least 0")
+    cutmix: float = within(lambda value: 0 <= value < float("inf"), "a number of at least 0")
 
     @property
     def is_random(self) -> bool:
         """Whether an image has more than one view."""
-        return self.name != "none" or self.erasing > 0
+        return self.name != "none" or self.random_erasing > 0
 
     def of_images(self) -> dict[str, Any]:
         """The arguments of `training_transform`."""
@@ -86,14 +85,14 @@ class Caltech(RandomResizedCrop):
     """Crop, rotation, colour, flip."""
 
     degrees: float = not_negative()
-    colour: float = fraction(zero=True)
+    color_jitter: float = fraction(zero=True)
 
 
 @dataclass(kw_only=True)
 class RandAugment(RandomResizedCrop):
     """Crop, flip and RandAugment."""
 
-    operations: int = at_least(1)
+    num_ops: int = at_least(1)
     magnitude: int = within(lambda value: 0 <= value <= 30, "a whole number from 0 to 30")
 
 
@@ -103,9 +102,9 @@ class Finetune:
 
     name: Literal["none", "full", "head_then_full", "gradual", "layer_decay", "bn_frozen", "auto"] = "none"
     head_epochs: int = within(lambda value: value >= 0, "a whole number of at least 0", default=0)
-    thawed_by: float = within(lambda value: 0 <= value <= 1, "a number from 0 to 1", default=0.0)
+    unfrozen_by: float = within(lambda value: 0 <= value <= 1, "a number from 0 to 1", default=0.0)
     backbone_lr: float = within(lambda value: 0 < value < float("inf"), "a number above 0", default=1.0)
-    block_decay: float = within(lambda value: 0 < value <= 1, "a number above 0 and at most 1", default=1.0)
+    layer_decay: float = within(lambda value: 0 < value <= 1, "a number above 0 and at most 1", default=1.0)
     batchnorm: Literal["train", "frozen"] = "train"
 
     def settings(self) -> dict[str, Any]:
@@ -153,8 +152,8 @@ class Plateau(Scheduler):
 class Step(Scheduler):
     """Lower the rate every few epochs."""
 
-    every: int = at_least(1)
-    factor: float = fraction(zero=False)
+    step_size: int = at_least(1)
+    gamma: float = fraction(zero=False)
 
 
 @dataclass(kw_only=True)
@@ -168,7 +167,7 @@ class Cosine(Scheduler):
 class OneCycle(Scheduler):
     """Rise to the rate and fall far below it, once."""
 
-    rise: float = fraction(zero=False)
+    pct_start: float = fraction(zero=False)
 
 
 @dataclass(kw_only=True)
@@ -225,8 +224,7 @@ class Callbacks:
     early_stopping: EarlyStopping | None
     checkpoint: bool
     learning_rate: bool
-    # The default is for config.yaml of runs from before it was there.
-    ema: float | None = within(lambda value: 0 < value < 1, "a number between 0 and 1", default=None)
+    ema: float | None = within(lambda value: 0 < value < 1, "a number between 0 and 1")
 
 
 @dataclass(kw_only=True)
@@ -263,16 +261,14 @@ class Config:
         "a metric of train or val, such as val/accuracy or val/loss",
     )
     ckpt_path: str | None
-    # The default is for config.yaml of runs from before it was there.
-    compile: bool = False
-    report: bool | str = within(lambda value: value in (True, False, "auto"), "auto, true or false", default="auto")
+    compile: bool
+    report: bool | str = within(lambda value: value in (True, False, "auto"), "auto, true or false")
     data: Data
     model: Model
     head: Head
     loss: Loss
     augment: Augment
-    # The default is for config.yaml of runs from before it was there.
-    finetune: Finetune = field(default_factory=Finetune)
+    finetune: Finetune
     optimizer: Optimizer
     scheduler: Scheduler
     features: Features

@@ -18,22 +18,22 @@ from headstart.data.preprocessing import (
 
 
 def training_transform(
-    preprocessing: Preprocessing, name: str, *, erasing: float = 0.0, **settings: float
+    preprocessing: Preprocessing, name: str, *, random_erasing: float = 0.0, **settings: float
 ) -> Transform:
     """The evaluation transform with random changes.
 
     Args:
         preprocessing: what the weights expect; the result has its size and normalisation.
         name: none, flip, pad_crop, standard, caltech, randaugment or trivialaugment.
-        erasing: how often a rectangle of 2 to 33 % of the image is replaced by the mean colour.
+        random_erasing: how often a rectangle of 2 to 33 % of the image is replaced by the mean colour.
         **settings: the arguments of that augmentation, as `conf/augment/` names them.
 
     Returns:
         A function from an RGB image to a float32 tensor of shape (3, crop, crop), random by torch's generator.
     """
     tensor = to_normalised_tensor(preprocessing)
-    if erasing > 0:
-        tensor.append(v2.RandomErasing(erasing))  # of what is normalised: 0 is the mean colour
+    if random_erasing > 0:
+        tensor.append(v2.RandomErasing(random_erasing))  # of what is normalised: 0 is the mean colour
     middle = resize_and_crop(preprocessing)
     flip = v2.RandomHorizontalFlip()
     match name:
@@ -63,21 +63,21 @@ def _random_part(preprocessing: Preprocessing, scale: float) -> torch.nn.Module:
     return part
 
 
-def _caltech(preprocessing: Preprocessing, scale: float, degrees: float, colour: float) -> list[torch.nn.Module]:
+def _caltech(preprocessing: Preprocessing, scale: float, degrees: float, color_jitter: float) -> list[torch.nn.Module]:
     """The article crops a little larger than needed, turns, and cuts the middle out: fewer black corners."""
     larger = replace(preprocessing, crop=preprocessing.resize)
     return [
         _random_part(larger, scale),
         v2.RandomRotation(degrees),
-        v2.ColorJitter(brightness=colour, contrast=colour, saturation=colour),
+        v2.ColorJitter(brightness=color_jitter, contrast=color_jitter, saturation=color_jitter),
         v2.CenterCrop(preprocessing.crop),
     ]
 
 
 def _randaugment(
-    preprocessing: Preprocessing, flip: torch.nn.Module, scale: float, operations: float, magnitude: float
+    preprocessing: Preprocessing, flip: torch.nn.Module, scale: float, num_ops: float, magnitude: float
 ) -> list[torch.nn.Module]:
-    policy = v2.RandAugment(num_ops=int(operations), magnitude=int(magnitude))
+    policy = v2.RandAugment(num_ops=int(num_ops), magnitude=int(magnitude))
     return [_random_part(preprocessing, scale), flip, policy]
 
 

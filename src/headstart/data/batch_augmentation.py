@@ -40,7 +40,7 @@ class BatchAugmentation:
 
     def __init__(self, preprocessing: Preprocessing, device: torch.device, name: str, **settings: Any) -> None:
         self.device, self.normalise = device, normalisation(preprocessing)
-        self.erasing = settings.get("erasing", 0.0)
+        self.erasing = settings.get("random_erasing", 0.0)
         self.part: RandomPart | None = None
         self.side = preprocessing.crop
         part = partial(RandomPart, interpolation=preprocessing.interpolation)
@@ -89,7 +89,7 @@ class BatchAugmentation:
         for step in self.steps:
             images = step(images, generator)
         images = self.normalise(images)
-        return random_erasing(images, generator, self.erasing) if self.erasing else images
+        return random_erasing(images, generator, self.random_erasing) if self.erasing else images
 
 
 def sizes_of(rows: Tensor) -> Tensor:

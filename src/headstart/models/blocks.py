@@ -1,4 +1,4 @@
-"""The blocks of a network, first to last: what thaws one after the other and has a learning rate of its own."""
+"""The blocks of a network, first to last: what unfreezes one after the other and has a learning rate of its own."""
 
 from __future__ import annotations
 

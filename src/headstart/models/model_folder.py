@@ -150,10 +150,6 @@ def _read_description(path: Path) -> dict[str, Any]:
             f"{path} is of format {version}, written by headstart {description.get('headstart')}; headstart "
             f"{headstart.__version__} reads up to {FORMAT_VERSION}. Install a newer headstart."
         )
-    if version < FORMAT_VERSION:
-        raise ModelError(
-            f"{path} is of format {version}, before models were read. Use its run's checkpoints/best.ckpt."
-        )
     check_values(ModelFile, description, path, ModelError, "Copy it again.")
     return dict(description)
 

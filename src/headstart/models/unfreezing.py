@@ -1,4 +1,4 @@
-"""Which part of a backbone trains in which epoch, and at which learning rate."""
+"""Unfreezing: which part of a backbone trains in which epoch, and at which learning rate."""
 
 from __future__ import annotations
 
@@ -15,41 +15,40 @@ from headstart.models.freezing import freeze_backbone, freeze_batchnorm
 
 @dataclass(frozen=True)
 class Finetuning:
-    """How what is not frozen for good is trained; the default is all of it, from the start, at one rate.
+    """Settings of fine-tuning; the default trains all that is not frozen from the start, at one learning rate.
 
     Attributes:
         head_epochs: epochs in which the head trains alone.
-        thawed_by: share of the epochs after those by which everything has thawed, block by block from the top; 0 thaws
-            all at once.
-        backbone_lr: the backbone's learning rate, as a share of the head's.
-        block_decay: what the rate falls by from each block to the one below; the head counts as the topmost.
+        unfrozen_by: fraction of the remaining epochs after which everything is unfrozen, block by block from the top;
+            0 unfreezes everything at once.
+        backbone_lr: the backbone's learning rate, as a fraction of the head's.
+        layer_decay: factor between the learning rates of a block and the one above it; the head is the topmost.
         batchnorm: "train", or "frozen" for its statistics, scale and shift to stay what they are.
     """
 
     head_epochs: int = 0
-    thawed_by: float = 0.0
+    unfrozen_by: float = 0.0
     backbone_lr: float = 1.0
-    block_decay: float = 1.0
+    layer_decay: float = 1.0
     batchnorm: str = "train"
 
     @property
     def has_stages(self) -> bool:
         """Whether what is frozen changes during training."""
-        return self.head_epochs > 0 or self.thawed_by > 0
+        return self.head_epochs > 0 or self.unfrozen_by > 0
 
-    def thawed(self, blocks: int, epoch: int, epochs: int) -> int:
+    def unfrozen(self, blocks: int, epoch: int, epochs: int) -> int:
         """How many of the blocks, counted from the top, train in an epoch, counted from 0."""
         if epoch < self.head_epochs:
             return 0
-        stages = max(1, math.ceil(self.thawed_by * (epochs - self.head_epochs)))
+        stages = max(1, math.ceil(self.unfrozen_by * (epochs - self.head_epochs)))
         return min(blocks, math.ceil(blocks * (epoch - self.head_epochs + 1) / stages))
 
 
-class Thawing:
-    """What of a backbone is frozen, and thaws.
+class Unfreezing:
+    """Freezes and unfreezes parts of a backbone by the epoch.
 
-    What was frozen when training starts does not depend on what ran before: it follows from the epoch alone, so that a
-    resumed run needs nothing but its epoch.
+    What is frozen follows from the epoch alone, so that a resumed run needs nothing else.
 
     Args:
         backbone: frozen in place.
@@ -67,10 +66,10 @@ class Thawing:
             block for block in blocks_of(backbone) if not self._trainable.keys().isdisjoint(block.parameters)
         ]
         self.frozen: list[nn.Module] = []  # modules that are frozen with everything in them
-        self._thaw(0 if finetuning.has_stages else len(self._blocks))
+        self._unfreeze(0 if finetuning.has_stages else len(self._blocks))
 
     def begin_epoch(self, epoch: int, epochs: int) -> bool:
-        """Thaws what trains in an epoch.
+        """Unfreezes what trains in an epoch, if that is not done yet.
 
         Args:
             epoch: counted from 0.
@@ -79,23 +78,23 @@ class Thawing:
         Returns:
             Whether that changed anything.
         """
-        count = self.finetuning.thawed(len(self._blocks), epoch, epochs)
-        changed = count != self._thawed
+        count = self.finetuning.unfrozen(len(self._blocks), epoch, epochs)
+        changed = count != self._unfrozen
         if changed:
-            self._thaw(count)
+            self._unfreeze(count)
         return changed
 
     @property
     def is_complete(self) -> bool:
-        """Whether all that ever trains has thawed."""
-        return self._thawed == len(self._blocks)
+        """Whether all that ever trains is unfrozen."""
+        return self._unfrozen == len(self._blocks)
 
-    def thaw_all(self) -> None:
-        """Thaws all that ever trains."""
-        self._thaw(len(self._blocks))
+    def unfreeze_all(self) -> None:
+        """Unfreezes all that ever trains."""
+        self._unfreeze(len(self._blocks))
 
-    def _thaw(self, count: int) -> None:
-        self._thawed = count
+    def _unfreeze(self, count: int) -> None:
+        self._unfrozen = count
         for parameter in self._trainable.values():
             parameter.requires_grad_()
         below = self._blocks[: len(self._blocks) - count]
@@ -104,10 +103,10 @@ class Thawing:
         self.frozen = [*self._for_good, *freeze_backbone(self.backbone, up_to)]
 
     def parameter_groups(self, head: nn.Module) -> list[ParameterGroup]:
-        """All parameters that ever train, by their rates; those that are frozen have no gradients until they thaw."""
+        """Returns all parameters that ever train, by learning rate; while frozen, they have no gradients."""
         groups = [ParameterGroup("head", list(head.parameters()), 1.0)]
         for depth, block in enumerate(reversed(self._blocks), start=1):
-            rate = self.finetuning.backbone_lr * self.finetuning.block_decay**depth
+            rate = self.finetuning.backbone_lr * self.finetuning.layer_decay**depth
             parameters = [self._trainable[name] for name in block.parameters if name in self._trainable]
             if rate == groups[-1].rate:
                 groups[-1].parameters.extend(parameters)
@@ -123,7 +122,7 @@ class ParameterGroup:
     Attributes:
         name: for the chart of learning rates.
         parameters: that train together.
-        rate: their learning rate, as a share of the optimizer's.
+        rate: their learning rate, as a fraction of the optimizer's.
     """
 
     name: str

@@ -24,7 +24,6 @@ from headstart.models.head import build_head
 from headstart.models.unfreezing import Finetuning, Strategy
 from headstart.training.bottleneck import Circumstances
 from headstart.training.callbacks import ClassCurves, Timings, build_callbacks
-from headstart.training.checkpoints import STAGES
 from headstart.training.classifier import TransferClassifier
 from headstart.training.loggers import build_loggers
 from headstart.training.optimization import build_optimizer, build_schedule, schedule_length
@@ -93,7 +92,7 @@ def strategy_of(
         return asked._replace(freeze=True, finetuning=Finetuning()), choice
     if choice.strategy == SCRATCH:
         random = build_backbone(**asdict(config.model) | {"weights": None}).module
-        at_once = replace(asked.finetuning, head_epochs=0, thawed_by=0.0)  # there is nothing to spare
+        at_once = replace(asked.finetuning, head_epochs=0, unfrozen_by=0.0)  # there is nothing to spare
         return asked._replace(backbone=backbone._replace(module=random), finetuning=at_once), choice
     finetuning = Finetuning(**finetune_preset(choice.strategy) | config.finetune.changed())
     finetuning = replace(finetuning, head_epochs=min(finetuning.head_epochs, config.epochs - 1))
@@ -145,11 +144,10 @@ def build_classifier(
                 config.scheduler.name,
                 config.epochs,
                 images_a_step=data.batch_size * config.trainer.accumulate_grad_batches * trainer.world_size,
-                thaws=finetuning.thawed_by > 0,
+                unfreezes=finetuning.unfrozen_by > 0,
             ),
             "monitor": config.monitor,
             "ema": config.callbacks.ema,
-            **({"stages": STAGES} if finetuning.has_stages else {}),
             "split": split_sha256(split_table(images)),
             "data": config.data.told(),
         },

@@ -91,9 +91,9 @@ class StopEarly(EarlyStopping):
     """
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Waits for what is yet to thaw: a head that has learned all it can is no reason to leave the rest out."""
+        """Waits for what is yet to unfreeze: a head that has learned all it can is no reason to leave the rest out."""
         assert isinstance(pl_module, TransferClassifier)
-        if not pl_module.thawing.is_complete:
+        if not pl_module.unfreezing.is_complete:
             self.wait_count = -1  # an epoch without improvement makes it 0
         super().on_train_epoch_end(trainer, pl_module)
 

@@ -26,7 +26,6 @@ from headstart.utils.files import write_atomically
 from headstart.utils.metrics import direction
 
 log = logging.getLogger(__name__)
-STAGES = 2  # of checkpoints: another number means other epochs or other rates by the same settings of what thaws
 
 # At the end of the training epoch: a run resumed from there starts with the next epoch and logs none twice.
 AT_EPOCH_END: dict[str, Any] = {
@@ -214,16 +213,6 @@ def check_checkpoint(path: str | Path, classifier: TransferClassifier) -> int:
     """
     checkpoint = read_checkpoint(path)
     theirs = checkpoint["hyper_parameters"]
-    if "ema" not in theirs and classifier.hparams["freeze"] is not True:
-        raise ModelError(
-            f"{path} cannot be resumed: it is of a headstart whose optimizers had their parameters in another order. "
-            f"Start anew from its weights by model.weights={path}."
-        )
-    if theirs.get("stages") != STAGES and classifier.thawing.finetuning.has_stages and theirs.get("finetune"):
-        raise ModelError(
-            f"{path} cannot be resumed: it is of a headstart that thaws in other epochs, or at other rates. Start anew "
-            f"from its weights by model.weights={path}."
-        )
     for key, ours in classifier.hparams.items():
         if key != "batch_size" and theirs.get(key) != ours:  # which may be another in each epoch
             raise ModelError(

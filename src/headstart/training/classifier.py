@@ -17,7 +17,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from headstart.data.datamodule import Batch
 from headstart.models.freezing import hold_in_eval
-from headstart.models.unfreezing import Finetuning, Thawing
+from headstart.models.unfreezing import Finetuning, Unfreezing
 from headstart.training.distributed import check_agreement, check_strategy, renew
 from headstart.training.optimization import BuildOptimizer, BuildSchedule, build_optimizer, build_schedule, can_fuse
 
@@ -80,13 +80,13 @@ class TransferClassifier(pl.LightningModule):
         self.metrics = nn.ModuleDict({f"{split}_split": _metrics(len(class_names)) for split in SPLITS})
         # Batches to be counted, as logits, labels and loss.
         self._noted: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {split: [] for split in SPLITS}
-        self.thawing = Thawing(backbone, freeze, finetuning)
+        self.unfreezing = Unfreezing(backbone, freeze, finetuning)
         self._compiled = False
         self.class_accuracy: dict[str, Tensor] = {}  # of each split when it was last counted; shape (classes,)
         self.evaluated_split = "test"  # which split `test_step` reports under; see `evaluation.py`
         if description is not None:
             self.save_hyperparameters(description, logger=False)
-        hold_in_eval(self.thawing.frozen)
+        hold_in_eval(self.unfreezing.frozen)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Resumes with or without the backbone in the checkpoint and here: see `checkpoints.without_backbone`."""
@@ -102,7 +102,7 @@ class TransferClassifier(pl.LightningModule):
     def train(self, mode: bool = True) -> TransferClassifier:
         """Sets the training mode of what is not frozen."""
         super().train(mode)
-        hold_in_eval(self.thawing.frozen)
+        hold_in_eval(self.unfreezing.frozen)
         return self
 
     def compile_backbone(self, wanted: bool = True) -> None:
@@ -112,15 +112,15 @@ class TransferClassifier(pl.LightningModule):
             self._compiled = True
 
     def on_fit_start(self) -> None:
-        """Makes sure that what is to thaw can, and that all processes train by the same strategy."""
+        """Makes sure that what is to unfreeze can, and that all processes train by the same strategy."""
         if chosen := self.hparams.get("chosen"):
             check_agreement(chosen["strategy"])
-        if self.thawing.finetuning.has_stages:
+        if self.unfreezing.finetuning.has_stages:
             check_strategy(self.trainer.strategy)
 
     def on_train_epoch_start(self) -> None:
-        """Thaws what trains from this epoch on."""
-        if self.thawing.begin_epoch(self.current_epoch, self.trainer.max_epochs or 0):
+        """Unfreezes what trains from this epoch on."""
+        if self.unfreezing.begin_epoch(self.current_epoch, self.trainer.max_epochs or 0):
             self.train()
             renew(self.trainer.strategy)
             if self._compiled:  # each stage needs kernels of its own: without this, torch gives up after eight
@@ -228,7 +228,7 @@ class TransferClassifier(pl.LightningModule):
 
     def build_optimizer(self, **settings: Any) -> Optimizer:
         """Builds the optimizer over all that ever trains; a keyword such as `lr` beats the setting."""
-        return self.optimizer(self.thawing.parameter_groups(self.head), **settings)
+        return self.optimizer(self.unfreezing.parameter_groups(self.head), **settings)
 
     def set_lr(self, lr: float) -> None:
         """Sets the learning rate of optimizers to come, and what checkpoints say of it."""
@@ -243,7 +243,7 @@ class TransferClassifier(pl.LightningModule):
             epochs=self.trainer.max_epochs,
             steps=int(self.trainer.estimated_stepping_batches),
             monitor=self.monitor,
-            first_epochs=self.thawing.finetuning.head_epochs,
+            first_epochs=self.unfreezing.finetuning.head_epochs,
         )
         return optimizer if schedule is None else {"optimizer": optimizer, "lr_scheduler": schedule}
 

@@ -19,15 +19,15 @@ def check_strategy(strategy: Strategy) -> None:
     """
     if not isinstance(strategy, DDPStrategy | SingleDeviceStrategy):
         raise ConfigError(
-            f"trainer.strategy: what thaws during training works with auto or ddp, not with {type(strategy).__name__}: "
-            f"choose one of them, or finetune=full, layer_decay or bn_frozen."
+            f"trainer.strategy: unfreezing during training works with auto or ddp, not with {type(strategy).__name__}. "
+            f"Choose one of them, or finetune=full, layer_decay or bn_frozen."
         )
 
 
 def renew(strategy: Strategy) -> None:
     """Tells the processes of a run that other parameters have gradients now.
 
-    DistributedDataParallel averages the gradients of what had any when it was made, and of nothing else: what thaws
+    DistributedDataParallel averages the gradients of what had any when it was made, and of nothing else: what unfreezes
     later would drift apart from process to process, in silence.
     """
     if isinstance(strategy, DDPStrategy):

@@ -79,7 +79,7 @@ def build_schedule(
         epochs: of the whole training.
         steps: optimizer steps of the whole training.
         monitor: the metric that "plateau" watches.
-        first_epochs: epochs in which the head trains alone. What thaws after them has not moved yet: "cosine" and
+        first_epochs: epochs in which the head trains alone. What unfreezes after them has not moved yet: "cosine" and
             "onecycle" then begin anew, rise included, as fastai's `fine_tune` does (Howard & Gugger, arXiv:2002.04688).
         **settings: the arguments of that schedule, as `conf/scheduler/` names them.
 
@@ -95,7 +95,7 @@ def build_schedule(
             plateau = lr_scheduler.ReduceLROnPlateau(optimizer, mode=direction(monitor), **settings)
             return {"scheduler": plateau, "interval": "epoch", "monitor": monitor}
         case "step":
-            step = lr_scheduler.StepLR(optimizer, settings["every"], settings["factor"])
+            step = lr_scheduler.StepLR(optimizer, settings["step_size"], settings["gamma"])
             return {"scheduler": step, "interval": "epoch"}
         case "cosine":
             warmup = round(settings["warmup_epochs"] * steps / epochs)
@@ -103,7 +103,7 @@ def build_schedule(
             return {"scheduler": _in_turn(optimizer, parts), "interval": "step"}
         case "onecycle":
             peaks = [float(group["lr"]) for group in optimizer.param_groups]
-            parts = [(_one_cycle(optimizer, peaks, length, settings["rise"]), length) for length in cycles]
+            parts = [(_one_cycle(optimizer, peaks, length, settings["pct_start"]), length) for length in cycles]
             return {"scheduler": _in_turn(optimizer, parts), "interval": "step"}
     raise ValueError(f"no scheduler is called {name!r}")
 
@@ -121,14 +121,14 @@ def _cosine(optimizer: Optimizer, steps: int, warmup: int) -> list[Part]:
     return [(rise, warmup), (fall, steps - warmup)]
 
 
-def _one_cycle(optimizer: Optimizer, peaks: list[float], steps: int, rise: float) -> lr_scheduler.LRScheduler:
-    if rise * steps == 1:  # of no length, by which torch divides
-        rise *= 1 + 1e-9
+def _one_cycle(optimizer: Optimizer, peaks: list[float], steps: int, pct_start: float) -> lr_scheduler.LRScheduler:
+    if pct_start * steps == 1:  # of no length, by which torch divides
+        pct_start *= 1 + 1e-9
     return lr_scheduler.OneCycleLR(
         optimizer,
         peaks,
         total_steps=steps,
-        pct_start=rise,
+        pct_start=pct_start,
         cycle_momentum=False,  # momentum stays what the optimizer's settings say
     )
 
@@ -141,15 +141,15 @@ def _in_turn(optimizer: Optimizer, parts: list[Part]) -> lr_scheduler.LRSchedule
     return lr_scheduler.SequentialLR(optimizer, list(schedules), milestones=list(accumulate(lengths[:-1])))
 
 
-def schedule_length(scheduler: str, epochs: int, *, images_a_step: int, thaws: bool) -> dict[str, int]:
+def schedule_length(scheduler: str, epochs: int, *, images_a_step: int, unfreezes: bool) -> dict[str, int]:
     """What a schedule is made for, where that shapes it: it cannot be resumed with other numbers.
 
     Args:
         scheduler: its name.
         epochs: of the whole training.
         images_a_step: which, with the images, makes the number of steps.
-        thaws: whether the backbone thaws by a share of the epochs.
+        unfreezes: whether the backbone unfreezes by a share of the epochs.
     """
     if scheduler in ("cosine", "onecycle"):
         return {"epochs": epochs, "images_a_step": images_a_step}
-    return {"epochs": epochs} if thaws else {}
+    return {"epochs": epochs} if unfreezes else {}

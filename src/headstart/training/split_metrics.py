@@ -110,7 +110,7 @@ def figures_of_splits(
 
 def parameter_counts(classifier: TransferClassifier) -> dict[str, int]:
     """`params/total` and `params/trainable`."""
-    trained = [p for group in classifier.thawing.parameter_groups(classifier.head) for p in group.parameters]
+    trained = [p for group in classifier.unfreezing.parameter_groups(classifier.head) for p in group.parameters]
     return {
         "params/total": sum(p.numel() for p in classifier.parameters()),
         "params/trainable": sum(p.numel() for p in trained),

@@ -52,7 +52,7 @@ class Rehearsal:
     ) -> None:
         copied = precision.convert_module(deepcopy(classifier)).to(device)
         assert isinstance(copied, TransferClassifier)
-        copied.thawing.thaw_all()  # to find a rate, and memory, for all that will ever train
+        copied.unfreezing.unfreeze_all()  # to find a rate, and memory, for all that will ever train
         self.classifier = copied.train()
         self.optimizer = self.classifier.build_optimizer(lr=lr)
         self.device, self.precision, self.gradient_clip = device, precision, gradient_clip

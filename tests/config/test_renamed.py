@@ -1,0 +1,41 @@
+"""Keys that had another name: nobody is left to guess the new one."""
+
+from __future__ import annotations
+
+import pytest
+
+from headstart.config.renamed import RENAMED, check_renamed
+from headstart.utils.errors import ConfigError
+from tests.helpers.commands import command
+from tests.helpers.runs import composed
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_an_old_name_is_refused_with_the_new_one(old: str) -> None:
+    message = f"{old} is called {RENAMED[old]} now. Write {RENAMED[old]} in place of it."
+    with pytest.raises(ConfigError, match=message):
+        check_renamed(["lr=1e-3", f"{old}=0.5"])
+
+
+def test_the_command_refuses_it_before_anything_is_imported() -> None:
+    result = command("finetune=gradual", "finetune.thawed_by=0.5")
+    assert result.returncode == 1
+    assert "finetune.thawed_by is called finetune.unfrozen_by now" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("group", "key"),
+    [
+        ("augment=caltech", "augment.color_jitter"),
+        ("augment=flip", "augment.random_erasing"),
+        ("augment=randaugment", "augment.num_ops"),
+        ("finetune=gradual", "finetune.layer_decay"),
+        ("finetune=gradual", "finetune.unfrozen_by"),
+        ("scheduler=step", "scheduler.step_size"),
+        ("scheduler=onecycle", "scheduler.pct_start"),
+    ],
+)
+def test_every_new_name_is_a_key(group: str, key: str) -> None:
+    assert key in RENAMED.values()
+    composed(group, f"{key}={'1' if key.endswith(('ops', 'size')) else '0.5'}")
