@@ -365,7 +365,7 @@ def test_a_file_that_did_not_change_is_not_read_again(tmp_path: Path, monkeypatc
     path, table = tmp_path / "image", tmp_path / "digests.sqlite"
     path.write_bytes(b"one")
     first = digests(path, table)
-    monkeypatch.setattr("headstart.utils.hashing.file_sha256", None)
+    monkeypatch.setattr("headstart.cache.fingerprints.file_sha256", None)
     assert digests(path, table) == first
 
 

@@ -95,7 +95,7 @@ def report_words(root: Path, *more: str) -> list[str]:
 
 def recorded(train: Train, *words: str, folder: Path) -> tuple[Watch, dict[str, Any]]:
     """A run, what it was like at the end of each epoch, and its figures."""
-    from headstart import train as module
+    from headstart.training import build as module
 
     watch, build = Watch(folder), module.build_callbacks
     with pytest.MonkeyPatch.context() as patch:

@@ -114,7 +114,7 @@ def test_frozen_batchnorm_stays_what_it_is() -> None:
     assert held.isdisjoint({id(p) for norm in norms for p in norm.parameters()})
 
 
-def test_what_a_network_itself_never_trains_does_not_thaw() -> None:
+def test_what_a_network_itself_never_trains_stays_frozen() -> None:
     """As the fixed position embeddings of some vision transformers."""
     backbone = GlyphNet()
     backbone.block2[0][0].weight.requires_grad_(False)
@@ -334,7 +334,7 @@ def test_a_schedule_of_other_epochs_is_not_resumed(train: Train, tmp_path: Path)
         ),
         (
             ("finetune=head_then_full", "epochs=1"),
-            "finetune.head_epochs=1: the backbone would never unfreeze in epochs=1",
+            "finetune.head_epochs=1: the backbone never unfreezes in epochs=1",
         ),
         (("finetune.backbone_lr=0.1",), "freeze=true trains the head alone, and finetune=none and its backbone_lr the"),
         (("finetune=auto", "freeze=stem"), "finetune=auto decides what is frozen: leave freeze=stem out"),
@@ -354,7 +354,7 @@ def test_what_cannot_be_meant(words: tuple[str, ...], message: str) -> None:
 
 
 def test_strategies_of_lightning_that_cannot_unfreeze_are_refused() -> None:
-    with pytest.raises(ConfigError, match="works with auto or ddp, not with FSDPStrategy: choose one of them, or"):
+    with pytest.raises(ConfigError, match="works with auto or ddp, not with FSDPStrategy. Choose one of them, or"):
         check_strategy(FSDPStrategy())
 
 
