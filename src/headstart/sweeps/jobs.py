@@ -10,9 +10,9 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,26 +53,14 @@ class OccupiedError(ConfigError):
 
 
 def digest(config: Config) -> str:
-    """SHA-256, in hexadecimal, of the resolved settings that a job's figures depend on.
-
-    Those that have a default and are left at it do not count: they were not there once, and their default is what was.
-    """
-    settings = _without_defaults(config)
+    """SHA-256, in hexadecimal, of the resolved settings that a job's figures depend on."""
+    settings = asdict(config)
     for *groups, name in UNTOLD:
         place = settings
         for group in groups:
-            place = place.get(group, {})
-        place.pop(name, None)
+            place = place[group]
+        del place[name]
     return hashlib.sha256(json.dumps(plain(settings), sort_keys=True).encode()).hexdigest()
-
-
-def _without_defaults(settings: Any) -> dict[str, Any]:
-    found = {}
-    for f in fields(settings):
-        value = getattr(settings, f.name)
-        if value != (f.default if f.default_factory is MISSING else f.default_factory()):
-            found[f.name] = _without_defaults(value) if is_dataclass(value) else value
-    return found
 
 
 @dataclass(frozen=True)
@@ -201,17 +189,6 @@ def diverged(metrics: Mapping[str, float | None], monitor: str) -> str | None:
     return f"diverged: {', '.join(bad)} is not a finite number; try a lower lr" if bad else None
 
 
-def failures_of(jobs: Iterable[Job], lost: Mapping[str, str]) -> dict[str, str]:
-    """Why jobs failed, by their names.
-
-    Args:
-        jobs: any.
-        lost: of jobs that could not record it; what has finished since has not failed.
-    """
-    reasons = {job.name: job.reason for job in jobs if job.reason or job.finished}
-    return {name: reason for name, reason in {**lost, **reasons}.items() if reason}
-
-
 def read_record(folder: Path) -> dict[str, Any]:
     """What job.json says; empty if there is none, or one that no job has written."""
     try:
@@ -224,9 +201,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def jobs_below(folder: Path) -> list[Job]:
     """The jobs of a sweep that were begun, in the order of their names."""
-    found = []
-    for path in sorted(folder.glob(f"*/{RECORD}")):
-        record = read_record(path.parent)
-        if {"digest", "settings", "monitor"} <= set(record):
-            found.append(Job(path.parent, record["digest"], record["settings"], record["monitor"]))
-    return found
+    records = {path.parent: read_record(path.parent) for path in sorted(folder.glob(f"*/{RECORD}"))}
+    return [
+        Job(path, record["digest"], record["settings"], record["monitor"]) for path, record in records.items() if record
+    ]
