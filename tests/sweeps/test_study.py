@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -16,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
-from headstart.sweeps.study import StudySweeper, count_ended, open_study, run_stale_again, sqlite
+from headstart.sweeps.study import count_ended, open_study, run_stale_again, seeded, sqlite
 from headstart.utils.errors import ConfigError
 from tests.helpers.kill_points import killed_at
 from tests.helpers.runs import CONF
@@ -130,7 +129,7 @@ def test_every_trial_has_a_random_state_of_its_own(sampler: str) -> None:
     def drawn(count: int) -> list[float]:
         study, values = optuna.create_study(), []
         for number in range(count):
-            study.sampler = StudySweeper._seeded(SimpleNamespace(sampler=settings), number)  # type: ignore[arg-type]
+            study.sampler = seeded(settings, number)
             trial = study.ask()
             values.append(trial.suggest_float("lr", 0, 1))
             trial.suggest_float("decay", 0, 1)

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-from hydra.types import HydraContext, TaskFunction
+from hydra.core.config_loader import ConfigLoader
+from hydra.plugins.launcher import Launcher
 from hydra.utils import instantiate
-from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl, create_params_from_overrides
+from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
 from omegaconf import DictConfig
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.exceptions import StorageInternalError
@@ -38,94 +39,93 @@ ENOUGH = 4  # trials that are the least to say anything of what matters
 STATEFUL = ("QMCSampler",)  # its sequence is that of its seed
 
 
-class StudySweeper(OptunaSweeperImpl):
-    """hydra-optuna-sweeper's search space and trials; the loop around them is ours.
+def search(launcher: Launcher, loader: ConfigLoader, cfg: DictConfig, arguments: Sequence[str]) -> None:
+    """Runs trials until the study has as many as were asked for, and tells what came of them.
 
-    The plugin's own loop runs as many trials as were asked for each time it is started, and leaves those running for
-    ever that were killed.
+    hydra-optuna-sweeper reads the space. The loop is ours: its own runs as many trials each time it is started, and
+    never runs those again that were killed.
+
+    Args:
+        launcher: that runs the jobs.
+        loader: that composes their configurations.
+        cfg: of the sweep.
+        arguments: the words of the command line.
     """
+    settings = cfg.hydra.sweeper
+    params = [f"{name}={values}" for name, values in (settings.params or {}).items()]
+    space, fixed, removed = create_params_from_overrides([*params, *arguments])
+    space = {name: values for name, values in space.items() if name not in fixed}
+    words = [*(f"{name}={value}" for name, value in fixed.items()), *removed]
+    launched = Launched(launcher, loader, cfg, {name.lstrip("+") for name in space})
+    storage = settings.storage or sqlite(launched.folder)
+    with controlled(launched.folder), ended(launched, cfg):
+        check_search(space, settings)
+        study = open_study(settings.study_name, storage, monitored(launched, words, space), words, space)
+        launched.importance = partial(importance, study)
+        run_stale_again(study)
+        while (left := settings.n_trials - count_ended(study)) > 0:
+            trials = [ask(study, space, settings.sampler) for _ in range(min(settings.n_jobs, left))]
+            run_trials(study, trials, launched, words)
+        begun = {path.parent.name for path in launched.folder.glob(f"*/{RECORD}")}  # these say it themselves
+        launched.failures |= {name: reason for name, reason in refused(study) if name not in begun}
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Takes what Hydra gives a sweeper."""
-        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        self.storage = self.storage or sqlite(Path(self.sweep_dir))
 
-    def sweep(self, arguments: list[str]) -> None:
-        """Runs trials until the study has as many as were asked for.
+def check_search(space: Mapping[str, BaseDistribution], settings: DictConfig) -> None:
+    """Makes sure that there is something to search, in a way that jobs can be told apart.
 
-        Args:
-            arguments: the words of the command line.
-        """
-        assert self.hydra_context is not None
-        assert self.launcher is not None
-        assert self.config is not None
-        self._process_searchspace_config()
-        space, fixed, removed = create_params_from_overrides([*self._parse_sweeper_params_config(), *arguments])
-        space = {name: values for name, values in space.items() if name not in fixed}
-        words = [*(f"{name}={value}" for name, value in fixed.items()), *removed]
-        swept = {name.lstrip("+") for name in space}
-        launched = Launched(self.launcher, self.hydra_context.config_loader, self.config, swept)
-        with controlled(launched.folder), ended(launched, self.config):
-            self._check(space)
-            monitor = monitored(launched, words, space)
-            study = open_study(str(self.study_name), str(self.storage), monitor, words, space)
-            launched.importance = partial(importance, study)
-            run_stale_again(study)
-            while (left := self.n_trials - count_ended(study)) > 0:
-                self._run(study, launched, min(self.n_jobs, left), space, words)
-            begun = {path.parent.name for path in launched.folder.glob(f"*/{RECORD}")}  # these say it themselves
-            launched.failures |= {name: reason for name, reason in refused(study) if name not in begun}
+    Raises:
+        ConfigError: there is not.
+    """
+    if not space:
+        raise ConfigError("sweep=optuna: there is nothing to search. Give values, such as head=linear,mlp.")
+    if settings.custom_search_space:
+        raise ConfigError("hydra.sweeper.custom_search_space: jobs could not be told apart. Give values by words.")
+    if settings.sampler["_target_"].endswith("GridSampler"):
+        raise ConfigError("hydra/sweeper/sampler=grid: leave sweep=optuna out, and -m runs every combination.")
 
-    def _check(self, space: Mapping[str, BaseDistribution]) -> None:
-        if not space:
-            raise ConfigError("sweep=optuna: there is nothing to search. Give values, such as head=linear,mlp.")
-        if self.custom_search_space_extender:
-            raise ConfigError("hydra.sweeper.custom_search_space: jobs could not be told apart. Give values by words.")
-        if self.sampler["_target_"].endswith("GridSampler"):
-            raise ConfigError("hydra/sweeper/sampler=grid: leave sweep=optuna out, and -m runs every combination.")
 
-    def _run(
-        self,
-        study: optuna.Study,
-        launched: Launched,
-        count: int,
-        space: dict[str, BaseDistribution],
-        words: list[str],
-    ) -> None:
-        """Asks for trials, runs their jobs and tells the study what came of them."""
-        jobs: dict[Trial, tuple[Job, list[str]]] = {}
-        for _ in range(count):
-            trial = self._ask(study)
-            (all_words,) = self._configure_trials([trial], space, {}, words)
-            trial.set_user_attr(JOB, launched.name(all_words))
-            try:
-                jobs[trial] = launched.job(all_words)
-            except OccupiedError:
-                raise
-            except ConfigError as error:  # such as values that are fit one by one, and not together
-                tell(study, trial, str(error))
-        launched.run(list(jobs.values()))
-        for trial, (job, _) in jobs.items():
-            tell(study, trial, launched.reason(job) or job.value())
+def ask(study: optuna.Study, space: dict[str, BaseDistribution], sampler: Mapping[str, Any]) -> Trial:
+    """Returns the next trial, with its values: one that was interrupted, or else a new one."""
+    trials = study.get_trials(deepcopy=False)
+    waiting = (trial.number for trial in trials if trial.state == TrialState.WAITING)
+    study.sampler = seeded(sampler, next(waiting, len(trials)))
+    return study.ask(space)
 
-    def _ask(self, study: optuna.Study) -> Trial:
-        """Returns the next trial: one that was interrupted, or else a new one."""
-        trials = study.get_trials(deepcopy=False)
-        waiting = (trial.number for trial in trials if trial.state == TrialState.WAITING)
-        study.sampler = self._seeded(next(waiting, len(trials)))
-        return study.ask()
 
-    def _seeded(self, number: int) -> optuna.samplers.BaseSampler:
-        """The sampler, its random state that of the trial's number: an interrupted study goes on as it would have."""
-        settings, name = dict(self.sampler), self.sampler["_target_"].rpartition(".")[2]
-        if "seed" in settings and name not in STATEFUL:
-            digest = hashlib.sha256(f"{settings['seed']}/{number}".encode()).digest()
-            settings["seed"] = int.from_bytes(digest[:4], "big")
-        if name == "TPESampler":
-            settings["constant_liar"] = True  # trials that run at the same time keep away from each other
-        allowed = ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*")
-        sampler: optuna.samplers.BaseSampler = instantiate(settings, _execution_whitelist_=allowed)
-        return sampler
+def seeded(settings: Mapping[str, Any], number: int) -> optuna.samplers.BaseSampler:
+    """The sampler, its random state that of the trial's number: an interrupted study goes on as it would have."""
+    settings, name = dict(settings), settings["_target_"].rpartition(".")[2]
+    if "seed" in settings and name not in STATEFUL:
+        digest = hashlib.sha256(f"{settings['seed']}/{number}".encode()).digest()
+        settings["seed"] = int.from_bytes(digest[:4], "big")
+    if name == "TPESampler":
+        settings["constant_liar"] = True  # trials that run at the same time keep away from each other
+    allowed = ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*")
+    sampler: optuna.samplers.BaseSampler = instantiate(settings, _execution_whitelist_=allowed)
+    return sampler
+
+
+def run_trials(study: optuna.Study, trials: Sequence[Trial], launched: Launched, words: Sequence[str]) -> None:
+    """Runs the jobs of trials and tells the study what came of them: a value, or a failure, which is a result, too."""
+    jobs: dict[Trial, tuple[Job, list[str]]] = {}
+    outcomes: dict[Trial, float | str] = {}
+    for trial in trials:
+        all_words = [*(f"{name}={value}" for name, value in trial.params.items()), *words]
+        trial.set_user_attr(JOB, launched.name(all_words))
+        try:
+            jobs[trial] = launched.job(all_words)
+        except OccupiedError:
+            raise
+        except ConfigError as error:  # such as values that are fit one by one, and not together
+            outcomes[trial] = str(error)
+    launched.run(list(jobs.values()))
+    outcomes |= {trial: launched.reason(job) or job.value() for trial, (job, _) in jobs.items()}
+    for trial, outcome in outcomes.items():
+        if isinstance(outcome, str):
+            trial.set_user_attr(FAILURE, outcome)
+            study.tell(trial, state=TrialState.FAIL)
+        else:
+            study.tell(trial, outcome)
 
 
 @contextmanager
@@ -239,15 +239,6 @@ def refused(study: optuna.Study) -> Iterator[tuple[str, str]]:
     for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
         if JOB in trial.user_attrs and FAILURE in trial.user_attrs:
             yield trial.user_attrs[JOB], trial.user_attrs[FAILURE]
-
-
-def tell(study: optuna.Study, trial: Trial, outcome: float | str) -> None:
-    """Tells the study what came of a trial: the value, or why it failed, which is a result, too."""
-    if isinstance(outcome, str):
-        trial.set_user_attr(FAILURE, outcome)
-        study.tell(trial, state=TrialState.FAIL)
-    else:
-        study.tell(trial, outcome)
 
 
 def importance(study: optuna.Study) -> dict[str, float]:
