@@ -6,9 +6,7 @@ import hashlib
 import json
 import logging
 import math
-import os
 import shutil
-import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -121,33 +119,31 @@ class Job:
         value = None if self.reason else self.metrics.get(self.monitor)
         return math.nan if value is None else float(value)
 
-    def of_others(self) -> str | None:
-        """What the folder holds instead of this job: settings that differ, or files, in words; None if it does not."""
-        record = read_record(self.folder)
-        if record.get("digest") == self.digest:
-            return None
-        if not record:
-            # Hidden files are ours: the lock, and a job.json whose writing was interrupted.
-            others = sorted(p.name for p in self.folder.glob("*") if not p.name.startswith(".") and p.suffix != ".log")
-            return f"what is not a job's ({', '.join(others[:3])})" if others else None
-        theirs, told = record.get("settings", {}), []
-        for name in dict.fromkeys([*theirs, *self.settings]):
-            if theirs.get(name) != self.settings.get(name):
-                told.append(f"{name}={theirs.get(name)}, here {self.settings.get(name)}")
-        return f"a job with other settings ({'; '.join(told[:5]) or 'which `headstart runs` does not show'})"
-
     def check_folder(self) -> None:
         """Makes sure that the folder is this job's.
 
         Raises:
-            OccupiedError: it is not.
+            OccupiedError: it holds a job with other settings, or what is no job's.
         """
-        if others := self.of_others():
-            raise OccupiedError(f"{self.folder} holds {others}. Choose another sweep.name, or move that away.")
+        record = read_record(self.folder)
+        if record.get("digest") == self.digest:
+            return
+        if record:
+            theirs = record["settings"]
+            names = [n for n in dict.fromkeys([*theirs, *self.settings]) if theirs.get(n) != self.settings.get(n)]
+            told = "; ".join(f"{name}={theirs.get(name)}, here {self.settings.get(name)}" for name in names[:5])
+            others = f"a job with other settings ({told or 'which `headstart runs` does not show'})"
+        else:
+            # Hidden files are ours: the lock, and a job.json whose writing was interrupted.
+            found = sorted(p.name for p in self.folder.glob("*") if not p.name.startswith(".") and p.suffix != ".log")
+            if not found:
+                return
+            others = f"what is not a job's ({', '.join(found[:3])})"
+        raise OccupiedError(f"{self.folder} holds {others}. Choose another sweep.name, or move that away.")
 
     def begin(self) -> None:
-        """Records that it is run now, by this process."""
-        self._write(attempts=self.attempts + 1, host=socket.gethostname(), pid=os.getpid(), started=time.time())
+        """Records that it is run now."""
+        self._write(attempts=self.attempts + 1, started=time.time())
 
     def end(self, reason: str | None) -> None:
         """Records how it ended: None is well."""
@@ -202,6 +198,4 @@ def read_record(folder: Path) -> dict[str, Any]:
 def jobs_below(folder: Path) -> list[Job]:
     """The jobs of a sweep that were begun, in the order of their names."""
     records = {path.parent: read_record(path.parent) for path in sorted(folder.glob(f"*/{RECORD}"))}
-    return [
-        Job(path, record["digest"], record["settings"], record["monitor"]) for path, record in records.items() if record
-    ]
+    return [Job(path, found["digest"], found["settings"], found["monitor"]) for path, found in records.items() if found]
