@@ -19,7 +19,7 @@ from headstart.config.schema import Config
 from headstart.models.schemas import JobRecord
 from headstart.runs.listing import Plain, flat, read_metrics
 from headstart.utils.errors import ConfigError
-from headstart.utils.files import plain, read_json, write_json
+from headstart.utils.files import read_json, write_json
 from headstart.utils.locks import ByteLocks
 
 log = logging.getLogger(__name__)
@@ -33,17 +33,10 @@ WRITTEN = (  # what a run leaves in its folder, but for its log
 POLL_S = 0.5  # between two looks at what another process holds
 # What changes neither weights nor figures: a job that differs in nothing else is the same job.
 UNTOLD = (
-    ("ckpt_path",),
-    ("report",),
-    ("logger",),
-    ("sweep",),
-    ("data", "num_workers"),
-    ("trainer", "enable_progress_bar"),
-    ("trainer", "log_every_n_steps"),
-    ("features", "max_gb"),
-    ("data", "cache_gb"),
+    *("ckpt_path", "report", "logger", "sweep", "trainer.enable_progress_bar", "trainer.log_every_n_steps"),
+    *("data.num_workers", "data.cache_gb", "features.max_gb"),
 )
-LEFT_OUT = tuple(".".join(place) for place in (*UNTOLD, *REACH_DOWN.values()))
+LEFT_OUT = (*UNTOLD, *map(".".join, REACH_DOWN.values()))
 
 
 class OccupiedError(ConfigError):
@@ -52,13 +45,8 @@ class OccupiedError(ConfigError):
 
 def digest(config: Config) -> str:
     """SHA-256, in hexadecimal, of the resolved settings that a job's figures depend on."""
-    settings = asdict(config)
-    for *groups, name in UNTOLD:
-        place = settings
-        for group in groups:
-            place = place[group]
-        del place[name]
-    return hashlib.sha256(json.dumps(plain(settings), sort_keys=True).encode()).hexdigest()
+    settings = dict(flat(asdict(config), left_out=UNTOLD))
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

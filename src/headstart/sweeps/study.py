@@ -20,7 +20,7 @@ from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_override
 from omegaconf import DictConfig
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.exceptions import StorageInternalError
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from headstart.sweeps.jobs import LOCK, RECORD, Job, OccupiedError
@@ -33,7 +33,7 @@ from headstart.utils.locks import ByteLocks
 from headstart.utils.metrics import direction
 
 ABOUT = "headstart/about"  # an attribute of the study: what its values depend on
-JOB, FAILURE = "headstart/job", "headstart/failure"  # attributes of a trial: its job, and why it failed
+FAILURE = "headstart/failure"  # an attribute of a trial: why it failed
 CONTROLLER = ".controller"  # the file that names the process that holds the lock
 ENOUGH = 4  # trials that are the least to say anything of what matters
 STATEFUL = ("QMCSampler",)  # its sequence is that of its seed
@@ -66,8 +66,10 @@ def search(launcher: Launcher, loader: ConfigLoader, cfg: DictConfig, arguments:
         while (left := settings.n_trials - count_ended(study)) > 0:
             trials = [ask(study, space, settings.sampler) for _ in range(min(settings.n_jobs, left))]
             run_trials(study, trials, launched, words)
-        begun = {path.parent.name for path in launched.folder.glob(f"*/{RECORD}")}  # these say it themselves
-        launched.failures |= {name: reason for name, reason in refused(study) if name not in begun}
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
+            name = launched.name(chosen(trial))
+            if FAILURE in trial.user_attrs and not (launched.folder / name / RECORD).exists():  # which would say it
+                launched.failures[name] = trial.user_attrs[FAILURE]
 
 
 def check_search(space: Mapping[str, BaseDistribution], settings: DictConfig) -> None:
@@ -105,15 +107,18 @@ def seeded(settings: Mapping[str, Any], number: int) -> optuna.samplers.BaseSamp
     return sampler
 
 
+def chosen(trial: Trial | FrozenTrial) -> list[str]:
+    """Returns the words of a trial's values, such as `lr=0.01`."""
+    return [f"{name}={value}" for name, value in trial.params.items()]
+
+
 def run_trials(study: optuna.Study, trials: Sequence[Trial], launched: Launched, words: Sequence[str]) -> None:
     """Runs the jobs of trials and tells the study what came of them: a value, or a failure, which is a result, too."""
     jobs: dict[Trial, tuple[Job, list[str]]] = {}
     outcomes: dict[Trial, float | str] = {}
     for trial in trials:
-        all_words = [*(f"{name}={value}" for name, value in trial.params.items()), *words]
-        trial.set_user_attr(JOB, launched.name(all_words))
         try:
-            jobs[trial] = launched.job(all_words)
+            jobs[trial] = launched.job([*chosen(trial), *words])
         except OccupiedError:
             raise
         except ConfigError as error:  # such as values that are fit one by one, and not together
@@ -232,13 +237,6 @@ def run_stale_again(study: optuna.Study) -> None:
 def count_ended(study: optuna.Study) -> int:
     """Returns the number of trials that were run, well or not."""
     return sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
-
-
-def refused(study: optuna.Study) -> Iterator[tuple[str, str]]:
-    """Yields the jobs of the trials that failed, and why."""
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
-        if JOB in trial.user_attrs and FAILURE in trial.user_attrs:
-            yield trial.user_attrs[JOB], trial.user_attrs[FAILURE]
 
 
 def importance(study: optuna.Study) -> dict[str, float]:
