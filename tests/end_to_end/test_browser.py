@@ -15,6 +15,7 @@ from headstart.cli.main import main
 from headstart.config.compose import evaluation_config
 from headstart.sweeps.jobs import Job
 from headstart.sweeps.report import report_sweep
+from headstart.sweeps.results import Sweep
 from tests.helpers.board import started_board
 
 WIDTHS = {"phone": 390, "desktop": 1280}
@@ -50,7 +51,7 @@ def pages(reported: Path, sweep: Path, hard: Path, tmp_path_factory: pytest.Temp
         job.end(None)
     (root / "sweep" / "1" / "metrics.json").unlink()
     job_of(root / "sweep" / "1").end("out of memory")
-    report_sweep(root / "sweep", root / "sweep" / "5", {"lr": 0.7, "head": 0.3})
+    report_sweep(Sweep.read(root / "sweep", "val/accuracy", {}), {"lr": 0.7, "head": 0.3})
     folders = {"report": reported / "report"} | {name: root / name for name in ("comparison", "look", "sweep")}
     return {name: folder / "index.html" for name, folder in folders.items()}
 

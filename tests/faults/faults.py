@@ -258,15 +258,22 @@ FAULTS = (
     Fault(
         "a job takes over a folder of other settings",
         "sweeps/jobs.py",
-        "        if others := self.of_others():",
-        "        if others := None:",
+        '        if record.get("digest") == self.digest:\n            return\n',
+        "        return\n",
         ("sweeps/test_jobs.py",),
     ),
     Fault(
         "a trial whose process died is never run again",
-        "sweeps/trials.py",
-        '    if machine == "nobody":\n        return True',
-        '    if machine == "nobody" or True:\n        return False',
+        "sweeps/study.py",
+        "            run_stale_again(study)\n",
+        "",
+        ("sweeps/test_study.py",),
+    ),
+    Fault(
+        "two commands run one study at the same time",
+        "sweeps/study.py",
+        "        if not locks.take(0):",
+        "        if False:",
         ("sweeps/test_study.py",),
     ),
     # --- the control panel -------------------------------------------------------------------------------------------

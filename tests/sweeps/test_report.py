@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from headstart.runs.listing import Run
-from headstart.sweeps.charts import by_setting, history
-from headstart.sweeps.report import Sweep, charted, commands, figures, report_sweep, tail
+from headstart.sweeps.charts import by_setting
+from headstart.sweeps.report import charted, commands, figures, report_sweep
+from headstart.sweeps.results import Sweep
 
 ACCURACY, LOSS = "val/accuracy", "val/loss"
 
@@ -41,9 +42,13 @@ def job(folder: Path, name: str, value: float | None, *, monitor: str = ACCURACY
     return path
 
 
-def page_of(folder: Path, best: Path, importance: dict[str, float] | None = None, **lost: str) -> str:
+def sweep_of(folder: Path, **lost: str) -> Sweep:
+    return Sweep.read(folder, ACCURACY, lost)
+
+
+def page_of(folder: Path, importance: dict[str, float] | None = None, **lost: str) -> str:
     """The sweep's page, without what HTML escapes and the charts."""
-    lines = report_sweep(folder, best, importance or {}, lost)
+    lines = report_sweep(sweep_of(folder, **lost), importance or {})
     assert lines[-1] == f"report of the sweep: {folder / 'index.html'}"
     return (folder / "index.html").read_text(errors="surrogateescape")
 
@@ -61,39 +66,40 @@ def rows_of(page: str, section: str) -> list[list[str]]:
     return [[unescape(re.sub(r"<[^>]*>", "", cell)).strip() for cell in row] for row in rows]
 
 
-def grid(folder: Path) -> Path:
-    """A sweep of a rate and a head, of which one job failed and one has not ended; returns the best job's folder."""
+@pytest.fixture
+def grid(tmp_path: Path) -> Path:
+    """A sweep of a rate and a head, of which one job failed and one has not ended."""
     heads: dict[str, dict[str, Any]] = {"linear": {}, "mlp": {"head.hidden": 256}}
     values = {(0.001, "linear"): 0.75, (0.001, "mlp"): 0.875, (0.1, "linear"): 0.9375, (0.1, "mlp"): None}
     for (lr, head), value in values.items():
         settings = {"lr": lr, "epochs": 2, "head.name": head, **heads[head]}
         reason = None if value else "diverged: <i>val/loss</i> is not a finite number"
         metrics = {"test/accuracy": 0.5 + lr}
-        job(folder, f"lr={lr},head={head}", value, settings=settings, reason=reason, metrics=metrics)
-    (folder / "lr=0.1,head=mlp" / "train.log").write_text("".join(f"line {number} <i>\n" for number in range(100)))
-    job(folder, "lr=9.0,head=linear", None, settings={"lr": 9.0, "epochs": 2, "head.name": "linear"})
-    return folder / "lr=0.1,head=linear"
+        job(tmp_path, f"lr={lr},head={head}", value, settings=settings, reason=reason, metrics=metrics)
+    (tmp_path / "lr=0.1,head=mlp" / "train.log").write_text("".join(f"line {number} <i>\n" for number in range(100)))
+    job(tmp_path, "lr=9.0,head=linear", None, settings={"lr": 9.0, "epochs": 2, "head.name": "linear"})
+    return tmp_path
 
 
 # --- what it says --------------------------------------------------------------------------------------------
 
 
-def test_the_best_job_and_what_distinguishes_it(tmp_path: Path) -> None:
-    best = grid(tmp_path)
-    page = page_of(tmp_path, best)
+def test_the_best_job_and_what_distinguishes_it(grid: Path) -> None:
+    page = page_of(grid)
     text = text_of(page)
     assert "5 jobs over lr, head.name" in text
     assert "93.75% val/accuracy of the best job: lr=0.1 head.name=linear its report" in text
     assert "3 finished, 1 failed , 1 unfinished." in text
     assert "test/accuracy 60.00%" in text
     assert 'href="lr%3D0.1%2Chead%3Dlinear/report/index.html"' in page
-    assert (tmp_path / "lr=0.1,head=linear" / "report" / "index.html").exists()
+    assert (grid / "lr=0.1,head=linear" / "report" / "index.html").exists()
     assert "epochs=" not in text  # the same in all jobs
     assert "head.hidden" not in text  # it comes with the head
+    assert "Over seeds" not in text
 
 
-def test_all_jobs_are_in_the_table_the_best_first_and_the_failed_last(tmp_path: Path) -> None:
-    header, *rows = rows_of(page_of(tmp_path, grid(tmp_path)), "jobs")
+def test_all_jobs_are_in_the_table_the_best_first_and_the_failed_last(grid: Path) -> None:
+    header, *rows = rows_of(page_of(grid), "jobs")
     assert header == ["job", "lr", "head.name", "val/accuracy", "test/accuracy"]
     assert [row[1:4] for row in rows] == [
         ["0.1", "linear", "93.75%"],
@@ -104,20 +110,20 @@ def test_all_jobs_are_in_the_table_the_best_first_and_the_failed_last(tmp_path: 
     ]
 
 
-def test_why_jobs_failed_and_the_end_of_their_logs(tmp_path: Path) -> None:
-    page = page_of(tmp_path, grid(tmp_path))
+def test_why_jobs_failed_and_the_end_of_their_logs(grid: Path) -> None:
+    page = page_of(grid)
     text = text_of(page.partition('id="failed"')[2])
     assert "lr=0.1,head=mlp diverged: <i>val/loss</i> is not" in text
-    assert str(tmp_path / "lr=0.1,head=mlp" / "train.log") in text
+    assert str(grid / "lr=0.1,head=mlp" / "train.log") in text
     assert "line 84 <i>" not in text
     assert "the end of this log line 85 <i> line 86 <i>" in text
     assert text.index("line 99 <i>") < text.index("What next")
 
 
 def test_a_job_whose_process_was_lost_has_failed(tmp_path: Path) -> None:
-    best = job(tmp_path, "a", 0.5, settings={"lr": 0.1})
+    job(tmp_path, "a", 0.5, settings={"lr": 0.1})
     job(tmp_path, "b", None, settings={"lr": 0.2})
-    text = text_of(page_of(tmp_path, best, b="the process was killed", c="it never began"))
+    text = text_of(page_of(tmp_path, b="the process was killed", c="it never began"))
     assert "1 finished, 2 failed ." in text
     assert "unfinished" not in text
     assert "c it never began" in text
@@ -126,7 +132,7 @@ def test_a_job_whose_process_was_lost_has_failed(tmp_path: Path) -> None:
 def test_of_a_loss_the_smallest_is_the_best(tmp_path: Path) -> None:
     for lr, value in ((0.1, 0.5), (0.2, 0.25), (0.3, 4e30)):
         job(tmp_path, f"lr={lr}", value, monitor=LOSS, settings={"lr": lr}, metrics={"val/accuracy": 0.1})
-    page = page_of(tmp_path, tmp_path / "lr=0.2")
+    page = page_of(tmp_path)
     assert "0.25 val/loss of the best job: lr=0.2" in text_of(page)
     assert [row[1:3] for row in rows_of(page, "jobs")[1:]] == [["0.2", "0.25"], ["0.1", "0.5"], ["0.3", "4e+30"]]
 
@@ -136,7 +142,7 @@ def test_seeds_are_averaged(tmp_path: Path) -> None:
         for lr, value in ((0.1, 0.70 + 0.1 * seed), (0.2, 0.84 + 0.01 * seed)):
             settings = {"lr": lr, "seed": seed}
             job(tmp_path, f"lr={lr},seed={seed}", value, settings=settings, metrics={"test/accuracy": value - 0.5})
-    page = page_of(tmp_path, tmp_path / "lr=0.1,seed=2")
+    page = page_of(tmp_path)
     assert "90.00% val/accuracy of the best job: lr=0.1 seed=2" in text_of(page)  # a lucky seed
     assert "Over seeds, the best is 85.00% ± 1.00%: lr=0.2" in text_of(page)
     header, *rows = rows_of(page, "seeds")
@@ -149,18 +155,13 @@ def test_seeds_are_averaged(tmp_path: Path) -> None:
 
 def test_only_seeds_differ(tmp_path: Path) -> None:
     for seed in range(2):
-        best = job(tmp_path, f"seed={seed}", 0.5 + seed / 4, settings={"seed": seed})
-    assert rows_of(page_of(tmp_path, best), "seeds")[1][:2] == ["2", "62.50% ± 17.68%"]
-
-
-def test_without_repeated_seeds_nothing_is_averaged(tmp_path: Path) -> None:
-    text = text_of(page_of(tmp_path, grid(tmp_path)))
-    assert "Student" not in text
-    assert "Over seeds" not in text
+        job(tmp_path, f"seed={seed}", 0.5 + seed / 4, settings={"seed": seed})
+    assert rows_of(page_of(tmp_path), "seeds")[1][:2] == ["2", "62.50% ± 17.68%"]
 
 
 def test_a_single_job_is_a_sweep_too(tmp_path: Path) -> None:
-    page = page_of(tmp_path, job(tmp_path, "job", 0.5, settings={"lr": 0.1}))
+    job(tmp_path, "job", 0.5, settings={"lr": 0.1})
+    page = page_of(tmp_path)
     assert "1 job 50.00% val/accuracy of the best job" in text_of(page)
     assert "<svg" not in page
     assert "headstart report" not in page  # nothing to compare it with
@@ -172,10 +173,10 @@ def test_a_single_job_is_a_sweep_too(tmp_path: Path) -> None:
 def test_names_and_values_are_text(tmp_path: Path) -> None:
     """A setting, a reason or a log must not be able to run something in the reader's browser."""
     for place, value in enumerate(("<b>x</b>", "'\"><script>x</script>", "$1 & $2 -->" + "long " * 60)):
-        best = job(tmp_path, f"a:{place}%#?", 0.5 + place / 10, settings={"<b>k</b>": value})
+        job(tmp_path, f"a:{place}%#?", 0.5 + place / 10, settings={"<b>k</b>": value})
         broken = job(tmp_path, f"<b>{place}", None, settings={"<b>k</b>": value}, reason="<b>r</b>" * 50)
         (broken / "train.log").write_bytes(b"<b>\xff\n")
-    page = page_of(tmp_path, best, {"<b>k</b>": 1.0})
+    page = page_of(tmp_path, {"<b>k</b>": 1.0})
     for tag in ("<b>x", "<b>k", "<b>r", "<b>0", "<b>\ufffd", "<script"):
         assert tag not in page
     assert "<b>k</b>=$1 & $2 -->long long" in text_of(page)
@@ -184,8 +185,8 @@ def test_names_and_values_are_text(tmp_path: Path) -> None:
     assert all((tmp_path / re.sub("%(..)", lambda code: chr(int(code[1], 16)), link)).exists() for link in loaded)
 
 
-def test_a_chart_that_cannot_be_drawn_costs_no_report(tmp_path: Path, caplog: Any) -> None:
-    page = page_of(tmp_path, grid(tmp_path), {"lr": float("nan")})
+def test_a_chart_that_cannot_be_drawn_costs_no_report(grid: Path, caplog: Any) -> None:
+    page = page_of(grid, {"lr": float("nan")})
     assert "the chart importance cannot be shown" in caplog.text
     assert "The search" in page  # the history is there
     assert "93.75%" in page
@@ -199,21 +200,20 @@ def test_the_best_run_has_a_report_that_is_not_older(reported: Path, tmp_path: P
     (tmp_path / "job.json").replace(best / "job.json")
     page = best / "report" / "index.html"
     page.write_text("made before")
-    assert report_sweep(tmp_path, best, {})[0] == f"report of the best run: {page}"
+    assert report_sweep(sweep_of(tmp_path), {})[0] == f"report of the best run: {page}"
     assert page.read_text() == "made before"
     os.utime(best / "metrics.json", (4e9, 4e9))
-    report_sweep(tmp_path, best, {})
+    report_sweep(sweep_of(tmp_path), {})
     assert "Calibration" in page.read_text()
 
 
-def test_without_a_report_of_the_best_run_there_is_one_of_the_sweep(tmp_path: Path, caplog: Any) -> None:
-    best = grid(tmp_path)
-    shutil.rmtree(best / "report")
+def test_without_a_report_of_the_best_run_there_is_one_of_the_sweep(grid: Path, caplog: Any) -> None:
+    shutil.rmtree(grid / "lr=0.1,head=linear" / "report")
     with caplog.at_level(logging.WARNING):
-        lines = report_sweep(tmp_path, best, {})
-    assert lines == [f"report of the sweep: {tmp_path / 'index.html'}"]
+        lines = report_sweep(sweep_of(grid), {})
+    assert lines == [f"report of the sweep: {grid / 'index.html'}"]
     assert "there is no report of the best run: " in caplog.text
-    assert 'href="lr%3D0.1%2Chead%3Dlinear/"' in (tmp_path / "index.html").read_text()
+    assert 'href="lr%3D0.1%2Chead%3Dlinear/"' in (grid / "index.html").read_text()
 
 
 # --- charts --------------------------------------------------------------------------------------------------
@@ -265,49 +265,43 @@ def test_an_accuracy_has_no_room_above_all() -> None:
         assert (chart.axes[0].get_ylim()[1] < 1.01) == (metric == ACCURACY)
 
 
-def test_the_best_so_far_in_the_order_of_the_start() -> None:
-    started = [*runs(LOSS, (0, 0.5), (0, 0.75)), Run(Path("failed"), {}, {}), *runs(LOSS, (0, 0.25))]
-    chart = history(started, LOSS)
+def test_a_search_is_shown_in_the_order_of_the_start_with_the_best_so_far(tmp_path: Path) -> None:
+    for name, value, started in (("a", 0.25, 4.0), ("b", 0.5, 1.0), ("c", 0.75, 2.0), ("failed", None, 3.0)):
+        job(tmp_path, name, value, monitor=LOSS, settings={"it": name}, started=started, reason="it raised")
+    chart = figures(sweep_of(tmp_path), {"it": 1.0})["history"]()
     assert dots(chart) == [(1.0, 0.5), (2.0, 0.75), (4.0, 0.25)]
     assert chart.axes[0].lines[0].get_ydata().tolist() == [0.5, 0.5, 0.25, 0.25]
-
-
-def test_a_search_is_shown_in_the_order_of_the_start(tmp_path: Path) -> None:
-    for name, value, started in (("a", 0.5, 3.0), ("b", 0.75, 1.0), ("c", 0.25, 2.0)):
-        job(tmp_path, name, value, settings={"it": name}, started=started)
-    chart = figures(Sweep.read(tmp_path, "b", {}), {"it": 1.0})["history"]()
-    assert dots(chart) == [(1.0, 0.75), (2.0, 0.25), (3.0, 0.5)]
 
 
 def test_the_most_important_settings_have_charts(tmp_path: Path) -> None:
     for place in range(3):
         settings = {f"s{number}": place for number in range(20)} | {"head.name": "ab"[place % 2]}
-        best = job(tmp_path, str(place), 0.5, settings=settings, started=-place)  # all are as good
-    page = page_of(tmp_path, best, {"head": 0.5, "+s7": 0.25})
-    sweep = Sweep.read(tmp_path, best.name, {})
+        job(tmp_path, str(place), 0.5, settings=settings, started=-place)  # all are as good
+    page = page_of(tmp_path, {"head": 0.5, "+s7": 0.25})
+    sweep = sweep_of(tmp_path)
     assert charted(sweep, {"head": 0.5, "+s7": 0.25})[:3] == ["head.name", "s7", "s0"]
     assert page.count("<svg") == 12 + 2  # with the history and the importance
     assert "9 more differ." in text_of(page)
-    assert "The search" not in page_of(tmp_path, best)  # of a grid
+    assert "The search" not in page_of(tmp_path)  # of a grid
 
 
 def test_many_jobs(tmp_path: Path) -> None:
     for place in range(200):
         settings = {"lr": 1e-4 * 1.03**place, "path": f"/data/{place}/" + "long" * 40, "seed": place % 2}
         job(tmp_path, f"{place:03}", (place + 1) / 250, settings=settings, started=place)
-    page = page_of(tmp_path, tmp_path / "199", {"lr": 0.7, "path": 0.3})
+    page = page_of(tmp_path, {"lr": 0.7, "path": 0.3})
     assert len(rows_of(page, "jobs")) == 201
     assert len(page) < 1_000_000
 
 
 def test_what_is_no_number_is_no_value(tmp_path: Path) -> None:
-    for name, value in (("good", 0.5), ("nan", float("nan")), ("worse", 0.25)):
-        job(tmp_path, name, value, settings={"lr": value, "it": name}, metrics={"test/accuracy": float("inf")})
-    sweep = Sweep.read(tmp_path, "good", {})
+    """metrics.json has null for it."""
+    for name, value in (("good", 0.5), ("nan", None), ("worse", 0.25)):
+        job(tmp_path, name, 0.0, settings={"it": name}, metrics={ACCURACY: value, "test/accuracy": None})
+    sweep = sweep_of(tmp_path)
     assert [run.folder.name for run in sweep.done] == ["good", "worse"]
-    assert sweep.best.metrics["test/accuracy"] is None
-    rows = rows_of(page_of(tmp_path, tmp_path / "good"), "jobs")
-    assert [row[2:4] for row in rows[1:]] == [
+    rows = rows_of(page_of(tmp_path), "jobs")
+    assert [row[1:3] for row in rows[1:]] == [
         ["good", "50.00%"],
         ["worse", "25.00%"],
         ["nan", "failed: diverged: val/accuracy is not a finite number; try a lower lr"],
@@ -318,12 +312,6 @@ def test_commands_are_for_a_shell(tmp_path: Path) -> None:
     folder = tmp_path / "my sweep"
     for name in ("a", "b"):
         job(folder, name, 0.5, settings={"it": name})
-    found = commands(Sweep.read(folder, "a", {}))
+    found = commands(sweep_of(folder))
     assert f"python train.py '--config-path={folder / 'a'}' --config-name=config" in found.values()
     assert f"headstart report '{folder / 'a'}' '{folder / 'b'}'" in found.values()
-
-
-def test_of_a_long_log_only_the_end_is_kept(tmp_path: Path) -> None:
-    (tmp_path / "train.log").write_text("one\r\n" * 20 + "last")
-    assert tail(tmp_path / "train.log").splitlines() == ["one"] * 14 + ["last"]
-    assert tail(tmp_path / "none") == ""

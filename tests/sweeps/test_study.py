@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import time
-from contextlib import suppress
+import socket
+import subprocess
+import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -16,10 +15,8 @@ from hydra import compose, initialize_config_dir
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
-from headstart.sweeps import trials
-from headstart.sweeps.study import StudySweeper, open_study, sqlite, tell
+from headstart.sweeps.study import count_ended, open_study, run_stale_again, seeded, sqlite
 from headstart.utils.errors import ConfigError
-from tests.helpers.commands import ended, script, started
 from tests.helpers.kill_points import killed_at
 from tests.helpers.runs import CONF
 from tests.helpers.sweeps import QUICK, check_kept, finished, rows, swept
@@ -80,51 +77,46 @@ def test_a_study_finds_and_tells_what_matters(tmp_path: Path) -> None:
     assert sum(json.loads(path.read_text())["attempts"] for path in folder.glob("*/job.json")) <= len(found)
 
 
-def owned(study: optuna.Study, owner: str | None = None, age_s: float = 0) -> optuna.trial.FrozenTrial:
-    trial = study.ask()
-    if owner:
-        trial.set_user_attr(trials.OWNER, owner)
-        trial.set_user_attr(trials.ALIVE, time.time() - age_s)
-    return study.get_trials()[-1]
-
-
-def test_a_trial_is_lost_with_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trials, "FRESH_S", 0.1)
+def test_a_trial_that_is_left_running_is_run_again_with_its_values(tmp_path: Path) -> None:
     study = optuna.create_study(storage=f"sqlite:///{tmp_path}/study.db")
-    machine, gone = trials.here(), 2**22 + 1  # more than Linux has processes
-    assert not trials.lost(owned(study, f"{machine} {os.getpid()} {trials.token(os.getpid())}"))
-    assert trials.lost(owned(study, f"{machine} {gone} of-another-process"))
-    assert trials.lost(owned(study, f"{machine} {os.getpid()} of-a-former-process"))
-    assert trials.lost(owned(study, f"{machine} {os.getppid()} of-a-former-process", age_s=1000))
-    assert not trials.lost(owned(study, "elsewhere/pid 1 token", age_s=100))
-    assert trials.lost(owned(study, "elsewhere/pid 1 token", age_s=1000))
-    assert trials.lost(owned(study))
-    # Those that are lost wait for another process, with the values that they had.
-    assert trials.taken(study) == 2
-    waiting = study.get_trials(states=(TrialState.WAITING,))
-    assert [trial.number for trial in waiting] == [1, 2, 3, 5, 6]
-    assert len(trials.running(study)) == 2
-    # What is taken over is not lost again at once, although its former owner was last heard of long ago.
-    for _ in range(4):
-        again = study.ask()
-        trials.own(again)
-    assert again.number == 5
-    assert not trials.lost(study.get_trials()[5])
-    assert trials.is_mine(again)
+    done, left, bare = study.ask(), study.ask(), study.ask()  # the last one was killed before it had values
+    study.tell(done, 0.5)
+    lr = left.suggest_float("lr", 0, 1)
+    run_stale_again(study)
+    assert [trial.state for trial in study.get_trials()] == [TrialState.COMPLETE, *[TrialState.WAITING] * 2]
+    assert count_ended(study) == 1
+    again = [study.ask(), study.ask()]
+    assert [trial.number for trial in again] == [left.number, bare.number]
+    assert again[0].suggest_float("lr", 0, 1) == lr
 
 
-def test_an_interruption_leaves_trials_to_whoever_comes(tmp_path: Path) -> None:
-    study = optuna.create_study(storage=f"sqlite:///{tmp_path}/study.db")
-    mine, done, others = study.ask(), study.ask(), study.ask()
-    for trial in (mine, done, others):
-        trials.own(trial)
-    with suppress(KeyboardInterrupt), trials.kept_alive([mine, done, others]):
-        tell(study, done, 0.5)
-        others.set_user_attr(trials.OWNER, "elsewhere/pid 1 token")
-        tell(study, others, 0.7)  # another process took it over: it is that one's to tell
-        raise KeyboardInterrupt
-    states = [trial.state for trial in study.get_trials()]
-    assert states == [TrialState.WAITING, TrialState.COMPLETE, TrialState.RUNNING]
+HOLD = """
+import sys
+from pathlib import Path
+from headstart.sweeps.study import controlled
+with controlled(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_second_command_is_refused_while_one_runs_the_study(tmp_path: Path) -> None:
+    words = (*SEARCH, "sweep.trials=1")
+    first = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "held\n"
+        refused = swept(tmp_path, *words)
+        assert refused.returncode == 1
+        assert refused.stderr.strip() == (
+            f"headstart: {tmp_path}: process {first.pid} on {socket.gethostname()} runs this study. "
+            "Wait until it has ended, end it, or choose another sweep.name."
+        )
+        assert not (tmp_path / "study.db").exists()
+        first.kill()
+    assert swept(tmp_path, *words).returncode == 0  # what is killed holds nothing
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "gp", "qmc", "nsgaii"])
@@ -137,7 +129,7 @@ def test_every_trial_has_a_random_state_of_its_own(sampler: str) -> None:
     def drawn(count: int) -> list[float]:
         study, values = optuna.create_study(), []
         for number in range(count):
-            study.sampler = StudySweeper._seeded(SimpleNamespace(sampler=settings), number)  # type: ignore[arg-type]
+            study.sampler = seeded(settings, number)
             trial = study.ask()
             values.append(trial.suggest_float("lr", 0, 1))
             trial.suggest_float("decay", 0, 1)
@@ -161,6 +153,8 @@ def test_a_study_is_of_one_metric_and_one_space(tmp_path: Path) -> None:
         open_study("one", storage, "val/accuracy", ["data=pets"], space)
     with pytest.raises(ConfigError, match=r"head \['linear', 'mlp'\], here \['linear'\]"):
         open_study("one", storage, "val/accuracy", fixed, {"head": CategoricalDistribution(["linear"])})
+    with pytest.raises(ConfigError, match="sweep.storage: the study's database cannot be opened: .*unable to open"):
+        open_study("one", f"sqlite:///{tmp_path}/nowhere/study.db", "val/accuracy", [], {})
     with pytest.raises(SystemExit, match=r"a\?b: Optuna cannot keep a study where there is \? in the name"):
         sqlite(Path("a?b"))
 
@@ -179,38 +173,3 @@ def test_a_trial_whose_values_do_not_fit_is_a_failed_trial(tmp_path: Path) -> No
     assert "Launching" not in again.stdout
     wrong = swept(tmp_path, "sweep=optuna", "sweep.name=search", "epochs=0", *space, *QUICK[:2])
     assert wrong.stderr.strip().startswith("headstart: epochs=0: expected a whole number of at least 1")
-
-
-OPEN_TOGETHER = """
-import sys, time
-from pathlib import Path
-from headstart.sweeps.study import open_study
-folder, mine = Path(sys.argv[1]), sys.argv[2]
-for number in range(3):
-    Path(folder, f"{number} ready {mine}").touch()
-    while len(list(folder.glob(f"{number} ready *"))) < 4:
-        time.sleep(0.001)
-    open_study("one", f"sqlite:///{folder}/{number}.db", "val/accuracy", ["data=digits"], {})
-"""
-
-
-def test_a_study_is_made_once_however_many_make_it(tmp_path: Path) -> None:
-    """The database's tables, too: Optuna alone fails with "table studies already exists"."""
-    for result in map(ended, [script(OPEN_TOGETHER, tmp_path, str(number)) for number in range(4)]):
-        assert result.returncode == 0, result.stderr
-    for number in range(3):
-        assert optuna.get_all_study_names(f"sqlite:///{tmp_path}/{number}.db") == ["one"]
-    with pytest.raises(ConfigError, match="sweep.storage: the study's database cannot be opened: .*unable to open"):
-        open_study("one", f"sqlite:///{tmp_path}/nowhere/study.db", "val/accuracy", [], {})
-
-
-def test_two_processes_share_a_study(tmp_path: Path) -> None:
-    """As two machines with one database would."""
-    words = ("-m", *SEARCH, "sweep.trials=4", f"hydra.sweep.dir={tmp_path}")
-    for result in map(ended, [started(*words), started(*words)]):
-        assert result.returncode == 0, result.stdout + result.stderr
-    found = trials_of(tmp_path)
-    # Both may see that one is left and ask for it: one of them gives it back.
-    assert sum(trial.state == TrialState.COMPLETE for trial in found) == 4
-    assert {trial.state for trial in found[4:]} <= {TrialState.WAITING}
-    assert all(attempts == 1 for _, attempts in finished(tmp_path).values())

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis, XAxis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
@@ -26,6 +27,7 @@ LEVELS = 12  # of a small one
 WIDE = 30  # largest over smallest from which an axis is logarithmic
 FAR = 100  # a loss of so many medians has diverged: it would press all others into a line
 DIM = 0.7  # of dots that may lie on each other
+CROSS: dict[str, Any] = {"s": 24, "color": INK, "marker": "x", "clip_on": False, "zorder": 3}  # a failed job
 Values = NDArray[np.float64]
 
 
@@ -45,74 +47,60 @@ def by_setting(done: Sequence[Run], failed: Sequence[Run], name: str, metric: st
     values = _within_sight([_value(run, metric) for run in done], metric)
     dots = [(run.settings[name], value) for run, value in zip(done, values, strict=True) if name in run.settings]
     crosses = [run.settings[name] for run in failed if name in run.settings]
-    best = done[0].settings.get(name)
+    has_best = name in done[0].settings
     if all(_is_number(value) for value in [*(value for value, _ in dots), *crosses]):
-        return _numbers(dots, crosses, best, (name, metric))
-    return _rows(dots, crosses, best, (name, metric))
+        return _numbers(dots, crosses, name, metric, has_best=has_best)
+    return _rows(dots, crosses, name, metric, has_best=has_best)
 
 
 def _numbers(
-    dots: Sequence[tuple[Plain, float]], crosses: Sequence[Plain], best: Any, names: tuple[str, str]
+    dots: Sequence[tuple[Any, float]], crosses: Sequence[Any], name: str, metric: str, *, has_best: bool
 ) -> Figure:
+    places, values = (np.array(column, dtype=float) for column in zip(*dots, strict=True))
+    levels = np.unique(np.append(places, np.array(crosses, dtype=float)))
     drawn = new_figure(SMALL, 2.5)
     axes = drawn.subplots()
-    places, values = (np.array(column, dtype=float) for column in zip(*dots, strict=True))
-    axes.scatter(places, values, s=26, color=BLUE, alpha=DIM, edgecolors="none")
-    levels = np.unique(np.append(places, np.array(crosses, dtype=float)))
     axes.update_datalim([(level, values[0]) for level in levels])  # which leaves room for the crosses
-    _number_axis(axes.xaxis, levels)
+    _dots(axes, places, values, has_best=has_best)
     if len(levels) <= FEW:
         axes.scatter(*_medians(places, values), s=220, color=INK, marker="_", linewidths=1.5)
-    if best is not None:
-        axes.scatter(best, values[0], s=44, color=ORANGE, zorder=3, clip_on=False)
     at_edge = blended_transform_factory(axes.transData, axes.transAxes)
-    axes.scatter(
-        crosses,
-        [_worse_edge(names[1])] * len(crosses),
-        s=24,
-        color=INK,
-        marker="x",
-        transform=at_edge,
-        clip_on=False,
-        zorder=3,
-    )
-    axes.set(title=short(names[0], 40), ylabel=short(names[1], 30))
+    axes.scatter(crosses, [_worse_edge(metric)] * len(crosses), transform=at_edge, **CROSS)
+    axes.set(title=short(name, 40), ylabel=short(metric, 30))
     axes.margins(x=0.08, y=0.1)
-    _metric_axis(axes.yaxis, values, names[1])
+    _number_axis(axes.xaxis, levels)
+    _metric_axis(axes.yaxis, values, metric)
     return drawn
 
 
-def _rows(dots: Sequence[tuple[Plain, float]], crosses: Sequence[Plain], best: Any, names: tuple[str, str]) -> Figure:
+def _rows(
+    dots: Sequence[tuple[Plain, float]], crosses: Sequence[Plain], name: str, metric: str, *, has_best: bool
+) -> Figure:
     levels = list(dict.fromkeys(setting(value) for value in [*(value for value, _ in dots), *crosses]))
-    levels, more = levels[:LEVELS], len(levels[LEVELS:])
-    row = {level: -place for place, level in enumerate(levels)}
+    row = {level: -place for place, level in enumerate(levels[:LEVELS])}
     shown = [(row[setting(level)], value) for level, value in dots if setting(level) in row]
     places, values = (np.array(column, dtype=float) for column in zip(*shown, strict=True))
-    drawn = new_figure(SMALL, 0.95 + 0.26 * max(len(levels), 3))
+    drawn = new_figure(SMALL, 0.95 + 0.26 * max(len(row), 3))
     axes = drawn.subplots()
-    axes.scatter(values, places, s=26, color=BLUE, alpha=DIM, edgecolors="none")
+    _dots(axes, values, places, has_best=has_best)
     axes.scatter(*_medians(places, values)[::-1], s=140, color=INK, marker="|", linewidths=1.5)
-    if best is not None:
-        axes.scatter(values[0], places[0], s=44, color=ORANGE, zorder=3, clip_on=False)
     at_edge = blended_transform_factory(axes.transAxes, axes.transData)
     lost = [row[setting(level)] for level in crosses if setting(level) in row]
-    axes.scatter(
-        [_worse_edge(names[1])] * len(lost),
-        lost,
-        s=24,
-        color=INK,
-        marker="x",
-        transform=at_edge,
-        clip_on=False,
-        zorder=3,
-    )
-    axes.set_yticks(list(row.values()), [short(level, 20) for level in levels], fontsize=8)
-    title = short(names[0], 40) + (f", the {LEVELS} best of {len(levels) + more}" if more else "")
-    axes.set(title=title, xlabel=short(names[1], 40), ylim=(0.6 - max(len(levels), 3), 0.6))
+    axes.scatter([_worse_edge(metric)] * len(lost), lost, transform=at_edge, **CROSS)
+    axes.set_yticks(list(row.values()), [short(level, 20) for level in row], fontsize=8)
+    title = short(name, 40) + (f", the {LEVELS} best of {len(levels)}" if len(levels) > LEVELS else "")
+    axes.set(title=title, xlabel=short(metric, 40), ylim=(0.6 - max(len(row), 3), 0.6))
     axes.grid(axis="y", visible=False)
     axes.margins(x=0.06)
-    _metric_axis(axes.xaxis, values, names[1])
+    _metric_axis(axes.xaxis, values, metric)
     return drawn
+
+
+def _dots(axes: Axes, x: Values, y: Values, *, has_best: bool) -> None:
+    """Draws the jobs, and over them the best, which is the first."""
+    axes.scatter(x, y, s=26, color=BLUE, alpha=DIM, edgecolors="none")
+    if has_best:
+        axes.scatter(x[0], y[0], s=44, color=ORANGE, zorder=3, clip_on=False)
 
 
 def _worse_edge(metric: str) -> float:

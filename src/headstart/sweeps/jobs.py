@@ -6,13 +6,11 @@ import hashlib
 import json
 import logging
 import math
-import os
 import shutil
-import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from headstart.config.schema import Config
 from headstart.models.schemas import JobRecord
 from headstart.runs.listing import Plain, flat, read_metrics
 from headstart.utils.errors import ConfigError
-from headstart.utils.files import plain, read_json, write_json
+from headstart.utils.files import read_json, write_json
 from headstart.utils.locks import ByteLocks
 
 log = logging.getLogger(__name__)
@@ -35,17 +33,10 @@ WRITTEN = (  # what a run leaves in its folder, but for its log
 POLL_S = 0.5  # between two looks at what another process holds
 # What changes neither weights nor figures: a job that differs in nothing else is the same job.
 UNTOLD = (
-    ("ckpt_path",),
-    ("report",),
-    ("logger",),
-    ("sweep",),
-    ("data", "num_workers"),
-    ("trainer", "enable_progress_bar"),
-    ("trainer", "log_every_n_steps"),
-    ("features", "max_gb"),
-    ("data", "cache_gb"),
+    *("ckpt_path", "report", "logger", "sweep", "trainer.enable_progress_bar", "trainer.log_every_n_steps"),
+    *("data.num_workers", "data.cache_gb", "features.max_gb"),
 )
-LEFT_OUT = tuple(".".join(place) for place in (*UNTOLD, *REACH_DOWN.values()))
+LEFT_OUT = (*UNTOLD, *map(".".join, REACH_DOWN.values()))
 
 
 class OccupiedError(ConfigError):
@@ -53,26 +44,9 @@ class OccupiedError(ConfigError):
 
 
 def digest(config: Config) -> str:
-    """SHA-256, in hexadecimal, of the resolved settings that a job's figures depend on.
-
-    Those that have a default and are left at it do not count: they were not there once, and their default is what was.
-    """
-    settings = _without_defaults(config)
-    for *groups, name in UNTOLD:
-        place = settings
-        for group in groups:
-            place = place.get(group, {})
-        place.pop(name, None)
-    return hashlib.sha256(json.dumps(plain(settings), sort_keys=True).encode()).hexdigest()
-
-
-def _without_defaults(settings: Any) -> dict[str, Any]:
-    found = {}
-    for f in fields(settings):
-        value = getattr(settings, f.name)
-        if value != (f.default if f.default_factory is MISSING else f.default_factory()):
-            found[f.name] = _without_defaults(value) if is_dataclass(value) else value
-    return found
+    """SHA-256, in hexadecimal, of the resolved settings that a job's figures depend on."""
+    settings = dict(flat(asdict(config), left_out=UNTOLD))
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -133,33 +107,31 @@ class Job:
         value = None if self.reason else self.metrics.get(self.monitor)
         return math.nan if value is None else float(value)
 
-    def of_others(self) -> str | None:
-        """What the folder holds instead of this job: settings that differ, or files, in words; None if it does not."""
-        record = read_record(self.folder)
-        if record.get("digest") == self.digest:
-            return None
-        if not record:
-            # Hidden files are ours: the lock, and a job.json whose writing was interrupted.
-            others = sorted(p.name for p in self.folder.glob("*") if not p.name.startswith(".") and p.suffix != ".log")
-            return f"what is not a job's ({', '.join(others[:3])})" if others else None
-        theirs, told = record.get("settings", {}), []
-        for name in dict.fromkeys([*theirs, *self.settings]):
-            if theirs.get(name) != self.settings.get(name):
-                told.append(f"{name}={theirs.get(name)}, here {self.settings.get(name)}")
-        return f"a job with other settings ({'; '.join(told[:5]) or 'which `headstart runs` does not show'})"
-
     def check_folder(self) -> None:
         """Makes sure that the folder is this job's.
 
         Raises:
-            OccupiedError: it is not.
+            OccupiedError: it holds a job with other settings, or what is no job's.
         """
-        if others := self.of_others():
-            raise OccupiedError(f"{self.folder} holds {others}. Choose another sweep.name, or move that away.")
+        record = read_record(self.folder)
+        if record.get("digest") == self.digest:
+            return
+        if record:
+            theirs = record["settings"]
+            names = [n for n in dict.fromkeys([*theirs, *self.settings]) if theirs.get(n) != self.settings.get(n)]
+            told = "; ".join(f"{name}={theirs.get(name)}, here {self.settings.get(name)}" for name in names[:5])
+            others = f"a job with other settings ({told or 'which `headstart runs` does not show'})"
+        else:
+            # Hidden files are ours: the lock, and a job.json whose writing was interrupted.
+            found = sorted(p.name for p in self.folder.glob("*") if not p.name.startswith(".") and p.suffix != ".log")
+            if not found:
+                return
+            others = f"what is not a job's ({', '.join(found[:3])})"
+        raise OccupiedError(f"{self.folder} holds {others}. Choose another sweep.name, or move that away.")
 
     def begin(self) -> None:
-        """Records that it is run now, by this process."""
-        self._write(attempts=self.attempts + 1, host=socket.gethostname(), pid=os.getpid(), started=time.time())
+        """Records that it is run now."""
+        self._write(attempts=self.attempts + 1, started=time.time())
 
     def end(self, reason: str | None) -> None:
         """Records how it ended: None is well."""
@@ -201,17 +173,6 @@ def diverged(metrics: Mapping[str, float | None], monitor: str) -> str | None:
     return f"diverged: {', '.join(bad)} is not a finite number; try a lower lr" if bad else None
 
 
-def failures_of(jobs: Iterable[Job], lost: Mapping[str, str]) -> dict[str, str]:
-    """Why jobs failed, by their names.
-
-    Args:
-        jobs: any.
-        lost: of jobs that could not record it; what has finished since has not failed.
-    """
-    reasons = {job.name: job.reason for job in jobs if job.reason or job.finished}
-    return {name: reason for name, reason in {**lost, **reasons}.items() if reason}
-
-
 def read_record(folder: Path) -> dict[str, Any]:
     """What job.json says; empty if there is none, or one that no job has written."""
     try:
@@ -224,9 +185,5 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def jobs_below(folder: Path) -> list[Job]:
     """The jobs of a sweep that were begun, in the order of their names."""
-    found = []
-    for path in sorted(folder.glob(f"*/{RECORD}")):
-        record = read_record(path.parent)
-        if {"digest", "settings", "monitor"} <= set(record):
-            found.append(Job(path.parent, record["digest"], record["settings"], record["monitor"]))
-    return found
+    records = {path.parent: read_record(path.parent) for path in sorted(folder.glob(f"*/{RECORD}"))}
+    return [Job(path, found["digest"], found["settings"], found["monitor"]) for path, found in records.items() if found]

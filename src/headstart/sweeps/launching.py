@@ -123,12 +123,11 @@ class Launched:
         Raises:
             Exception: what the launcher raised, if it ran none.
         """
-        unfinished = [(job, told) for job, told in batch if not job.finished]
-        if len(unfinished) < len(batch):
-            log.info("%d of %d jobs had finished before", len(batch) - len(unfinished), len(batch))
-        todo = {job.name: (job, told) for job, told in unfinished}  # two trials may be of the same job
-        for name in todo:
-            self.failures.pop(name, None)
+        jobs = {job.name: (job, told) for job, told in batch}  # two trials may be of the same job
+        todo = {name: pair for name, pair in jobs.items() if not pair[0].finished}
+        if len(todo) < len(jobs):
+            log.info("%d of %d jobs had finished before", len(jobs) - len(todo), len(jobs))
+        self.failures = {name: reason for name, reason in self.failures.items() if name not in todo}
         before = {name: job.attempts for name, (job, _) in todo.items()}
         for _ in range(ROUNDS):
             if not todo:

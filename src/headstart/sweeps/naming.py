@@ -13,7 +13,7 @@ from headstart.sweeps.jobs import UNTOLD
 
 LONGEST = 120  # bytes; most file systems take 255
 # Words that say where or how long a sweep runs: with others, the same sweep goes on.
-ELSEWHERE = ("launcher", *map(".".join, UNTOLD))
+ELSEWHERE = ("launcher", *UNTOLD)
 
 
 def sweep_name(choice: str, words: Sequence[str]) -> str:

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import logging
-import math
-import os
 import shlex
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from urllib.parse import quote
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from headstart.report.html import render
 from headstart.report.style import short, svg
-from headstart.runs.listing import SHOWN, Plain, Run, differing, setting, sorted_by
+from headstart.runs.listing import SHOWN, setting
 from headstart.sweeps import charts
-from headstart.sweeps.jobs import Job, failures_of, jobs_below
-from headstart.sweeps.seeds import SEED, Repeated, repeated
+from headstart.sweeps.results import Sweep
+from headstart.sweeps.seeds import SEED, Repeated
 from headstart.utils.errors import told
 from headstart.utils.files import write_text
-from headstart.utils.metrics import direction
 
 log = logging.getLogger(__name__)
 
@@ -34,21 +29,18 @@ LINES = 15  # of it
 COMPARED = 4  # jobs in the command that compares the best image by image
 
 
-def report_sweep(
-    folder: Path, best: Path, importance: Mapping[str, float], lost: Mapping[str, str] | None = None
-) -> list[str]:
+def report_sweep(sweep: Sweep, importance: Mapping[str, float]) -> list[str]:
     """Writes the sweep's index.html, and the report of its best run unless there is one.
 
     Args:
-        folder: of the sweep.
-        best: the run folder of its best job.
+        sweep: what its jobs have left; one at least has finished.
         importance: of each hyperparameter that an Optuna study chose; empty for a grid.
-        lost: why jobs failed that could not record it, by their names.
 
     Returns:
         Lines that tell where the reports are.
     """
-    lines, page = [], best / "report" / "index.html"
+    lines, best = [], sweep.best.folder
+    page = best / "report" / "index.html"
     try:
         if not page.exists() or page.stat().st_mtime < (best / "metrics.json").stat().st_mtime:
             from headstart.report.run_report import report_again
@@ -57,81 +49,8 @@ def report_sweep(
         lines.append(f"report of the best run: {page}")
     except Exception as error:  # such as images that are gone: the sweep's own report needs none
         log.warning("there is no report of the best run: %s", told(error))
-    sweep = Sweep.read(folder, best.name, lost or {})
-    write_text(folder / "index.html", page_of(sweep, importance))
-    return [*lines, f"report of the sweep: {folder / 'index.html'}"]
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """What the jobs of a sweep have left in its folder.
-
-    Attributes:
-        folder: of the sweep.
-        metric: that is monitored.
-        runs: the finished jobs, the best first, then those that have not ended, then those that failed.
-        failures: why, by the names of the jobs.
-        started: when each job was begun, in seconds, by its name.
-    """
-
-    folder: Path
-    metric: str
-    runs: Sequence[Run]
-    failures: Mapping[str, str]
-    started: Mapping[str, float]
-
-    @classmethod
-    def read(cls, folder: Path, best: str, lost: Mapping[str, str]) -> Sweep:
-        """Reads a sweep's folder.
-
-        Args:
-            folder: of the sweep.
-            best: the name of a finished job: what it monitors counts.
-            lost: why jobs failed that could not record it, by their names.
-        """
-        jobs = jobs_below(folder)
-        failures = failures_of(jobs, lost)
-        metric = next(job.monitor for job in jobs if job.name == best)
-        runs = [Run(job.folder, job.settings, {} if job.name in failures else finite(job)) for job in jobs]
-        runs = sorted(sorted_by(runs, metric), key=lambda run: run.folder.name in failures)
-        return cls(folder, metric, runs, failures, {job.name: job.record.get("started", 0.0) for job in jobs})
-
-    @cached_property
-    def done(self) -> list[Run]:
-        """The jobs that have the metric, the best first."""
-        return [run for run in self.runs if run.metrics.get(self.metric) is not None]
-
-    @property
-    def best(self) -> Run:
-        """The best job."""
-        return self.done[0]
-
-    @cached_property
-    def names(self) -> list[str]:
-        """The settings that differ; those that come with another one, such as head.hidden with a head, do not count."""
-        differ = differing(self.runs)
-        values = {name: {repr(run.settings[name]) for run in self.runs if name in run.settings} for name in differ}
-        return [name for name in differ if len(values[name]) > 1]
-
-    @cached_property
-    def groups(self) -> list[Repeated]:
-        """The settings that were run under several seeds, the best mean first; empty if none were."""
-        sign = 1 if direction(self.metric) == "min" else -1
-        return sorted(repeated(self.runs, self.metric), key=lambda group: sign * group.mean)
-
-    def words(self, settings: Mapping[str, Plain | None]) -> list[str]:
-        """Those of the settings that differ, such as `lr=0.01`."""
-        return [f"{name}={setting(value)}" for name in self.names if (value := settings.get(name)) is not None]
-
-    def href(self, run: Run) -> str:
-        """A link from the sweep's page: to a job's report if there is one, or else to its folder."""
-        has_report = (run.folder / "report" / "index.html").exists()
-        return quote(os.fsencode(run.folder.name)) + ("/report/index.html" if has_report else "/")
-
-
-def finite(job: Job) -> dict[str, float | None]:
-    """A job's metrics; what is no finite number is None."""
-    return {name: None if value is None or not math.isfinite(value) else value for name, value in job.metrics.items()}
+    write_text(sweep.folder / "index.html", page_of(sweep, importance))
+    return [*lines, f"report of the sweep: {sweep.folder / 'index.html'}"]
 
 
 def page_of(sweep: Sweep, importance: Mapping[str, float]) -> str:
@@ -142,7 +61,7 @@ def page_of(sweep: Sweep, importance: Mapping[str, float]) -> str:
     return render(
         "sweep.html.j2",
         sweep=sweep,
-        unfinished=sum(not run.metrics and run.folder.name not in sweep.failures for run in sweep.runs),
+        unfinished=sweep.unfinished,
         figure_text=figure_text,
         spread_text=spread_text,
         groups=list(group_rows(sweep)),
@@ -175,11 +94,10 @@ def shown_metrics(sweep: Sweep) -> list[str]:
 
 
 def group_rows(sweep: Sweep) -> Iterator[tuple[Repeated, Repeated | None]]:
-    """The settings under several seeds, and the test accuracy of the same ones if it is not what is monitored."""
-    other = "test/accuracy"
-    others = repeated(sweep.runs, other) if sweep.metric != other else []
-    for group in sweep.groups:
-        yield group, next((found for found in others if found.settings == group.settings), None)
+    """Yields the settings under several seeds, and the test accuracy of the same ones if it is not monitored."""
+    tests = [] if sweep.metric == "test/accuracy" else sweep.groups.get("test/accuracy", [])
+    for group in sweep.groups.get(sweep.metric, []):
+        yield group, group.same_of(tests)
 
 
 def commands(sweep: Sweep) -> dict[str, str]:
@@ -211,8 +129,8 @@ def figures(sweep: Sweep, importance: Mapping[str, float]) -> dict[str, Callable
     """What draws each chart, by name; those of settings begin with "by "."""
     metric, done = sweep.metric, sweep.done
     found: dict[str, Callable[[], Figure]] = {}
-    if sweep.groups:
-        named = [(group_name(sweep, group), group) for group in sweep.groups]
+    if groups := sweep.groups.get(metric):
+        named = [(group_name(sweep, group), group) for group in groups]
         found["seeds"] = partial(charts.by_seeds, named, metric)
     if importance:
         in_order = sorted(sweep.runs, key=lambda run: sweep.started[run.folder.name])

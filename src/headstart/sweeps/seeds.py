@@ -47,6 +47,10 @@ class Repeated:
         margin = float(stats.t.ppf(0.975, len(self.values) - 1)) * self.deviation / len(self.values) ** 0.5
         return self.mean - margin, self.mean + margin
 
+    def same_of(self, others: Sequence[Repeated]) -> Repeated | None:
+        """Returns another metric of the same settings, if there is one."""
+        return next((other for other in others if other.settings == self.settings), None)
+
 
 def repeated(runs: Sequence[Run], metric: str) -> list[Repeated]:
     """The runs grouped by all that differs but the seed; empty if no two differ in their seeds alone.
@@ -93,7 +97,7 @@ def seed_rows(groups: Mapping[str, Sequence[Repeated]], *, plain: bool) -> list[
     for one in first:
         cells = [*map(setting, one.settings.values()), str(len(one.values))]
         for found in groups.values():
-            group = next((group for group in found if group.settings == one.settings), None)
+            group = one.same_of(found)
             cells += numbers(group) if plain else [told(group)]
         rows.append(cells)
     return rows

@@ -1,147 +1,157 @@
-"""An Optuna study whose trials are a sweep's jobs: it goes on where it stopped, and on many machines."""
+"""An Optuna study whose trials are a sweep's jobs. One process controls it, and it goes on where it stopped."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import random
-import time
+import os
+import socket
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-from hydra.types import HydraContext, TaskFunction
+from hydra.core.config_loader import ConfigLoader
+from hydra.plugins.launcher import Launcher
 from hydra.utils import instantiate
-from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl, create_params_from_overrides
+from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
 from omegaconf import DictConfig
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.exceptions import StorageInternalError
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from headstart.sweeps.jobs import Job, OccupiedError, jobs_below
+from headstart.sweeps.jobs import LOCK, RECORD, Job, OccupiedError
 from headstart.sweeps.launching import Launched
 from headstart.sweeps.naming import is_elsewhere
 from headstart.sweeps.summary import ended
-from headstart.sweeps.trials import FAILURE, JOB, give_back, is_mine, kept_alive, own, running, taken
 from headstart.utils.errors import ConfigError
+from headstart.utils.files import write_text
+from headstart.utils.locks import ByteLocks
 from headstart.utils.metrics import direction
 
-log = logging.getLogger(__name__)
-
 ABOUT = "headstart/about"  # an attribute of the study: what its values depend on
-OPENINGS = 6  # attempts to open a database; the waits between them are 3 s on average, 6 s at most
-POLL_S = 5.0  # between two looks at what other machines do
+FAILURE = "headstart/failure"  # an attribute of a trial: why it failed
+CONTROLLER = ".controller"  # the file that names the process that holds the lock
 ENOUGH = 4  # trials that are the least to say anything of what matters
 STATEFUL = ("QMCSampler",)  # its sequence is that of its seed
 
 
-class StudySweeper(OptunaSweeperImpl):
-    """hydra-optuna-sweeper's search space and trials; the loop around them is ours.
+def search(launcher: Launcher, loader: ConfigLoader, cfg: DictConfig, arguments: Sequence[str]) -> None:
+    """Runs trials until the study has as many as were asked for, and tells what came of them.
 
-    The plugin's own loop runs as many trials as were asked for each time it is started, and leaves those running for
-    ever that were killed.
+    hydra-optuna-sweeper reads the space. The loop is ours: its own runs as many trials each time it is started, and
+    never runs those again that were killed.
+
+    Args:
+        launcher: that runs the jobs.
+        loader: that composes their configurations.
+        cfg: of the sweep.
+        arguments: the words of the command line.
     """
+    settings = cfg.hydra.sweeper
+    params = [f"{name}={values}" for name, values in (settings.params or {}).items()]
+    space, fixed, removed = create_params_from_overrides([*params, *arguments])
+    space = {name: values for name, values in space.items() if name not in fixed}
+    words = [*(f"{name}={value}" for name, value in fixed.items()), *removed]
+    launched = Launched(launcher, loader, cfg, {name.lstrip("+") for name in space})
+    storage = settings.storage or sqlite(launched.folder)
+    with controlled(launched.folder), ended(launched, cfg):
+        check_search(space, settings)
+        study = open_study(settings.study_name, storage, monitored(launched, words, space), words, space)
+        launched.importance = partial(importance, study)
+        run_stale_again(study)
+        while (left := settings.n_trials - count_ended(study)) > 0:
+            trials = [ask(study, space, settings.sampler) for _ in range(min(settings.n_jobs, left))]
+            run_trials(study, trials, launched, words)
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
+            name = launched.name(chosen(trial))
+            if FAILURE in trial.user_attrs and not (launched.folder / name / RECORD).exists():  # which would say it
+                launched.failures[name] = trial.user_attrs[FAILURE]
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Takes what Hydra gives a sweeper."""
-        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        self.storage = self.storage or sqlite(Path(self.sweep_dir))
 
-    def sweep(self, arguments: list[str]) -> None:
-        """Runs trials until the study has as many as were asked for.
+def check_search(space: Mapping[str, BaseDistribution], settings: DictConfig) -> None:
+    """Makes sure that there is something to search, in a way that jobs can be told apart.
 
-        Args:
-            arguments: the words of the command line.
-        """
-        assert self.hydra_context is not None
-        assert self.launcher is not None
-        assert self.config is not None
-        self._process_searchspace_config()
-        space, fixed, removed = create_params_from_overrides([*self._parse_sweeper_params_config(), *arguments])
-        space = {name: values for name, values in space.items() if name not in fixed}
-        words = [*(f"{name}={value}" for name, value in fixed.items()), *removed]
-        swept = {name.lstrip("+") for name in space}
-        launched = Launched(self.launcher, self.hydra_context.config_loader, self.config, swept)
-        with ended(launched, self.config):
-            self._check(space)
-            monitor = monitored(launched, words, space)
-            study = open_study(str(self.study_name), str(self.storage), monitor, words, space)
-            launched.importance = partial(importance, study)
-            waited_for = 0
-            while (left := self.n_trials - taken(study)) > 0 or running(study):
-                if left > 0:
-                    self._run(study, launched, min(self.n_jobs, left), space, words)
-                    continue
-                elsewhere = len(running(study))
-                if elsewhere != waited_for:
-                    log.info("%d trials are run by other processes: waiting for them", elsewhere)
-                waited_for = elsewhere
-                time.sleep(POLL_S)
-            begun = {job.name for job in jobs_below(launched.folder)}  # these have records of their own
-            launched.failures |= {name: reason for name, reason in refused(study) if name not in begun}
+    Raises:
+        ConfigError: there is not.
+    """
+    if not space:
+        raise ConfigError("sweep=optuna: there is nothing to search. Give values, such as head=linear,mlp.")
+    if settings.custom_search_space:
+        raise ConfigError("hydra.sweeper.custom_search_space: jobs could not be told apart. Give values by words.")
+    if settings.sampler["_target_"].endswith("GridSampler"):
+        raise ConfigError("hydra/sweeper/sampler=grid: leave sweep=optuna out, and -m runs every combination.")
 
-    def _check(self, space: Mapping[str, BaseDistribution]) -> None:
-        if not space:
-            raise ConfigError("sweep=optuna: there is nothing to search. Give values, such as head=linear,mlp.")
-        if self.custom_search_space_extender:
-            raise ConfigError("hydra.sweeper.custom_search_space: jobs could not be told apart. Give values by words.")
-        if self.sampler["_target_"].endswith("GridSampler"):
-            raise ConfigError("hydra/sweeper/sampler=grid: leave sweep=optuna out, and -m runs every combination.")
 
-    def _run(
-        self,
-        study: optuna.Study,
-        launched: Launched,
-        count: int,
-        space: dict[str, BaseDistribution],
-        words: list[str],
-    ) -> None:
-        """Asks for trials, runs their jobs and tells what came of them."""
-        trials: list[Trial] = []
-        with kept_alive(trials):
-            jobs: dict[Trial, tuple[Job, list[str]]] = {}
-            for _ in range(count):
-                trial = self._ask(study, trials)
-                if taken(study) > self.n_trials:  # another machine asked for the last one at the same time
-                    give_back(trial)
-                    break
-                (all_words,) = self._configure_trials([trial], space, {}, words)
-                trial.set_user_attr(JOB, launched.name(all_words))
-                try:
-                    jobs[trial] = launched.job(all_words)
-                except OccupiedError:
-                    raise
-                except ConfigError as error:  # such as values that are fit one by one, and not together
-                    tell(study, trial, str(error))
-            launched.run(list(jobs.values()))
-            for trial, (job, _) in jobs.items():
-                tell(study, trial, launched.reason(job) or job.value())
+def ask(study: optuna.Study, space: dict[str, BaseDistribution], sampler: Mapping[str, Any]) -> Trial:
+    """Returns the next trial, with its values: one that was interrupted, or else a new one."""
+    trials = study.get_trials(deepcopy=False)
+    waiting = (trial.number for trial in trials if trial.state == TrialState.WAITING)
+    study.sampler = seeded(sampler, next(waiting, len(trials)))
+    return study.ask(space)
 
-    def _ask(self, study: optuna.Study, trials: list[Trial]) -> Trial:
-        """The next trial, one that was interrupted or a new one, which is added to those that this process runs."""
-        waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        study.sampler = self._seeded(waiting[0].number if waiting else len(study.get_trials(deepcopy=False)))
-        trial = study.ask()
-        own(trial)
-        trials.append(trial)
-        study.sampler = self._seeded(trial.number)  # if another machine was faster, the number is another one
-        return trial
 
-    def _seeded(self, number: int) -> optuna.samplers.BaseSampler:
-        """The sampler, its random state that of the trial's number: an interrupted study goes on as it would have."""
-        settings, name = dict(self.sampler), self.sampler["_target_"].rpartition(".")[2]
-        if "seed" in settings and name not in STATEFUL:
-            digest = hashlib.sha256(f"{settings['seed']}/{number}".encode()).digest()
-            settings["seed"] = int.from_bytes(digest[:4], "big")
-        if name == "TPESampler":
-            settings["constant_liar"] = True  # trials that run at the same time keep away from each other
-        allowed = ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*")
-        sampler: optuna.samplers.BaseSampler = instantiate(settings, _execution_whitelist_=allowed)
-        return sampler
+def seeded(settings: Mapping[str, Any], number: int) -> optuna.samplers.BaseSampler:
+    """The sampler, its random state that of the trial's number: an interrupted study goes on as it would have."""
+    settings, name = dict(settings), settings["_target_"].rpartition(".")[2]
+    if "seed" in settings and name not in STATEFUL:
+        digest = hashlib.sha256(f"{settings['seed']}/{number}".encode()).digest()
+        settings["seed"] = int.from_bytes(digest[:4], "big")
+    if name == "TPESampler":
+        settings["constant_liar"] = True  # trials that run at the same time keep away from each other
+    allowed = ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*")
+    sampler: optuna.samplers.BaseSampler = instantiate(settings, _execution_whitelist_=allowed)
+    return sampler
+
+
+def chosen(trial: Trial | FrozenTrial) -> list[str]:
+    """Returns the words of a trial's values, such as `lr=0.01`."""
+    return [f"{name}={value}" for name, value in trial.params.items()]
+
+
+def run_trials(study: optuna.Study, trials: Sequence[Trial], launched: Launched, words: Sequence[str]) -> None:
+    """Runs the jobs of trials and tells the study what came of them: a value, or a failure, which is a result, too."""
+    jobs: dict[Trial, tuple[Job, list[str]]] = {}
+    outcomes: dict[Trial, float | str] = {}
+    for trial in trials:
+        try:
+            jobs[trial] = launched.job([*chosen(trial), *words])
+        except OccupiedError:
+            raise
+        except ConfigError as error:  # such as values that are fit one by one, and not together
+            outcomes[trial] = str(error)
+    launched.run(list(jobs.values()))
+    outcomes |= {trial: launched.reason(job) or job.value() for trial, (job, _) in jobs.items()}
+    for trial, outcome in outcomes.items():
+        if isinstance(outcome, str):
+            trial.set_user_attr(FAILURE, outcome)
+            study.tell(trial, state=TrialState.FAIL)
+        else:
+            study.tell(trial, outcome)
+
+
+@contextmanager
+def controlled(folder: Path) -> Iterator[None]:
+    """Makes this process the only one that controls the study of a folder.
+
+    Raises:
+        SystemExit: another process does; Hydra would print a traceback.
+    """
+    locks, holder = ByteLocks(folder / LOCK), folder / CONTROLLER
+    try:
+        if not locks.take(0):
+            told = holder.read_text() if holder.exists() else "another process"
+            raise SystemExit(
+                f"headstart: {folder}: {told} runs this study. Wait until it has ended, end it, or choose another "
+                "sweep.name."
+            )
+        write_text(holder, f"process {os.getpid()} on {socket.gethostname()}")
+        yield
+    finally:
+        locks.close()
 
 
 def monitored(launched: Launched, words: Sequence[str], space: Mapping[str, BaseDistribution]) -> str:
@@ -195,7 +205,12 @@ def open_study(
     about = {"monitor": monitor, "words": sorted(word for word in words if not is_elsewhere(word))}
     about |= {key: kind(values) for key, values in space.items()}
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # it repeats what the summary tells
-    study = made_or_loaded(name, storage, "minimize" if direction(monitor) == "min" else "maximize")
+    way: Literal["minimize", "maximize"] = "minimize" if direction(monitor) == "min" else "maximize"
+    try:
+        study = optuna.create_study(study_name=name, storage=storage, direction=way, load_if_exists=True)
+    except (SQLAlchemyError, StorageInternalError) as error:
+        told = str(error).splitlines()[0]
+        raise ConfigError(f"sweep.storage: the study's database cannot be opened: {told}") from error
     former = json.loads(study.user_attrs.get(ABOUT, "null"))
     if former is None:
         study.set_user_attr(ABOUT, json.dumps(about))
@@ -206,24 +221,6 @@ def open_study(
     return study
 
 
-def made_or_loaded(name: str, storage: str, way: Literal["minimize", "maximize"]) -> optuna.Study:
-    """The study of that name; another process may be making the same one, and the database's tables, right now.
-
-    Raises:
-        ConfigError: there is no database.
-    """
-    for attempt in range(1, OPENINGS + 1):
-        try:
-            return optuna.create_study(study_name=name, storage=storage, direction=way, load_if_exists=True)
-        except (SQLAlchemyError, StorageInternalError) as reason:
-            # Optuna looks which tables there are and then makes the others: of two processes, one finds them made.
-            if attempt == OPENINGS:
-                told = str(reason).splitlines()[0]
-                raise ConfigError(f"sweep.storage: the study's database cannot be opened: {told}") from reason
-            time.sleep(random.uniform(0, 0.1 * 2**attempt))
-    raise AssertionError
-
-
 def kind(values: BaseDistribution) -> list[str]:
     """What of a key's values a study cannot change."""
     if isinstance(values, CategoricalDistribution):
@@ -231,22 +228,15 @@ def kind(values: BaseDistribution) -> list[str]:
     return [type(values).__name__, "log" if vars(values)["log"] else "linear"]
 
 
-def refused(study: optuna.Study) -> Iterator[tuple[str, str]]:
-    """The jobs of the trials that failed, and why."""
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
-        if JOB in trial.user_attrs and FAILURE in trial.user_attrs:
-            yield trial.user_attrs[JOB], trial.user_attrs[FAILURE]
+def run_stale_again(study: optuna.Study) -> None:
+    """Lets the trials wait that the storage calls running: their controller is gone. They keep their values."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
 
 
-def tell(study: optuna.Study, trial: Trial, outcome: float | str) -> None:
-    """Tells the study what came of a trial: the value, or why it failed, which is a result, too."""
-    if not is_mine(trial):
-        log.warning("trial %d was taken over by another process, which took this one for lost", trial.number)
-    elif isinstance(outcome, str):
-        trial.set_user_attr(FAILURE, outcome)
-        study.tell(trial, state=TrialState.FAIL)
-    else:
-        study.tell(trial, outcome)
+def count_ended(study: optuna.Study) -> int:
+    """Returns the number of trials that were run, well or not."""
+    return sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
 
 
 def importance(study: optuna.Study) -> dict[str, float]:

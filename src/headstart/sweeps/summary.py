@@ -10,11 +10,11 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
-from headstart.runs.listing import Run, sorted_by, table
+from headstart.runs.listing import table
 from headstart.sweeps.job_process import call
-from headstart.sweeps.jobs import failures_of, jobs_below
 from headstart.sweeps.launching import Launched
-from headstart.sweeps.seeds import repeated, seed_rows
+from headstart.sweeps.results import Sweep
+from headstart.sweeps.seeds import seed_rows
 from headstart.sweeps.worker import DiedError, FailedError
 from headstart.utils.console import one_line, printable
 from headstart.utils.errors import DiskError, HeadstartError, brief
@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 
 SHOWN = 25  # jobs on the terminal; sweep.csv has all
 CSV, SEEDS_CSV = "sweep.csv", "seeds.csv"
-REPEATED = ("val/accuracy", "val/loss", "test/accuracy")  # that seeds are averaged over, after the monitored metric
 
 
 @contextmanager
@@ -58,38 +57,31 @@ def summarise(launched: Launched, metric: str, *, report: bool) -> int:
     Returns:
         How many jobs failed.
     """
-    folder = launched.folder
-    jobs = jobs_below(folder)
-    metric = jobs[0].monitor if jobs else metric  # which an experiment may have chosen
-    failures = failures_of(jobs, launched.failures)
-    runs = [Run(job.folder, job.settings, {} if job.name in failures else job.metrics) for job in jobs]
-    rows = job_rows(sorted_by(runs, metric), failures, folder, metric)
-    found = {name: repeated(sorted_by(runs, metric), name) for name in dict.fromkeys((metric, *REPEATED))}
-    groups = {name: repetitions for name, repetitions in found.items() if repetitions}
-    _keep(folder / CSV, rows)
-    show_jobs(rows, failed=bool(failures))
-    if metric in groups:
-        _keep(folder / SEEDS_CSV, seed_rows(groups, plain=True))
+    sweep = Sweep.read(launched.folder, metric, launched.failures)
+    metric, table_of_all = sweep.metric, sweep.folder / CSV
+    rows = job_rows(sweep)
+    _keep(table_of_all, rows)
+    show_jobs(rows, failed=bool(sweep.failures))
+    if metric in sweep.groups:
+        _keep(sweep.folder / SEEDS_CSV, seed_rows(sweep.groups, plain=True))
         print("mean ± standard deviation over seeds (95 % interval of the mean)")
-        show_rows(seed_rows(groups, plain=False))
+        show_rows(seed_rows(sweep.groups, plain=False))
     shares = launched.importance()
     if shares:
         print("share of the differences that each setting explains: ", end="")
         print(", ".join(f"{name} {share:.0%}" for name, share in shares.items()))
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    for line in told_failures(failures, folder):
+    for line in told_failures(sweep.failures, sweep.folder):
         console.print(printable(line))
-    good = [run for run in runs if run.metrics]
-    unfinished = sum(not run.metrics and run.folder.name not in failures for run in runs)
-    counts = {"finished": len(good), "failed": len(failures), "unfinished": unfinished}
+    counts = {"finished": len(sweep.done), "failed": len(sweep.failures), "unfinished": sweep.unfinished}
     told = ", ".join(f"{count} {what}" for what, count in counts.items() if count or what == "finished")
-    console.print(printable(f"{told}: {folder / CSV}"))
-    if good:
-        best = sorted_by(good, metric)[0]
+    console.print(printable(f"{told}: {table_of_all}"))
+    if sweep.done:
+        best = sweep.best
         console.print(f"best run: {one_line(str(best.folder))}, {metric} {best.metrics[metric]:.4f}")
         if report:
-            write_report(folder, best.folder, shares, failures)
-    return len(failures)
+            write_report(sweep, shares)
+    return len(sweep.failures)
 
 
 def show_jobs(rows: Sequence[Sequence[str]], *, failed: bool) -> None:
@@ -119,33 +111,26 @@ def _keep(path: Path, rows: Sequence[Sequence[str]]) -> None:
         log.warning("%s", error if isinstance(error, DiskError) else f"{path} cannot be written: {brief(error)}")
 
 
-def job_rows(runs: Sequence[Run], failures: Mapping[str, str], folder: Path, metric: str) -> list[list[str]]:
-    """A row for each job under a header: its name, what differs, figures, and why it failed if one did.
-
-    Args:
-        runs: in the order of the rows.
-        failures: by the names of the jobs.
-        folder: of the sweep.
-        metric: that stands first of the figures.
-    """
-    header, *rows = table(runs, folder, metric)
+def job_rows(sweep: Sweep) -> list[list[str]]:
+    """Returns a row for each job under a header: its name, what differs, figures, and why it failed if one did."""
+    header, *rows = table(sweep.runs, sweep.folder, sweep.metric)
     header[0] = "job"
-    if not failures:
+    if not sweep.failures:
         return [header, *rows]
     for row in rows:
-        if row[0] in failures:
+        if row[0] in sweep.failures:
             row[row.index("not ended")] = "failed"
     begun = {row[0] for row in rows}
-    rows += [[name, *[""] * (len(header) - 1)] for name in failures if name not in begun]
-    return [[*header, "failure"], *([*row, failures.get(row[0], "")] for row in rows)]
+    rows += [[name, *[""] * (len(header) - 1)] for name in sweep.failures if name not in begun]
+    return [[*header, "failure"], *([*row, sweep.failures.get(row[0], "")] for row in rows)]
 
 
-def write_report(folder: Path, best: Path, importance: Mapping[str, float], lost: Mapping[str, str]) -> None:
+def write_report(sweep: Sweep, importance: Mapping[str, float]) -> None:
     """Writes the report of the best run and that of the sweep; what goes wrong there is a warning."""
-    from headstart.sweeps import report as sweep
+    from headstart.sweeps.report import report_sweep
 
     try:
-        for line in call(sweep.report_sweep, folder, best, dict(importance), dict(lost)):
+        for line in call(report_sweep, sweep, dict(importance)):
             print(printable(line))
     except (HeadstartError, FailedError, DiedError) as error:
         log.warning("there is no report of the sweep: %s", error)
