@@ -28,8 +28,7 @@ from headstart.runs.folder import (
     record_start,
 )
 from headstart.runs.predictions import KEPT, evaluations
-from headstart.training.bottleneck import verdict
-from headstart.training.build import build_classifier, circumstances, strategy_of
+from headstart.training.build import build_classifier, strategy_of
 from headstart.training.calibration import fitted_temperature
 from headstart.training.callbacks import ClassCurves, build_callbacks
 from headstart.training.checkpoints import (
@@ -40,7 +39,7 @@ from headstart.training.checkpoints import (
 )
 from headstart.training.launch import check_processes
 from headstart.training.loggers import build_loggers, write_hyperparameters, write_layout
-from headstart.training.speed import Speed
+from headstart.training.profiler import TrainingProfiler, verdict
 from headstart.training.split_metrics import KeepOutputs, figures_of_splits, parameter_counts
 from headstart.training.trainer import build_trainer, check_monitor, quiet_lightning, resumable
 from headstart.training.tuning.auto import Auto
@@ -77,9 +76,9 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
         progress=config.trainer.enable_progress_bar,
         **(asdict(config.callbacks) | ({} if loggers else {"learning_rate": False})),
     )
-    keep, class_curves, speed = KeepOutputs(), ClassCurves(), Speed()
+    keep, class_curves, profiler = KeepOutputs(), ClassCurves(), TrainingProfiler()
     auto = Auto(config.optimizer.lr, config.data.batch_size, config.ckpt_path)
-    trainer = build_trainer([keep, class_curves, speed, auto, *callbacks], loggers, asdict(config.trainer))
+    trainer = build_trainer([keep, class_curves, profiler, auto, *callbacks], loggers, asdict(config.trainer))
 
     source, splits = open_images(config)
     check_processes(os.environ, trainer.world_size, {split: len(samples) for split, samples in splits.items()})
@@ -140,7 +139,7 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
         **auto.metrics,
         **({"features/computed": features.computed, "features/cached": features.cached} if features else {}),
         **({"time/features_s": round(features_end - features_start, 3)} if features else {}),
-        **speed.figures,
+        **profiler.metrics,
         "time/fit_s": round(fit_end - fit_start, 3),
         "time/total_s": round(time.perf_counter() - start, 3),
     }
@@ -154,9 +153,8 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
         record_end(folder, metrics)
     if trainer.is_global_zero and not sweep:  # which has a table of its own
         show_run(metrics, folder)
-    if trainer.is_global_zero and speed.measures:
-        now = circumstances(config, data, trainer, strategy, cached=head_only, decoded=bool(decoded))
-        log.info(verdict(speed.measures, now))
+    if trainer.is_global_zero and profiler.metrics:
+        log.info(verdict(profiler, config, data, strategy))
     if not answers:
         log.info("there is no report: only some of the images were evaluated")
     elif config.report is True or (config.report == "auto" and not sweep):

@@ -7,7 +7,6 @@ from dataclasses import asdict, replace
 from functools import partial
 
 import lightning.pytorch as pl
-import torch
 
 from headstart.config.compose import finetune_preset
 from headstart.config.ranges import AUTO
@@ -16,11 +15,9 @@ from headstart.data.augmentation import build_mixing
 from headstart.data.datamodule import ImageDataModule, class_weights
 from headstart.data.dataset import Source
 from headstart.data.splits import split_sha256
-from headstart.data.workers import default_workers
 from headstart.models.backbone import Backbone, build_backbone
 from headstart.models.head import build_head
 from headstart.models.unfreezing import Finetuning, Strategy
-from headstart.training.bottleneck import Circumstances
 from headstart.training.checkpoints import STAGES
 from headstart.training.classifier import TransferClassifier
 from headstart.training.optimization import build_optimizer, build_schedule, schedule_length
@@ -111,31 +108,4 @@ def build_classifier(
             "split": split_sha256(split),
             "data": config.data.told(),
         },
-    )
-
-
-def circumstances(
-    config: Config, data: ImageDataModule, trainer: pl.Trainer, strategy: Strategy, *, cached: bool, decoded: bool
-) -> Circumstances:
-    """What the run's speed depends on, for its verdict."""
-    cuda = trainer.strategy.root_device.type == "cuda"
-    full = config.trainer.precision == "32-true"
-    return Circumstances(
-        batch_size=data.batch_size,
-        train_size=len(data.splits["train"]),
-        num_workers=data.num_workers,
-        most_workers=default_workers(trainer.num_devices),
-        decoded=decoded,
-        wants_decoded=config.data.cache == "decoded",
-        tuned=config.data.batch_size == AUTO,
-        on_cpu=trainer.strategy.root_device.type == "cpu",
-        gpu=torch.cuda.is_available(),
-        half=("bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed") if cuda and full else None,
-        cached=cached,
-        recomputed=strategy.freeze is True
-        and not isinstance(config.features, CachedFeatures)
-        and not (config.augment.mixup or config.augment.cutmix),  # which mix images, not features
-        pretrained=config.model.weights is not None and strategy.freeze is not True,
-        finetune=config.finetune.name != "none",
-        sized=strategy.backbone.description.get("image_size") is None,
     )
