@@ -6,6 +6,7 @@ import csv
 import logging
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ class Sleeps(nn.Module):
 
 @register_model
 def sleeps_a_batch(**_: Any) -> nn.Module:
-    return Sleeps(0.002, 0.0)
+    return Sleeps(0.02, 0.0)
 
 
 @register_model
@@ -114,11 +115,14 @@ def sleeps_an_image(**_: Any) -> nn.Module:
 SIXTEEN = ("model=timm", "data.image_size=16", "data.resize=16", "freeze=false", "epochs=1")
 
 
-def test_a_tiny_batch(said: Callable[..., str], tmp_path: Path) -> None:
-    root = class_folders(tmp_path / "data", images=20)
-    line = said(f"data.root={root}", *SIXTEEN, "model.name=sleeps_a_batch", "batch_size=1", "epochs=3")
+def test_a_tiny_batch(said: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = class_folders(tmp_path / "data", images=12)
+    monkeypatch.setattr(
+        training_profiler, "TINY_S", 0.1
+    )  # ten times as long, as is the wait: others may use the machine
+    line = said(f"data.root={root}", *SIXTEEN, "model.name=sleeps_a_batch", "batch_size=1")
     assert "the batch is small: most of a step of " in line
-    assert line.endswith(": batch_size=4 or batch_size=auto") or line.endswith(": batch_size=2 or batch_size=auto")
+    assert line.endswith(" or batch_size=auto")
 
 
 def test_a_heavy_network(said: Callable[..., str], tmp_path: Path) -> None:
@@ -191,16 +195,11 @@ def test_a_head_that_trained_on_features_does_not_count() -> None:
     assert (profiler.steps, profiler.images) == (2 * 3, 2 * 3 * 4)
 
 
-@pytest.mark.parametrize(
-    ("word", "expected"),
-    [
-        ("data.cache=decoded", "reads and augments decoded images: a cheaper augment"),
-        ("features=auto", "waits for features"),
-    ],
-)
-def test_batches_that_are_not_made_of_files(
-    word: str, expected: str, said: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+READS_DECODED = ("data.cache=decoded", "reads and augments decoded images: a cheaper augment")
+
+
+@pytest.mark.parametrize(("word", "what"), [READS_DECODED, ("features=auto", "waits for features")])
+def test_a_slow_cache(word: str, what: str, said: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     draw = EpochSampler.draw
 
     def late(sampler: EpochSampler) -> tuple[Tensor, Tensor]:
@@ -208,7 +207,7 @@ def test_batches_that_are_not_made_of_files(
         return draw(sampler)
 
     monkeypatch.setattr(EpochSampler, "draw", late)
-    assert said("data=digits", "data.train_per_class=3", "epochs=2", word).endswith(f"of training {expected}")
+    assert said("data=digits", "data.train_per_class=3", "epochs=2", word).endswith(f"of training {what}")
 
 
 # --- the rules -------------------------------------------------------------------------------------------------------
@@ -225,32 +224,22 @@ def timed(*seconds: float, device: str = "cuda", **what: Any) -> TrainingProfile
     return profiler
 
 
-def waited(*loading: float) -> TrainingProfiler:
-    return timed(71, 4, 25, loading=loading)
-
-
-def computed(**what: Any) -> TrainingProfiler:
-    return timed(2, 1, 97, **what)
-
-
-def verdict_of(profiler: TrainingProfiler, *words: str, workers: int, image_size: int | None = None) -> str:
-    """What is said of 4,000 images."""
-    samples = Samples(np.zeros((4000, 1, 1, 3), np.uint8), np.zeros(4000, np.int64), [""] * 4000)
-    data = ImageDataModule({"train": samples}, training=PIXELS, evaluation=PIXELS, batch_size=32, num_workers=workers)
-    config, backbone = composed("trainer=gpu", *words), Backbone(nn.Identity(), 3, SMALL, {"image_size": image_size})
-    return verdict(profiler, config, data, Strategy(backbone, config.freeze, Finetuning()))
+waited, computed = partial(timed, 71, 4, 25), partial(timed, 2, 1, 97)
+DECODES, READS, TRANSFORMS, HANDS_OVER = (20, 240, 60), (240, 20, 60), (20, 60, 240), (2, 5, 9)
 
 
 @pytest.mark.parametrize(
     ("profiler", "words", "expected"),
     [
-        (waited(20, 240, 60), FULL, f"most of it decoding: {KEPT} (each is decoded once)"),
-        (waited(20, 240, 60), (*FREEZE, KEPT), f"most of it decoding: {ONCE}"),
-        (waited(240, 20, 60), FULL, f"from the disk: a copy on a local disk or {KEPT} (each is decoded once)"),
-        (waited(20, 60, 240), (*FULL, KEPT), "71% of training waits for images, most of it transforming"),
-        (waited(2, 5, 9), FULL, "most of it for the worker processes that hand them over: data.num_workers=0"),
+        (waited(loading=DECODES), FULL, f"most of it decoding: {KEPT} (each is decoded once)"),
+        (waited(loading=DECODES), (*FREEZE, KEPT), f"most of it decoding: {ONCE}"),
+        (waited(loading=READS), FULL, f"from the disk: a copy on a local disk or {KEPT} (each is decoded once)"),
+        (waited(loading=TRANSFORMS), (*FULL, KEPT), "71% of training waits for images, most of it transforming"),
+        (waited(loading=HANDS_OVER), FULL, "for the worker processes that hand them over: data.num_workers=0"),
+        (waited(loading=DECODES), (*FULL, KEPT, "data.num_workers=0"), f": data.num_workers={default_workers()}"),
         (timed(30, 50, 20), FULL, f"50% of training moves images to the device: {SMALLER}"),
         (computed(), FULL, f"the network: 97% of the time it computes: freeze=true or {SMALLER}"),
+        (computed(), (*FULL, "model=vit_b_16"), "the network: 97% of the time it computes: freeze=true"),
         (computed(), ("finetune=full",), f"computes: finetune=none freeze=true or {SMALLER}"),
         (computed(), (*FREEZE, "trainer.precision=32-true"), f": trainer.precision=bf16-mixed, {ONCE} or {SMALLER}"),
         (computed(steps=66000), (*FULL, "batch_size=auto"), f"it computes: freeze=true or {SMALLER}"),
@@ -265,17 +254,17 @@ def verdict_of(profiler: TrainingProfiler, *words: str, workers: int, image_size
 def test_the_verdict(
     profiler: TrainingProfiler, words: tuple[str, ...], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Of 4,000 images, where there is a GPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
-    line = verdict_of(profiler, *words, workers=default_workers())
+    config = composed("trainer=gpu", *words)
+    splits = {"train": Samples(np.zeros((4000, 64, 64, 3), np.uint8), np.zeros(4000, np.int64), [""] * 4000)}
+    workers = config.data.num_workers
+    data = ImageDataModule(splits, training=PIXELS, evaluation=PIXELS, batch_size=32, num_workers=workers)
+    backbone = Backbone(nn.Identity(), 3, SMALL, {"image_size": 224} if "model=vit_b_16" in words else {})
+    line = verdict(profiler, config, data, Strategy(backbone, config.freeze, Finetuning()))
     assert line.startswith("speed: 212 images/s; ")
     assert line.endswith(expected)
-
-
-def test_idle_cores_decode_and_images_of_one_size_stay() -> None:
-    idle = verdict_of(waited(20, 240, 60), *FULL, KEPT, workers=0, image_size=224)
-    assert idle.endswith(f"most of it decoding: data.num_workers={default_workers()}")
-    assert verdict_of(computed(), *FULL, workers=0, image_size=224).endswith(": freeze=true")
 
 
 @pytest.mark.parametrize(
