@@ -117,9 +117,7 @@ SIXTEEN = ("model=timm", "data.image_size=16", "data.resize=16", "freeze=false",
 
 def test_a_tiny_batch(said: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = class_folders(tmp_path / "data", images=12)
-    monkeypatch.setattr(
-        training_profiler, "TINY_S", 0.1
-    )  # ten times as long, as is the wait: others may use the machine
+    monkeypatch.setattr(training_profiler, "TINY_S", 0.1)  # ten times as long, for a machine that others use, too
     line = said(f"data.root={root}", *SIXTEEN, "model.name=sleeps_a_batch", "batch_size=1")
     assert "the batch is small: most of a step of " in line
     assert line.endswith(" or batch_size=auto")

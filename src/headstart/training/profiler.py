@@ -21,8 +21,9 @@ WAITING, TRANSFER, COMPUTE = STAGES = ("waiting", "transfer", "compute")
 FETCH = "[_TrainingEpochLoop].train_dataloader_next"  # what Lightning calls asking for a batch
 MOVE = ".transfer_batch_to_device"  # how its names for moving one end
 SHORT_S = 2.0  # of training: below, starting takes more of it than any setting would save
-TINY_S = 0.01  # of a step, a plain rule: Lightning takes 1.15 ms of one without any work (benchmarks/README.md), and its
-# optimizer, metrics and callbacks come on top
+# Of a step, as a plain rule: below, most is overhead. Lightning takes 1.15 ms of a step without any work
+# (benchmarks/README.md), and the optimizer, metrics and callbacks come on top.
+TINY_S = 0.01
 GROWTH = 8  # of the batch that is proposed: beyond, a run has to be tuned anew
 
 
