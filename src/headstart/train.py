@@ -11,21 +11,21 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 
-from headstart.cache.build import Batches, build_batches
+from headstart.cache.build import build_batches
 from headstart.config.check import to_yaml
 from headstart.config.schema import Config
 from headstart.data.build import build_data, open_images
 from headstart.data.datamodule import ImageDataModule
 from headstart.data.dataset import LabelledImages
 from headstart.data.splits import split_table
+from headstart.models.backbone import Backbone
 from headstart.models.build import open_backbone
-from headstart.models.unfreezing import Strategy
 from headstart.report.run_report import report_run
 from headstart.runs.folder import check_folder, record_answers, record_end, record_model, record_start
-from headstart.training.bottleneck import verdict
-from headstart.training.build import Observers, build_classifier, circumstances, open_trainer, strategy_of
+from headstart.training.build import Observers, build_classifier, open_trainer, strategy_of
 from headstart.training.checkpoints import check_checkpoint, head_only_checkpoints, restore_best
 from headstart.training.classifier import TransferClassifier
+from headstart.training.profiler import verdict
 from headstart.training.launch import check_processes
 from headstart.training.loggers import write_hyperparameters, write_layout
 from headstart.training.results import Results, evaluate_splits
@@ -68,8 +68,12 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
         results = evaluate_splits(trainer, classifier, batches, images, observers.outputs)
     metrics = {**results.metrics, **parameter_counts(classifier), **images.metrics, **epochs}
     metrics |= {**(choice.metrics if choice else {}), **batches.metrics, **observers.metrics}
-    record_results(config, folder, classifier, backbone.licence, results, metrics, trainer, observers)
-    tell(config, folder, data, strategy, batches, results, metrics, trainer, observers, sweep)
+    record_results(config, folder, classifier, backbone, results, metrics, trainer, observers)
+    if trainer.is_global_zero:
+        if not sweep:  # which has a table of its own
+            show_run(metrics, folder)
+        log.info(verdict(observers.profiler, config, data, strategy))
+    report_results(config, folder, data, results, sweep)
     return metrics[config.monitor]
 
 
@@ -106,14 +110,14 @@ def record_results(
     config: Config,
     folder: Path,
     classifier: TransferClassifier,
-    licence: str | None,
+    backbone: Backbone,
     results: Results,
     metrics: Mapping[str, float],
     trainer: pl.Trainer,
     observers: Observers,
 ) -> None:
     """Records the model, what it gives for each image, and, last, the metrics: then the run has ended."""
-    about = {"licence": licence, "temperature": results.temperature, "metrics": metrics}
+    about = {"licence": backbone.licence, "temperature": results.temperature, "metrics": metrics}
     with resumable(folder):
         record_model(folder, classifier.state_dict(), {**classifier.hparams, **about})
         record_answers(folder, results.evaluations, observers.class_curves.epochs)
@@ -121,24 +125,8 @@ def record_results(
         record_end(folder, metrics)
 
 
-def tell(
-    config: Config,
-    folder: Path,
-    data: ImageDataModule,
-    strategy: Strategy,
-    batches: Batches,
-    results: Results,
-    metrics: Mapping[str, float],
-    trainer: pl.Trainer,
-    observers: Observers,
-    sweep: bool,
-) -> None:
-    """Shows the results: on the terminal, where the time went, and the report."""
-    if trainer.is_global_zero and not sweep:  # which has a table of its own
-        show_run(metrics, folder)
-    if trainer.is_global_zero and observers.speed.measures:
-        now = circumstances(config, data, trainer, strategy, cached=batches.head_only, decoded=batches.decoded)
-        log.info(verdict(observers.speed.measures, now))
+def report_results(config: Config, folder: Path, data: ImageDataModule, results: Results, sweep: bool) -> None:
+    """Writes the report, if it is wanted and there is something to report on."""
     if not results.evaluations:
         log.info("there is no report: only some of the images were evaluated")
     elif config.report is True or (config.report == "auto" and not sweep):

@@ -199,7 +199,7 @@ def test_while_the_head_trains_alone_the_backbone_does_not_run(
     forward = TransferClassifier.forward
 
     def counted(self: TransferClassifier, images: Tensor) -> Tensor:
-        if self.trainer.state.fn == "fit" and self.current_epoch < 5:  # a slow run is probed after its last epoch
+        if self.trainer.state.fn == "fit":
             seen[self.current_epoch] = seen.get(self.current_epoch, 0) + len(images) * (images.ndim == 4)
         return forward(self, images)
 

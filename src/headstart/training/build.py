@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import lightning.pytorch as pl
-import torch
 
 from headstart.config.compose import finetune_preset
 from headstart.config.ranges import AUTO
@@ -18,16 +17,14 @@ from headstart.data.augmentation import build_mixing
 from headstart.data.datamodule import ImageDataModule, class_weights
 from headstart.data.dataset import LabelledImages
 from headstart.data.splits import split_sha256, split_table
-from headstart.data.workers import default_workers
 from headstart.models.backbone import Backbone, build_backbone
 from headstart.models.head import build_head
 from headstart.models.unfreezing import Finetuning, Strategy
-from headstart.training.bottleneck import Circumstances
 from headstart.training.callbacks import ClassCurves, Timings, build_callbacks
 from headstart.training.classifier import TransferClassifier
 from headstart.training.loggers import build_loggers
 from headstart.training.optimization import build_optimizer, build_schedule, schedule_length
-from headstart.training.speed import Speed
+from headstart.training.profiler import TrainingProfiler
 from headstart.training.split_metrics import KeepOutputs
 from headstart.training.trainer import build_trainer, check_monitor
 from headstart.training.tuning.auto import Auto
@@ -44,20 +41,20 @@ class Observers(NamedTuple):
 
     outputs: KeepOutputs
     class_curves: ClassCurves
-    speed: Speed
+    profiler: TrainingProfiler
     tuning: Auto
     timings: Timings
 
     @property
     def metrics(self) -> dict[str, float]:
         """Returns what was tuned, where the time went, and how long all took up to now."""
-        return {**self.tuning.metrics, **self.speed.figures, **self.timings.metrics}
+        return {**self.tuning.metrics, **self.profiler.metrics, **self.timings.metrics}
 
 
 def open_trainer(config: Config, folder: Path) -> tuple[pl.Trainer, Observers]:
     """Builds Lightning's Trainer with the callbacks and loggers of a run."""
     tuning = Auto(config.optimizer.lr, config.data.batch_size, config.ckpt_path)
-    observers = Observers(KeepOutputs(), ClassCurves(), Speed(), tuning, Timings())
+    observers = Observers(KeepOutputs(), ClassCurves(), TrainingProfiler(), tuning, Timings())
     loggers = build_loggers(folder, **asdict(config.logger))
     callbacks = build_callbacks(
         folder,
@@ -154,30 +151,3 @@ def build_classifier(
     )
     check_monitor(config.monitor, classifier.logged_metrics)
     return classifier
-
-
-def circumstances(
-    config: Config, data: ImageDataModule, trainer: pl.Trainer, strategy: Strategy, *, cached: bool, decoded: bool
-) -> Circumstances:
-    """What the run's speed depends on, for its verdict."""
-    cuda = trainer.strategy.root_device.type == "cuda"
-    full = config.trainer.precision == "32-true"
-    return Circumstances(
-        batch_size=data.batch_size,
-        train_size=len(data.splits["train"]),
-        num_workers=data.num_workers,
-        most_workers=default_workers(trainer.num_devices),
-        decoded=decoded,
-        wants_decoded=config.data.cache == "decoded",
-        tuned=config.data.batch_size == AUTO,
-        on_cpu=trainer.strategy.root_device.type == "cpu",
-        gpu=torch.cuda.is_available(),
-        half=("bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed") if cuda and full else None,
-        cached=cached,
-        recomputed=strategy.freeze is True
-        and not isinstance(config.features, CachedFeatures)
-        and not (config.augment.mixup or config.augment.cutmix),  # which mix images, not features
-        pretrained=config.model.weights is not None and strategy.freeze is not True,
-        finetune=config.finetune.name != "none",
-        sized=strategy.backbone.description.get("image_size") is None,
-    )
