@@ -25,9 +25,9 @@ from headstart.runs.folder import check_folder, record_answers, record_end, reco
 from headstart.training.build import Observers, build_classifier, open_trainer, strategy_of
 from headstart.training.checkpoints import check_checkpoint, head_only_checkpoints, restore_best
 from headstart.training.classifier import TransferClassifier
-from headstart.training.profiler import verdict
 from headstart.training.launch import check_processes
 from headstart.training.loggers import write_hyperparameters, write_layout
+from headstart.training.profiler import verdict
 from headstart.training.results import Results, evaluate_splits
 from headstart.training.split_metrics import parameter_counts
 from headstart.training.trainer import quiet_lightning, resumable
@@ -46,9 +46,6 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
 
     Returns:
         The monitored value of the best checkpoint, for sweepers.
-
-    Raises:
-        HeadstartError: data, weights, a checkpoint or a device is missing or does not fit; the message says what to do.
     """
     trainer, observers = begin(config, folder)
     images = open_images(config.data)
@@ -70,9 +67,7 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
     metrics |= {**(choice.metrics if choice else {}), **batches.metrics, **observers.metrics}
     record_results(config, folder, classifier, backbone, results, metrics, trainer, observers)
     if trainer.is_global_zero:
-        if not sweep:  # which has a table of its own
-            show_run(metrics, folder)
-        log.info(verdict(observers.profiler, config, data, strategy))
+        tell(metrics, folder, verdict(observers.profiler, config, data, strategy), sweep)
     report_results(config, folder, data, results, sweep)
     return metrics[config.monitor]
 
@@ -123,6 +118,14 @@ def record_results(
         record_answers(folder, results.evaluations, observers.class_curves.epochs)
         write_hyperparameters(trainer.loggers, asdict(config), metrics)
         record_end(folder, metrics)
+
+
+def tell(metrics: Mapping[str, float], folder: Path, speed: str, sweep: bool) -> None:
+    """Shows the results on the terminal, and where the time went."""
+    if not sweep:  # which has a table of its own
+        show_run(metrics, folder)
+    if speed:
+        log.info(speed)
 
 
 def report_results(config: Config, folder: Path, data: ImageDataModule, results: Results, sweep: bool) -> None:

@@ -148,8 +148,13 @@ def shares(seconds: dict[str, float]) -> dict[str, float]:
 
 
 def verdict(timed: TrainingProfiler, config: Config, data: ImageDataModule, strategy: Strategy) -> str:
-    """Says in one line how many images a second were seen, what took most of the time and which settings would help."""
+    """Says in one line how many images a second were seen, what took most of the time and which settings would help.
+
+    Of a run that took no step, such as one that is resumed when it has ended, there is nothing to say.
+    """
     whole = sum(timed.seconds.values())
+    if not whole:
+        return ""
     line = f"speed: {timed.images / whole:,.0f} images/s"
     if whole < SHORT_S:
         return f"{line}; {whole:.1f} s of training are too short to gain much"
