@@ -265,7 +265,7 @@ FAULTS = (
     Fault(
         "a trial whose process died is never run again",
         "sweeps/study.py",
-        "            run_stale_again(study)\n",
+        "        run_stale_again(study)\n",
         "",
         ("sweeps/test_study.py",),
     ),
