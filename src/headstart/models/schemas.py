@@ -149,8 +149,6 @@ class JobRecord(Open):
     monitor: Text
     settings: dict[Text, bool | int | float | Text | None]
     attempts: int = 0
-    host: Text | None = None
-    pid: int | None = None
     started: float | None = None
     ended: float | None = None
     reason: Text | None = None
