@@ -61,7 +61,7 @@ def quoted(text: str) -> str:
 
 def finetune_preset(name: str) -> dict[str, Any]:
     """The settings of `finetune=NAME`, by their names in `Finetune`."""
-    shared: Any = OmegaConf.load(CONF / "shared" / "finetune.yaml")
+    shared: Any = OmegaConf.load(CONF / "finetune" / "_base.yaml")
     own: Any = OmegaConf.load(CONF / "finetune" / f"{name}.yaml")
     values = {**shared, **own.finetune}
     del values["name"]

@@ -89,7 +89,7 @@ def _find(source: str, images: str | None, column: str | None, usual: str | None
     elif path.suffix.lower() == TABLE and path.exists():
         columns, rows, notes = read_table(path, column or usual)
         inputs.notes += notes
-        inputs.column = column or image_column(path, columns, [row for _, row in rows], usual)
+        inputs.column = column or image_column(path, columns, usual)
         if inputs.column not in columns:
             has = ", ".join(columns)
             raise ConfigError(f"{path} has no column '{column}'; its columns are {has}. Use --column NAME.")
@@ -121,8 +121,8 @@ def _listed(table: Path, folder: Path, named: Sequence[tuple[int, str]]) -> Iter
             yield Input(file, "", error)
 
 
-def image_column(table: Path, columns: Sequence[str], rows: Sequence[dict[str, str]], usual: str | None) -> str:
-    """The column of file names: that of the model's own data, the only one, or the one that holds names of images.
+def image_column(table: Path, columns: Sequence[str], usual: str | None) -> str:
+    """Returns the column of file names: that of the model's own data, or the only one.
 
     Raises:
         ConfigError: it is not clear which.
@@ -131,10 +131,8 @@ def image_column(table: Path, columns: Sequence[str], rows: Sequence[dict[str, s
         raise ConfigError(f"{table} has no header: expected a first line with the names of its columns.")
     if usual in columns:
         return str(usual)
-    like_images = [name for name in columns if rows and rows[0][name].lower().endswith(EXTENSIONS)]
-    for candidates in (columns, like_images):
-        if len(candidates) == 1:
-            return candidates[0]
+    if len(columns) == 1:
+        return columns[0]
     raise ConfigError(
         f"{table} has the columns {', '.join(columns)}, and it is not clear which one holds the file names. Name it by "
         f"--column NAME."

@@ -38,7 +38,7 @@ class Backbone(NamedTuple):
     licence: str | None = None
 
 
-def build_backbone(library: str, name: str, weights: str | None, *, image_size: int | None = None) -> Backbone:
+def build_backbone(library: str, name: str, weights: str | None) -> Backbone:
     """Builds a network and takes its last layer off.
 
     Args:
@@ -47,14 +47,12 @@ def build_backbone(library: str, name: str, weights: str | None, *, image_size: 
         weights: "default" for the library's pretrained ones (downloaded once, by its own cache), None for
             random ones, or the path of a .pth or .safetensors file, which must fit in everything but the old
             classifier. A file of headstart's own brings its preprocessing with it.
-        image_size: for torchvision's vision transformers, whose position embeddings are made for one size: that
-            size in pixels. None takes the weights' own.
 
     Raises:
         ModelError: no such network, or weights that cannot be had or do not fit.
     """
     if library == "torchvision":
-        backbone = _torchvision(name, weights, image_size)
+        backbone = _torchvision(name, weights)
     else:
         backbone = _timm(name, weights) if library == "timm" else _headstart(name, weights)
     own = described_preprocessing(weights) if weights not in (None, "default") else None
@@ -90,7 +88,7 @@ def check_input(backbone: Backbone, image_size: int) -> None:
 # --- torchvision ---------------------------------------------------------------------------------------------
 
 
-def _torchvision(name: str, weights: str | None, image_size: int | None) -> Backbone:
+def _torchvision(name: str, weights: str | None) -> Backbone:
     from torchvision import models
 
     names = models.list_models(module=models)  # classification only, without detection and the like
@@ -102,11 +100,10 @@ def _torchvision(name: str, weights: str | None, image_size: int | None) -> Back
     chosen = _torchvision_weights(models, name, weights)
     # Without a choice: torchvision's first weights of a network, whose preprocessing is its paper's.
     expected = (chosen or next(iter(models.get_model_weights(name)))).transforms()
-    description: dict[str, Any] = {"library": "torchvision", "name": name}
+    description = {"library": "torchvision", "name": name}
     options: dict[str, Any] = {}
     if name.startswith("vit_"):
-        options = {"image_size": image_size or expected.crop_size[0]}
-        description |= options
+        options = {"image_size": expected.crop_size[0]}  # which their position embeddings are made for
     if name in ("googlenet", "inception_v3"):
         # Built alike whatever the weights. transform_input turns our normalisation into the weights' own.
         options = {"aux_logits": True, "transform_input": True, "init_weights": False}

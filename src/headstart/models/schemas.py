@@ -59,7 +59,6 @@ class Network(Strict):
 
     library: Literal["headstart", "torchvision", "timm"]
     name: Text
-    image_size: Side | None = None
 
 
 class Linear(Strict):

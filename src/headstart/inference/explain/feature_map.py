@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +15,6 @@ from headstart.utils.errors import ModelError
 if TYPE_CHECKING:
     from headstart.inference.model import Model
 
-IMAGES = 4  # of noise, to measure with
 MOST_PREFIX = 2  # tokens in front of those of the patches, if the network does not tell: class and distillation (DeiT)
 
 
@@ -27,12 +26,10 @@ class Place:
         module: the layer.
         prefix: how many tokens stand in front of those of the patches, if its output is tokens; None takes what is
             left over of a square.
-        offset: how far below and to the right of its place on the map lies what a cell sees of the image, in pixels.
     """
 
     module: nn.Module
     prefix: int | None
-    offset: tuple[float, float] = (0.0, 0.0)
 
     def read(self, values: Tensor) -> Tensor:
         """The layer's output, or the gradient of it, as a copy of shape (batch, channels, side, side)."""
@@ -55,16 +52,14 @@ def find_place(model: Model) -> Place:
     backbone = network.get_submodule("backbone")
     prefix: int | None = getattr(backbone, "num_prefix_tokens", None)  # timm's transformers tell
     with torch.inference_mode(False), torch.enable_grad():
-        images = torch.randn(IMAGES, 1, 3, side, side, generator=torch.Generator().manual_seed(0))
-        images = images.to(model.device).requires_grad_()
-        maps, logits = _watch(network, backbone, images[0], prefix)
+        image = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+        image = image.to(model.device).requires_grad_()
+        maps, logits = _watch(network, backbone, image, prefix)
         answer = logits.square().sum()
         for module, output in reversed(maps):
             # Those of another form are a layer's inner affairs, such as queries and keys.
             if output.shape == maps[-1][1].shape and _reaches(answer, output, prefix):
-                place = Place(module, prefix)
-                # A token is of its patch, whatever it has heard from the others.
-                return place if output.ndim == 3 else replace(place, offset=_offset(network, place, images))
+                return Place(module, prefix)
     raise ModelError(
         f"{model.path}: what {model.description['model']['name']} sees in images of {side} × {side} pixels cannot be "
         f"shown: expected a layer that makes a map of the image, 2 × 2 or larger, or a token for each patch. Train it "
@@ -102,43 +97,6 @@ def _reaches(answer: Tensor, output: Tensor, prefix: int | None) -> bool:
     (gradient,) = torch.autograd.grad(answer, output, retain_graph=True, allow_unused=True)
     found = None if gradient is None else _as_map(gradient, prefix)
     return found is not None and bool(found.any())
-
-
-def _offset(network: nn.Module, place: Place, images: Tensor) -> tuple[float, float]:
-    """How far below and to the right of its place on the map lies what a cell sees, in pixels.
-
-    A convolution of stride 2 with padding looks at 2i where the middle of its cell is at 2i + 0.5. Five of them, and
-    what a ResNet sees lies 15 pixels above and to the left of where its map says. Here the centre of what the middle
-    of the map depends on is measured.
-
-    Args:
-        network: the network.
-        place: in it.
-        images: noise of shape (images, 1, 3, height, width), which requires gradients.
-    """
-    maps: list[Tensor] = []
-    hook = place.module.register_forward_hook(lambda module, inputs, output: maps.append(place.read(output)))  # noqa: ARG005
-    generator = torch.Generator().manual_seed(1)
-    centres = []
-    try:
-        for index, image in enumerate(images):
-            network(image)
-            found = maps.pop()
-            middle = (found.shape[-1] - index % 2) // 2  # of an even number, one and the other cell by turns
-            channels = found[0, :, middle, middle]
-            weights = torch.randn(len(channels), generator=generator).to(channels.device)
-            (gradient,) = torch.autograd.grad(channels @ weights, image)
-            centres.append(_centre(gradient[0].square().sum(dim=0)))
-    finally:
-        hook.remove()
-    down, right = torch.stack(centres).mean(dim=0).tolist()
-    return down, right
-
-
-def _centre(weights: Tensor) -> Tensor:
-    """The centre of gravity of a square of shape (side, side), as (down, right) from its middle; 0 if it weighs 0."""
-    pixels = torch.arange(len(weights), device=weights.device) - (len(weights) - 1) / 2
-    return torch.stack([weights.sum(dim=1) @ pixels, weights.sum(dim=0) @ pixels]) / weights.sum().clamp_min(1e-30)
 
 
 def _as_map(values: object, prefix: int | None) -> Tensor | None:

@@ -150,7 +150,7 @@ class Explainer:
                 cam.activations_and_grads.release()  # takes its hooks off the network
         if not logits.isfinite().all():
             raise DataError(f"{self.model.path}: its answer is not a number. Training diverged: try a lower lr.")
-        return _scaled(_moved(heat, self.place.offset)), classes or logits.argmax(dim=1).tolist()
+        return _scaled(heat), classes or logits.argmax(dim=1).tolist()
 
 
 def _library() -> tuple[Any, Any]:
@@ -177,15 +177,6 @@ def _beginning_at(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def _moved(heat: NDArray[np.float32], offset: tuple[float, float]) -> NDArray[np.float32]:
-    """Heat of shape (images, height, width), moved down and to the right; its edges are repeated."""
-    rows, columns = (
-        np.clip(np.arange(length) - round(pixels), 0, length - 1)
-        for length, pixels in zip(heat.shape[1:], offset, strict=True)
-    )
-    return heat[:, rows[:, None], columns]
 
 
 def _scaled(heat: NDArray[np.float32]) -> NDArray[np.float32]:
