@@ -18,8 +18,8 @@ def recipes() -> str:
     """Returns a section for each experiment: its command, what it is, what was published, and its settings."""
     sections = []
     for path in sorted((CONF / "experiment").glob("*.yaml")):
-        commands, _, about = header(path).partition("\n\n")
-        about = re.sub(r"(Published: no figure\. )?Measured: .*?(?=\n\n|\Z)", "", about, flags=re.DOTALL)
+        commands, about = header(path).split("\n\n")[:2]
+        about = re.sub(r"(Published: no figure\. )?Measured: .*", "", about, flags=re.DOTALL)
         settings = re.sub(r"^#.*\n", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE).strip()
         parts = (f"## {path.stem}", indent(commands, "    "), about.strip(), f"```yaml\n{settings}\n```\n")
         sections.append("\n\n".join(parts))
