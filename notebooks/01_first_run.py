@@ -160,4 +160,4 @@ show(
 #   whether another one is really better.
 # - **Take your own photos:** `03_your_own_photos.py` goes from a folder of images to a model.
 # - **Turn the knobs:** every key of `conf/train.yaml` is a word on the command line, such as `model=resnet34`,
-#   `augment=standard`, `lr=3e-4`; `README.md` has them in a table.
+#   `augment=standard`, `lr=3e-4`; `docs/configuration.md` lists them.

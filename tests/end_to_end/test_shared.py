@@ -73,7 +73,7 @@ def test_real_weights_fit_and_come_with_their_preprocessing(name: str, shared: P
 def test_a_frozen_network_learns_from_photographs(
     name: str, data: str, metric: str, least: float, shared: Path, train: Train
 ) -> None:
-    """After two epochs; the README's figures are of longer runs."""
+    """After two epochs; benchmarks/README.md has longer runs."""
     where = f"data={data.format(shared / 'data')}".split()
     metrics = train(*where, *weights(shared, name), "data.num_workers=null", "epochs=2", "lr=3e-3")
     assert metrics[metric] >= least
