@@ -33,7 +33,7 @@ MEANINGS = {
     "optimizer.momentum": "of the gradients",
     "scheduler.factor": "what the learning rate is multiplied by",
     "scheduler.patience": "epochs without improvement before that",
-    "scheduler.every": "epochs between two changes",
+    "scheduler.step_size": "epochs between two changes",
     "trainer.max_epochs": "see `epochs`",
 }
 
@@ -67,7 +67,7 @@ def key_tables() -> str:
 def _choices(group: str) -> str:
     """Returns a table of a group's files, each with the comment that it opens with."""
     rows = []
-    for path in sorted((CONF / group).glob("*.yaml")):
+    for path in sorted((CONF / group).glob("[!_]*.yaml")):
         values = values_of(group, path)
         about = header(path) or (f"{values['library']}'s `{values['name']}`" if group == "model" else "")
         rows.append(f"| `{group}={path.stem}` | {_cell(_prose(about))} |")
@@ -77,7 +77,7 @@ def _choices(group: str) -> str:
 def _group(group: str, base: Any) -> str:
     """Returns a table of the keys that the choices of a group have, each key once."""
     found: dict[str, dict[str, Key]] = {}  # by key and choice
-    for path in sorted((CONF / group).glob("*.yaml")):
+    for path in sorted((CONF / group).glob("[!_]*.yaml")):
         values = values_of(group, path)
         kind = base
         if group in VARIANTS:
@@ -86,7 +86,7 @@ def _group(group: str, base: Any) -> str:
         for key in _keys(kind, values, comments_of(group, path)):
             if group in ("model", "sweep") or key.name not in IDENTITY:
                 found.setdefault(key.name, {})[path.stem] = key
-    choices = len(list((CONF / group).glob("*.yaml"))) if group != "logger" else 0
+    choices = len(list((CONF / group).glob("[!_]*.yaml"))) if group != "logger" else 0
     rows = []
     for name, by_choice in found.items():
         usual = Counter(key.default for key in by_choice.values()).most_common(1)[0][0]

@@ -46,7 +46,7 @@ def small(*overrides: str) -> tuple[str, ...]:
 
 
 def choices(group: str) -> list[str]:
-    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+    return sorted(file.stem for file in (CONF / group).glob("[!_]*.yaml"))
 
 
 def figures(metrics: dict[str, Any]) -> dict[str, Any]:

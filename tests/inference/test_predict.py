@@ -172,7 +172,7 @@ def test_a_table_without_rows_or_with_odd_cells(predict: Predict, folders: Path,
 def test_a_table_is_answered_row_by_row(predict: Predict, folders: Path, tmp_path: Path) -> None:
     names = ["dog/1.jpg", "cat/2.jpg", "../secret.jpg", "", "dog/gone.jpg", "cat/2.jpg"]
     table = write_csv(tmp_path / "list.csv", [("id", "picture"), *enumerate(names)])
-    status, out, _ = predict(table, "--images", folders, "--format", "csv")
+    status, out, _ = predict(table, "--column", "picture", "--images", folders, "--format", "csv")
     answers = rows(out)
     assert status == 1
     assert [row["image"] for row in answers] == names

@@ -110,7 +110,7 @@ class Description(Open):
     temperature: float = Field(default=1.0, gt=0, le=1e6)
     data: Told = Field(default_factory=Told)
     versions: dict[Text, Text] = Field(default_factory=dict)
-    metrics: dict[Text, float | None] = Field(default_factory=dict)
+    metrics: dict[Text, int | float | None] = Field(default_factory=dict)
 
 
 class ModelFile(Description):
@@ -153,7 +153,9 @@ class JobRecord(Open):
     reason: Text | None = None
 
 
-METRICS: TypeAdapter[dict[Text, float | None]] = TypeAdapter(dict[Text, float | None], config=ConfigDict(strict=True))
+METRICS: TypeAdapter[dict[Text, int | float | None]] = TypeAdapter(
+    dict[Text, int | float | None], config=ConfigDict(strict=True)
+)
 ABOUT: TypeAdapter[dict[Text, Any]] = TypeAdapter(dict[Text, Any], config=ConfigDict(strict=True))
 
 
