@@ -66,7 +66,7 @@ def test_the_page_says_how_good_and_how_certain(reported: Path) -> None:
     low, high = wilson(round(accuracy * 45), 45)
     assert 0.4 < accuracy < 1
     assert f"{accuracy:.1%}" in page
-    assert "18 of 5,018 parameters" in page
+    assert "{params/trainable:,} of {params/total:,} parameters".format_map(metrics(reported)) in page
     assert f"95 % interval {low:.1%} to {high:.1%}" in page
     assert f"--config-path={reported} --config-name=config" in page
     for title in ("Hardest", "Worst mistakes", "Calibration", "Without and with augmentation (flip)"):
