@@ -11,8 +11,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 
-from headstart.cache.build import kept_features, kept_images
-from headstart.cache.staged import StagedDataModule
+from headstart.cache.build import build_batches
 from headstart.config.check import to_yaml
 from headstart.config.schema import Config
 from headstart.data.build import build_data, open_images
@@ -95,19 +94,12 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
     check_monitor(config.monitor, classifier.logged_metrics)
     done = check_checkpoint(config.ckpt_path, classifier) if config.ckpt_path is not None else 0
 
-    features_start = time.perf_counter()
-    features = kept_features(config, classifier.hparams, data, strategy, trainer, epochs_done=done)
-    features_end = time.perf_counter()
-    head_only = features is not None and strategy.freeze is True
-    decoded = None if head_only else kept_images(config, data, backbone, trainer)
-    images = decoded or data
-    batches = features.data if features and head_only else images
-    first_epochs = strategy.finetuning.head_epochs  # of the head alone
-    training = StagedDataModule(features.data, images, first_epochs) if features and not head_only else batches
+    batches = build_batches(config, classifier.hparams, data, strategy, trainer, epochs_done=done)
+    head_only = batches.head_only
     auto.measure(
         classifier,
         data,
-        batches,
+        batches.evaluation,
         trainer,
         choice=choice,
         accumulated=config.trainer.accumulate_grad_batches,
@@ -124,10 +116,10 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
     fit_start = time.perf_counter()
     try:
         with without_backbone(classifier, aside=head_only), resumable(folder):
-            trainer.fit(classifier, training, ckpt_path=config.ckpt_path, weights_only=True)
+            trainer.fit(classifier, batches.training, ckpt_path=config.ckpt_path, weights_only=True)
             fit_end = time.perf_counter()
             best = restore_best(trainer, classifier)
-            figures, outputs = figures_of_splits(trainer, classifier, batches, keep, kept=KEPT)
+            figures, outputs = figures_of_splits(trainer, classifier, batches.evaluation, keep, kept=KEPT)
     finally:
         complete_checkpoints(folder / "checkpoints", classifier)
     metrics = {
@@ -138,8 +130,7 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
         "epochs/run": trainer.current_epoch,
         **({"epochs/best": best} if best else {}),
         **auto.metrics,
-        **({"features/computed": features.computed, "features/cached": features.cached} if features else {}),
-        **({"time/features_s": round(features_end - features_start, 3)} if features else {}),
+        **batches.metrics,
         **speed.figures,
         "time/fit_s": round(fit_end - fit_start, 3),
         "time/total_s": round(time.perf_counter() - start, 3),
@@ -155,7 +146,7 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
     if trainer.is_global_zero and not sweep:  # which has a table of its own
         show_run(metrics, folder)
     if trainer.is_global_zero and speed.measures:
-        now = circumstances(config, data, trainer, strategy, cached=head_only, decoded=bool(decoded))
+        now = circumstances(config, data, trainer, strategy, cached=head_only, decoded=batches.decoded)
         log.info(verdict(speed.measures, now))
     if not answers:
         log.info("there is no report: only some of the images were evaluated")

@@ -114,8 +114,8 @@ FAULTS = (
     Fault(
         "every epoch shows the first view",
         "cache/feature_loaders.py",
-        "        view = self.sampler.epoch % self.table.views",
-        "        view = 0",
+        "            view = self.order.epoch % self.table.views",
+        "            view = 0",
         ("cache/test_features.py",),
     ),
     # --- data --------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -54,8 +54,7 @@ def frozen_features(
     views: int,
     max_gb: float,
     show_progress: bool,
-    evaluated: Collection[str] | None = None,
-    place: torch.device | None = None,
+    until_epoch: int | None = None,
 ) -> FrozenFeatures | None:
     """The features of the images of a data module, computed as far as they are not kept yet.
 
@@ -70,8 +69,8 @@ def frozen_features(
         views: how many renderings of each training image; without augmentation there is one.
         max_gb: gigabytes (10^9 bytes) that the cache may have.
         show_progress: show bars.
-        evaluated: splits whose images are evaluated; None is all of them.
-        place: where features go if they fit; None is where they are computed.
+        until_epoch: the first epoch that trains on the images instead; see `FeatureDataModule`. Then features are those
+            of training and validation alone, and stay in the CPU's memory: what thaws needs a GPU's.
 
     Returns:
         The features, or None, with a warning, if they are too many for the cache.
@@ -91,7 +90,7 @@ def frozen_features(
     about = {**description, **circumstances(network, engine)}
     training = Request(data.training, about, {"train": views}, digests)
     same = "train" not in data.splits or fingerprint(data.training) == fingerprint(data.evaluation)
-    seen = [split for split in data.splits if evaluated is None or split in evaluated or (same and split == "train")]
+    seen = [split for split in data.splits if until_epoch is None or split == "val" or (same and split == "train")]
     evaluation = Request(data.evaluation, about, dict.fromkeys(seen, 1), digests)
     requests = [evaluation] if same else [training, evaluation]
     shelf = Shelf(cache, num_features, network.stored_dtype)
@@ -131,7 +130,9 @@ def frozen_features(
         torch.cuda.empty_cache()  # nothing without a GPU
     cached = sum(len(request.all_keys) for request in requests) - computed
     log.info("features: %s from cache, %s computed", f"{cached:,}", f"{computed:,}")
-    return FrozenFeatures(FeatureDataModule(data, rows[0].get("train"), rows[-1], place or device), computed, cached)
+    place = device if until_epoch is None else torch.device("cpu")
+    served = FeatureDataModule(data, rows[0].get("train"), rows[-1], place, until_epoch)
+    return FrozenFeatures(served, computed, cached)
 
 
 def _check_finite(features: Tensor, names: Sequence[str]) -> None:

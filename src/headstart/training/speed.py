@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.profilers import Profiler
 
-from headstart.cache.staged import StagedBatches
+from headstart.cache.feature_loaders import FeatureBatches
 from headstart.data.datamodule import Batch
 from headstart.training.bottleneck import Measures
 from headstart.training.probe import fixed_share
@@ -153,7 +153,7 @@ class Speed(pl.Callback):
         if self._sample is None or not sum(self._totals):
             return
         loader = trainer.train_dataloader
-        loader = loader.images if isinstance(loader, StagedBatches) else loader
+        loader = loader.images if isinstance(loader, FeatureBatches) else loader
         watch = getattr(getattr(loader, "dataset", None), "stopwatch", None)
         measures = Measures(
             images=self._all_images,
