@@ -339,6 +339,11 @@ COMPUTED = Measures(images=21200, seconds=100, waiting=0.02, transfer=0.01, comp
             "71% of training reads and augments decoded images: a cheaper augment",
         ),
         (
+            WAITED,
+            replace(RUN, decoded=True, wants_decoded=True, num_workers=0),
+            "71% of training reads and augments decoded images: a cheaper augment or data.num_workers=4",
+        ),
+        (
             replace(WAITED, waiting=0.3, transfer=0.5, compute=0.2),
             RUN,
             "50% of training moves images to the device: a smaller data.image_size",

@@ -114,11 +114,11 @@ def verdict(measures: Measures, circumstances: Circumstances) -> str:
 
 def _waiting(measures: Measures, now: Circumstances) -> tuple[str, list[str]]:
     what = f"{measures.waiting:.0%} of training waits for {'features' if now.cached else 'images'}"
+    workers = [f"data.num_workers={now.most_workers}"] if now.num_workers < now.most_workers else []
     if now.decoded:
-        return f"{measures.waiting:.0%} of training reads and augments decoded images", ["a cheaper augment"]
+        return f"{measures.waiting:.0%} of training reads and augments decoded images", ["a cheaper augment", *workers]
     if measures.loading is None:
         return what, []
-    workers = [f"data.num_workers={now.most_workers}"] if now.num_workers < now.most_workers else []
     decoded = [] if now.wants_decoded else ["data.cache=decoded (each is decoded once)"]
     once = _once(now)
     if now.num_workers and sum(measures.loading) < measures.waiting * measures.seconds / 2:
