@@ -118,6 +118,13 @@ FAULTS = (
         "            view = 0",
         ("cache/test_features.py",),
     ),
+    Fault(
+        "decoded images show other parts than their files",
+        "data/preprocessing.py",
+        "self.part.make_params([torch.empty(1).expand(3, height, width)])",
+        "self.part.make_params([image])",
+        ("cache/test_decoded_images.py",),
+    ),
     # --- data --------------------------------------------------------------------------------------------------------
     Fault(
         "labels are shifted by one",

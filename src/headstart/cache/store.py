@@ -128,11 +128,6 @@ class Rows:
         """For a worker process: where the rows are, not the rows."""
         return Rows, (self._segments, self._which, self._positions, self.dtype, self.row_bytes)
 
-    @property
-    def width(self) -> int:
-        """Values of a row."""
-        return self.row_bytes // self.dtype.itemsize
-
     def row(self, index: int) -> NDArray[Any]:
         """The row at an index, mapped: shape (width,)."""
         number = self._which[index]
@@ -142,7 +137,7 @@ class Rows:
 
     def take(self, indices: NDArray[np.int64]) -> NDArray[Any]:
         """The rows at these indices, copied: shape (len(indices), width)."""
-        taken = np.empty((len(indices), self.width), self.dtype)
+        taken = np.empty((len(indices), self.row_bytes // self.dtype.itemsize), self.dtype)
         which, positions = self._which[indices], self._positions[indices]
         for number in np.unique(which):
             here = which == number
