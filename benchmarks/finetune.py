@@ -29,7 +29,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from headstart.cache.decoded_images import decoded_images
+from headstart.cache.decoded_images import use_decoded_images
 from headstart.data.augmentation import training_transform
 from headstart.data.datamodule import Batch, ImageDataModule
 from headstart.data.image_folder import imagefolder
@@ -123,6 +123,7 @@ def images_a_second(backbone: Backbone, trainer: pl.Trainer, clock: Clock, data:
         backbone.module,
         torch.nn.Linear(backbone.num_features, 2),
         ("a", "b"),
+        preprocessing=backbone.preprocessing,
         freeze=False,
         optimizer=partial(build_optimizer, name="adamw", lr=1e-5, weight_decay=0.01),
     )
@@ -168,13 +169,15 @@ def measure(name: str, root: Path, arguments: argparse.Namespace, accelerator: s
         trainer = build_trainer([clock], [], settings | quiet)
         found.setdefault(kind, []).append(images_a_second(backbone, trainer, clock, data(trainer)))
 
-    files = ImageDataModule(
-        {"train": samples},
-        training=training_transform(preprocessing, **AUGMENT),
-        evaluation=evaluation_transform(preprocessing),
-        batch_size=arguments.batch_size,
-        num_workers=default_workers(),
-    )
+    def files(_: pl.Trainer) -> ImageDataModule:
+        return ImageDataModule(
+            {"train": samples},
+            training=training_transform(preprocessing, **AUGMENT),
+            evaluation=evaluation_transform(preprocessing),
+            batch_size=arguments.batch_size,
+            num_workers=default_workers(),
+        )
+
     steps = len(samples) // arguments.batch_size
 
     def synthetic(trainer: pl.Trainer) -> Synthetic:
@@ -182,14 +185,15 @@ def measure(name: str, root: Path, arguments: argparse.Namespace, accelerator: s
         images = torch.randn(size, 3, preprocessing.crop, preprocessing.crop, device=place)
         return Synthetic((images, torch.randint(2, (size,), device=place)), steps)
 
-    def decoded(trainer: pl.Trainer) -> Any:
-        place = trainer.strategy.root_device
-        return decoded_images(files, preprocessing, AUGMENT, device=place, max_gb=50.0, show_progress=False)
+    def decoded(trainer: pl.Trainer) -> ImageDataModule:
+        data = files(trainer)
+        assert use_decoded_images(data, max_gb=50.0, show_progress=False)
+        return data
 
     for _ in range(arguments.rounds):
         trained("synthetic", synthetic)
         trained("decoded", decoded)
-        trained("files", lambda _: files)
+        trained("files", files)
         trained("plain", lambda _: plain_loader(root, backbone, arguments.batch_size))
     best = {kind: max(speeds) for kind, speeds in found.items()}
     figures = ", ".join(f"{kind} {speed:,.1f}" for kind, speed in best.items())

@@ -48,17 +48,23 @@ def random_weights(path: Path) -> None:
     torch.save(mobilenet_v2().state_dict(), path)
 
 
+def preprocessing() -> Any:
+    from headstart.data.preprocessing import Preprocessing
+
+    return Preprocessing(256, 224, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
 def loaders(root: Path) -> tuple[Any, Any]:
-    """Training and validation batches of the published split, decoded by one worker a core."""
+    """Training and validation batches of the published split, uint8, decoded by one worker a core."""
     from headstart.data.build import open_source
     from headstart.data.datamodule import ImageDataModule
-    from headstart.data.preprocessing import Preprocessing, evaluation_transform
+    from headstart.data.preprocessing import evaluation_transform
     from headstart.data.splits import make_splits
 
     source = open_source(
         "csv", root=root, train_csv="*train.csv", image_column="image_names", label_column="emergency_or_not"
     )
-    transform = evaluation_transform(Preprocessing(256, 224, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    transform = evaluation_transform(preprocessing())
     data = ImageDataModule(
         make_splits(source, val_fraction=0.1, test_fraction=0, split_seed=13),
         training=transform,
@@ -75,6 +81,8 @@ def plain_epoch(root: Path, weights: Path) -> dict[str, float]:
     from torch.nn import functional as F
     from torchvision.models import mobilenet_v2
 
+    from headstart.data.preprocessing import Normalisation
+
     class Plain(pl.LightningModule):
         def __init__(self) -> None:
             super().__init__()
@@ -82,7 +90,10 @@ def plain_epoch(root: Path, weights: Path) -> dict[str, float]:
             network.load_state_dict(torch.load(weights, weights_only=True))
             network.requires_grad_(False)
             network.classifier[1] = torch.nn.Linear(1280, 2)
-            self.network = network
+            self.network, self.normalise = network, Normalisation(preprocessing())
+
+        def on_after_batch_transfer(self, batch: Any, _: int) -> Any:
+            return self.normalise(batch[0]), batch[1]
 
         def training_step(self, batch: Any, _: int) -> Any:
             return F.cross_entropy(self.network(batch[0]), batch[1])
@@ -113,10 +124,11 @@ def parts_alone(root: Path, weights: Path) -> dict[str, float]:
     from lightning.pytorch.plugins.precision import Precision
 
     from headstart.cache.engines import Network, build_engine
+    from headstart.data.preprocessing import Normalisation
     from headstart.models.backbone import build_backbone
 
-    start = time.perf_counter()
-    batches = [images for loader in loaders(root) for images, _ in loader]
+    start, normalise = time.perf_counter(), Normalisation(preprocessing())
+    batches = [normalise(images) for loader in loaders(root) for images, _ in loader]
     decoding = time.perf_counter() - start
     count = sum(map(len, batches))
 

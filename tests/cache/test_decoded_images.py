@@ -1,8 +1,10 @@
-"""Decoded images: the same figures as without them, each image decoded once."""
+"""Decoded images: the same batches and weights as without them, bit for bit, and each image decoded once."""
 
 from __future__ import annotations
 
 import logging
+import math
+import pickle
 import shutil
 import signal
 from pathlib import Path
@@ -10,18 +12,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
+from torchvision.transforms import v2
 
 from headstart.cache.disk import IMAGES, cached_sets, clear
 from headstart.cli.main import main
 from headstart.data.datamodule import ImageDataModule
 from headstart.data.dataset import Samples
+from headstart.data.preprocessing import PartOfPacked, PixelRow
 from tests.helpers.commands import ended, script
 from tests.helpers.decoded import decoded, module, samples_in
 from tests.helpers.images import class_folders, photo
 from tests.helpers.kill_points import killed_at
-from tests.helpers.runs import TINY_RESNET, Train
+from tests.helpers.runs import TINY_RESNET, Train, choices, composed
 
 
 @pytest.fixture
@@ -31,8 +37,8 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def images(tmp_path: Path) -> ImageDataModule:
-    """Eleven files in train, of different sizes, and five in val."""
+def files(tmp_path: Path) -> dict[str, Samples]:
+    """Eleven files in train, of different sizes, and five in val; all of up to 64 × 64 pixels."""
     samples = {}
     for split, count in (("train", 11), ("val", 5)):
         paths = [tmp_path / split / f"{index}.png" for index in range(count)]
@@ -40,25 +46,49 @@ def images(tmp_path: Path) -> ImageDataModule:
             photo(path, index % 2, size=(40 + index, 60 - 2 * index), seed=len(split) * 100 + index)
         names = [f"{split}/{path.name}" for path in paths]
         samples[split] = Samples([str(path) for path in paths], np.arange(count) % 2, names)
-    return module(samples)
+    return samples
+
+
+@pytest.fixture
+def images(files: dict[str, Samples]) -> ImageDataModule:
+    return module(files)
 
 
 def kept(cache: Path) -> int:
     return sum(found.rows for found in cached_sets(cache, IMAGES))
 
 
+def check_same(ours: ImageDataModule, theirs: ImageDataModule) -> None:
+    """Two epochs of training, and validation."""
+    for loader, epochs in (("train_dataloader", 2), ("val_dataloader", 1)):
+        mine, files = getattr(ours, loader)(), getattr(theirs, loader)()
+        for epoch in range(epochs):
+            if epochs > 1:
+                mine.sampler.set_epoch(epoch)
+                files.sampler.set_epoch(epoch)
+            for (images_a, labels_a), (images_b, labels_b) in zip(mine, files, strict=True):
+                assert images_a.dtype == images_b.dtype
+                assert torch.equal(images_a, images_b)
+                assert torch.equal(labels_a, labels_b)
+
+
 @pytest.mark.usefixtures("own_cache")
-@pytest.mark.parametrize("loader", ["train_dataloader", "val_dataloader"])
-def test_batches_are_bit_for_bit_those_of_files(images: ImageDataModule, loader: str) -> None:
-    ours, theirs = getattr(decoded(images), loader)(), getattr(images, loader)()
-    assert len(ours) == len(theirs)
-    for epoch in range(2):
-        if loader == "train_dataloader":
-            ours.sampler.set_epoch(epoch)
-            theirs.sampler.set_epoch(epoch)
-        for (images_a, labels_a), (images_b, labels_b) in zip(ours, theirs, strict=True):
-            assert torch.equal(images_a, images_b)
-            assert torch.equal(labels_a, labels_b)
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("name", choices("augment"))
+def test_batches_are_bit_for_bit_those_of_files(name: str, workers: int, files: dict[str, Samples]) -> None:
+    settings = composed(f"augment={name}").augment.of_images()
+    images = module(files, workers=workers, **settings)
+    check_same(decoded(images), module(files, **settings))
+
+
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.parametrize("name", ["flip", "standard"])
+def test_erased_batches_are_those_of_files(name: str, files: dict[str, Samples]) -> None:
+    """What is erased has the mean colour, so such images are normalised before."""
+    images = module(files, **composed(f"augment={name}", "augment.erasing=0.9").augment.of_images())
+    pixels, _ = next(iter(images.train_dataloader()))
+    assert (pixels == 0).flatten(1).any(dim=1).float().mean() > 0.5
+    check_same(decoded(images), images)
 
 
 @pytest.mark.usefixtures("own_cache")
@@ -66,17 +96,79 @@ def test_processes_have_the_shares_that_they_have_of_files(images: ImageDataModu
     ours = decoded(images)
     for rank in range(2):
         images.__dict__["_share"] = ours.__dict__["_share"] = lambda rank=rank: (rank, 2)
-        for loader in ("train_dataloader", "val_dataloader"):
-            mine, files = getattr(ours, loader)(), getattr(images, loader)()
-            assert [len(labels) for _, labels in mine] == [len(labels) for _, labels in files]
-            assert all(torch.equal(a, b) for (a, _), (b, _) in zip(mine, files, strict=True))
+        check_same(ours, images)
+
+
+def smooth(path: Path, size: tuple[int, int], seed: int) -> str:
+    """A photograph's colours: each part of it is another one."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (7, 7, 3), dtype=np.uint8)
+    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(path)
+    return str(path)
 
 
 @pytest.mark.usefixtures("own_cache")
-def test_batches_of_one_image_have_their_own_size(images: ImageDataModule) -> None:
-    images.batch_size = 1
-    found = decoded(images, name="standard", scale=0.35)
-    assert all(len(labels) == 1 for _, labels in found.train_dataloader())
+@pytest.mark.parametrize("size", [(150, 100), (100, 400), (300, 260)])
+@pytest.mark.parametrize("name", ["standard", "caltech"])
+def test_parts_of_images_beyond_the_budget_are_nearly_those_of_files(
+    tmp_path: Path, size: tuple[int, int], name: str
+) -> None:
+    """They are the same parts, resampled twice; and what is evaluated is the same at any size."""
+    paths = [smooth(tmp_path / f"{index}.png", size, index) for index in range(8)]
+    samples = {split: Samples(paths, np.arange(8) % 2, paths) for split in ("train", "val")}
+    settings = composed(f"augment={name}").augment.of_images()
+    files = module(samples, **settings)
+    ours = decoded(files)
+    for (mine, _), (theirs, _) in zip(ours.val_dataloader(), files.val_dataloader(), strict=True):
+        assert torch.equal(mine, theirs)
+    found, wanted = (torch.cat([pixels for pixels, _ in data.train_dataloader()]).float() for data in (ours, files))
+    assert 0 < (found - wanted).abs().mean() < 1  # of 255 levels
+    flipped = module(samples, "flip")
+    check_same(decoded(flipped), flipped)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (200, 200), (20_000, 2), (1, 5000)])
+def test_parts_have_a_pixel_at_least(size: tuple[int, int]) -> None:
+    pack, part = PixelRow(32**2), PartOfPacked(v2.RandomResizedCrop(16, scale=(0.08, 1.0)))
+    image = pack.unpack(pack(Image.new("RGB", size, (10, 20, 30))).numpy())
+    for _ in range(20):
+        assert np.array_equal(part(image), np.full((16, 16, 3), (10, 20, 30)))
+
+
+@given(st.integers(1, 10**6), st.integers(1, 10**6), st.integers(1, 2000).map(lambda side: side**2))
+@example(10**6, 2, 448**2)
+@example(1, 10**6, 448**2)
+@example(1000, 1000, 448**2)
+def test_images_are_kept_in_their_proportions_within_the_budget(width: int, height: int, budget: int) -> None:
+    wide, high = PixelRow(budget).kept_size(width, height)
+    assert min(wide, high) >= 1
+    assert wide * high <= budget
+    if width * height <= budget:
+        assert (wide, high) == (width, height)
+    else:
+        exactly = [length * math.sqrt(budget / (width * height)) for length in (width, height)]
+        if min(exactly) >= 1:  # a line has a pixel across, however long it is
+            assert [wide, high] == pytest.approx([length - 0.5 for length in exactly], abs=0.5 + 1e-6)
+
+
+@pytest.mark.parametrize("size", [(7, 5), (1, 1), (9, 9), (40, 30), (5000, 1)])
+def test_what_is_packed_is_unpacked(size: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    pack, image = PixelRow(81), Image.fromarray(pixels)
+    row = pack(image)
+    assert (row.shape, row.dtype) == ((pack.row_bytes,), torch.uint8)
+    kept_size = pack.kept_size(*size)
+    wanted = image if kept_size == size else image.resize(kept_size, Image.Resampling.LANCZOS)
+    unpacked = pack.unpack(row.numpy())
+    assert np.array_equal(unpacked, wanted)
+    assert unpacked.info["size"] == size
+
+
+def test_a_process_that_is_not_forked_maps_the_rows_for_itself(images: ImageDataModule, own_cache: Path) -> None:
+    loader = decoded(images).val_dataloader()
+    pickled = pickle.dumps(loader.dataset.read)  # type: ignore[attr-defined]
+    assert len(pickled) < sum(found.size for found in cached_sets(own_cache, IMAGES)) / 2
+    read = pickle.loads(pickled)
+    assert all(np.array_equal(read(index), loader.dataset.read(index)) for index in range(5))  # type: ignore[attr-defined]
 
 
 def test_a_last_batch_of_one_image_is_left_out_of_training_alone(images: ImageDataModule) -> None:
@@ -85,33 +177,47 @@ def test_a_last_batch_of_one_image_is_left_out_of_training_alone(images: ImageDa
     assert [len(labels) for _, labels in decoded(images).evaluation_dataloader("train")] == [3, 3, 3, 2]
 
 
-@pytest.mark.parametrize("words", [(), ("data=digits", "data.image_size=16", "data.resize=16", "epochs=1")])
-def test_a_run_has_the_same_weights_and_figures(
-    train: Train, folders: Path, tmp_path: Path, own_cache: Path, words: tuple[str, ...]
-) -> None:
-    words = words or ("data=imagefolder", f"data.root={folders}")
-    words = (*TINY_RESNET, "freeze=false", "epochs=2", *words)
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def check_same_runs(train: Train, tmp_path: Path, *words: str) -> None:
     plain = train(*words, folder=tmp_path / "plain")
     cached = train(*words, "data.cache=decoded", folder=tmp_path / "cached")
-    assert kept(own_cache) > 0
     assert {k: v for k, v in plain.items() if "time/" not in k} == {k: v for k, v in cached.items() if "time/" not in k}
-    theirs, ours = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("plain", "cached"))
+    theirs, ours = weights_of(tmp_path / "plain"), weights_of(tmp_path / "cached")
     assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("augment", ["none", "standard", "randaugment"])
+def test_a_run_has_the_same_weights_and_figures(
+    augment: str, train: Train, folders: Path, tmp_path: Path, own_cache: Path
+) -> None:
+    words = (*TINY_RESNET, "freeze=false", "epochs=1", "data=imagefolder", f"data.root={folders}")
+    check_same_runs(train, tmp_path, *words, f"augment={augment}")
+    assert kept(own_cache) > 0
+
+
+def test_a_run_on_arrays_with_mixing_has_the_same_weights(train: Train, tmp_path: Path, own_cache: Path) -> None:
+    words = (*TINY_RESNET, "freeze=false", "epochs=2", "data=digits", "data.image_size=16", "data.resize=16")
+    check_same_runs(train, tmp_path, *words, "augment=standard", "augment.mixup=0.2", "augment.cutmix=1")
+    assert kept(own_cache) > 0
 
 
 @pytest.mark.usefixtures("own_cache")
 def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(train: Train, folders: Path, tmp_path: Path) -> None:
     words = (*TINY_RESNET, "freeze=false", "data=imagefolder", f"data.root={folders}", "data.cache=decoded")
-    words = (*words, "augment=standard", "callbacks.early_stopping=null", "monitor=val/loss")
+    words = (*words, "augment=standard", "callbacks.early_stopping=null", "monitor=val/loss", "data.num_workers=2")
     train(*words, "epochs=3", folder=tmp_path / "whole")
     train(*words, "epochs=2", folder=tmp_path / "part")
     last = tmp_path / "part" / "checkpoints" / "last.ckpt"
     train(*words, "epochs=3", f"ckpt_path={last}", folder=tmp_path / "resumed")
-    whole, resumed = (
+    train(*words, "epochs=3", f"ckpt_path={last}", "data.cache=none", folder=tmp_path / "from_files")
+    whole, *others = (
         torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-        for name in ("whole", "resumed")
+        for name in ("whole", "resumed", "from_files")
     )
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert all(torch.equal(whole[name], other[name]) for other in others for name in whole)
 
 
 @pytest.mark.usefixtures("own_cache")
@@ -145,11 +251,11 @@ def test_a_changed_image_is_decoded_again(images: ImageDataModule, own_cache: Pa
     assert kept(own_cache) == 17
 
 
-def test_whole_images_are_kept_of_training_alone(images: ImageDataModule, own_cache: Path) -> None:
-    decoded(images, "standard", scale=0.35)
+def test_whole_images_are_kept_of_training_alone(files: dict[str, Samples], own_cache: Path) -> None:
+    decoded(module(files, "standard", scale=0.35))
     assert sorted(found.rows for found in cached_sets(own_cache, IMAGES)) == [11, 16]
-    decoded(images, "caltech", scale=0.35, degrees=15, color_jitter=0.1)  # other parts of them, of another size
-    decoded(images, "flip")
+    decoded(module(files, "caltech", scale=0.35, degrees=15, colour=0.1))  # other parts of them, of another size
+    decoded(module(files, "flip"))
     assert sorted(found.rows for found in cached_sets(own_cache, IMAGES)) == [11, 11, 16]
 
 
@@ -202,12 +308,12 @@ def test_processes_share_the_work_and_one_that_is_killed_loses_little(own_cache:
 
 
 def test_the_command_lists_and_clears_it(
-    images: ImageDataModule, own_cache: Path, capsys: pytest.CaptureFixture[str]
+    files: dict[str, Samples], own_cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    decoded(images, "standard", scale=0.35)
+    decoded(module(files, "standard", scale=0.35))
     main(["cache"])
     printed = capsys.readouterr().out
-    assert "decoded images: 32 × 32 for evaluation  16 images" in printed
+    assert "decoded images: resized to 1,024 pixels  16 images" in printed
     assert "decoded images: whole, up to 4,096 pixels  11 images" in printed
     assert "27 images" in printed
     freed, in_use = clear(own_cache)

@@ -334,12 +334,15 @@ def test_what_is_remembered_wrongly_of_a_file_is_forgotten(
 
 
 def test_a_split_smaller_than_the_number_of_processes() -> None:
-    from headstart.cache.feature_loaders import EvaluationBatches, FeatureTable
+    from headstart.cache.feature_loaders import FeatureBatches, FeatureTable
     from headstart.cache.store import Rows
+    from headstart.data.samplers import ShareSampler
 
     rows = Rows([], np.empty(0, np.int64), np.empty(0, np.int64), np.dtype("float32"), 8)
     table = FeatureTable(rows, np.zeros(2, np.int64))
-    assert [len(EvaluationBatches(table, rank=rank, world=4)) for rank in range(4)] == [1, 1, 0, 0]
+    batches = [FeatureBatches(table, ShareSampler(2, rank=rank, world=4), batch_size=3) for rank in range(4)]
+    assert [len(found) for found in batches] == [1, 1, 0, 0]
+    assert list(batches[2]) == []
 
 
 def test_features_that_are_not_finite_name_the_image(fit: Train, weights: Path) -> None:

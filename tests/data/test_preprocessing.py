@@ -12,7 +12,7 @@ from torchvision import models
 from headstart.data.augmentation import training_transform
 from headstart.data.datamodule import ImageDataModule, ImageDataset
 from headstart.data.dataset import Samples
-from headstart.data.preprocessing import Preprocessing, evaluation_transform
+from headstart.data.preprocessing import Normalisation, Preprocessing, evaluation_transform
 from headstart.data.samplers import EpochSampler, ShareSampler
 from headstart.models.backbone import build_backbone
 from headstart.utils.errors import ConfigError
@@ -77,6 +77,21 @@ def test_a_view_does_not_disturb_other_random_numbers() -> None:
     torch.manual_seed(0)
     ImageDataset(Samples(photos, np.zeros(1, dtype=np.int64), ["a"]), transform)[0, 7]
     assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("name", choices("augment"))
+@pytest.mark.parametrize("erasing", [0.0, 0.9])
+def test_what_the_loader_leaves_to_the_device_gives_the_same_bits(name: str, erasing: float) -> None:
+    augment = composed(f"augment={name}", f"augment.erasing={erasing}").augment.of_images()
+    transform = training_transform(SMALL, **augment)
+    pixels = np.stack([np.asarray(PHOTO.resize((50, 40)))] * 4)
+    samples = Samples(pixels, np.zeros(4, dtype=np.int64), list("abcd"))
+    data = ImageDataModule({"train": samples}, training=transform, evaluation=transform, batch_size=4, num_workers=0)
+    loader = data.train_dataloader()
+    ((batch, _),) = loader
+    wanted = torch.stack([ImageDataset(samples, transform)[key][0] for key in loader.sampler])
+    assert batch.dtype == (torch.float32 if erasing else torch.uint8)
+    assert torch.equal(batch if erasing else Normalisation(SMALL).double()(batch), wanted)
 
 
 @pytest.mark.parametrize("world", [1, 2])

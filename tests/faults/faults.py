@@ -114,9 +114,16 @@ FAULTS = (
     Fault(
         "every epoch shows the first view",
         "cache/feature_loaders.py",
-        "        view = self.sampler.epoch % self.table.views",
-        "        view = 0",
+        "            view = self.order.epoch % self.table.views",
+        "            view = 0",
         ("cache/test_features.py",),
+    ),
+    Fault(
+        "decoded images show other parts than their files",
+        "data/preprocessing.py",
+        "self.part.make_params([torch.empty(1).expand(3, height, width)])",
+        "self.part.make_params([image])",
+        ("cache/test_decoded_images.py",),
     ),
     # --- data --------------------------------------------------------------------------------------------------------
     Fault(

@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from headstart.cache.decoded_images import DecodedDataModule, decoded_images
+from headstart.cache.decoded_images import use_decoded_images
 from headstart.data.augmentation import training_transform
 from headstart.data.datamodule import ImageDataModule
 from headstart.data.dataset import Samples
 from headstart.data.preprocessing import Preprocessing, evaluation_transform
 
 PREPROCESSING = Preprocessing(36, 32, "bilinear", (0.5, 0.4, 0.3), (0.25, 0.2, 0.3))
-CPU = torch.device("cpu")
 
 
-def module(samples: dict[str, Samples], name: str = "none", **settings: Any) -> ImageDataModule:
+def module(samples: dict[str, Samples], name: str = "none", workers: int = 0, **settings: Any) -> ImageDataModule:
     return ImageDataModule(
         samples,
         training=training_transform(PREPROCESSING, name, **settings),
         evaluation=evaluation_transform(PREPROCESSING),
         batch_size=4,
         evaluation_batch_size=3,
-        num_workers=0,
+        num_workers=workers,
         seed=5,
     )
 
 
-def decoded(images: ImageDataModule, name: str = "none", max_gb: float = 1, **settings: Any) -> DecodedDataModule:
-    found = decoded_images(
-        images, PREPROCESSING, {"name": name, **settings}, device=CPU, max_gb=max_gb, show_progress=False
-    )
-    assert found is not None
+def decoded(images: ImageDataModule, max_gb: float = 1) -> ImageDataModule:
+    """The same images, read from decoded ones."""
+    found = copy(images)
+    assert use_decoded_images(found, max_gb=max_gb, show_progress=False)
     return found
 
 

@@ -3,47 +3,59 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 
-from headstart.cache.decoded_images import DecodedDataModule, decoded_images
+from headstart.cache.decoded_images import use_decoded_images
 from headstart.cache.feature_loaders import FeatureDataModule
 from headstart.cache.features import FrozenFeatures, frozen_features
-from headstart.cache.staged import StagedDataModule
 from headstart.config.schema import CachedFeatures, Config
 from headstart.data.datamodule import ImageDataModule
-from headstart.models.backbone import Backbone
 from headstart.models.unfreezing import Strategy
 from headstart.utils.hashing import module_sha256
 
 log = logging.getLogger(__name__)
 
 
-class Batches(NamedTuple):
-    """What a run trains on and is evaluated on.
+@dataclass(frozen=True)
+class Batches:
+    """What a run trains on.
 
     Attributes:
-        training: batches of features, of images, or of features first and images later.
-        evaluation: batches of features or of images.
-        features: what is cached of the frozen backbone, if anything.
-        head_only: whether the backbone is needed for none of these batches.
-        decoded: whether images come decoded from the cache.
+        training: what is fitted on: images, features of them, or features until the backbone thaws.
+        evaluation: likewise all splits, for what comes before and after: features where the backbone stays frozen.
+        features: what is kept of them; None where the backbone sees the images at every step.
+        decoded: whether images are read from decoded ones.
+        features_s: seconds that the features took.
     """
 
-    training: ImageDataModule | DecodedDataModule | FeatureDataModule | StagedDataModule
-    evaluation: ImageDataModule | DecodedDataModule | FeatureDataModule
+    training: ImageDataModule | FeatureDataModule
+    evaluation: ImageDataModule | FeatureDataModule
     features: FrozenFeatures | None
-    head_only: bool
     decoded: bool
+    features_s: float
+
+    @property
+    def head_only(self) -> bool:
+        """Whether the backbone never runs."""
+        return isinstance(self.evaluation, FeatureDataModule)
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Returns what was computed and what was cached."""
-        return self.features.metrics if self.features else {}
+        """What metrics.json has of it."""
+        if self.features is None:
+            return {}
+        computed, cached = self.features.computed, self.features.cached
+        return {
+            "features/computed": computed,
+            "features/cached": cached,
+            "time/features_s": round(self.features_s, 3),
+        }
 
 
 def build_batches(
@@ -55,28 +67,29 @@ def build_batches(
     *,
     epochs_done: int,
 ) -> Batches:
-    """Decides what a run trains on: cached features, decoded images, or the images themselves.
+    """Decides what a run trains on, and computes what of it is kept: features, decoded images, or nothing.
 
     Args:
         config: the control panel.
-        description: of the classifier; `model` and `backbone_sha256` are part of the cache's key.
-        data: the images.
+        description: of the classifier; `model` and `backbone_sha256` are part of the key.
+        data: the images; it reads decoded ones from now on, where there are any.
         strategy: what is frozen, and for how many epochs.
         trainer: that will train.
         epochs_done: by the run that is resumed.
+
+    Raises:
+        HeadstartError: an image, the disk or the backbone; see `frozen_features`.
     """
-    features = kept_features(config, description, data, strategy, trainer, epochs_done=epochs_done)
-    if features and strategy.freeze is True:
-        return Batches(features.data, features.data, features, head_only=True, decoded=False)
-    decoded = kept_images(config, data, strategy.backbone, trainer)
-    images = decoded or data
-    if features is None:
-        return Batches(images, images, None, head_only=False, decoded=decoded is not None)
-    staged = StagedDataModule(features.data, images, strategy.finetuning.head_epochs)
-    return Batches(staged, images, features, head_only=False, decoded=decoded is not None)
+    start = time.perf_counter()
+    features = _features(config, description, data, strategy, trainer, epochs_done=epochs_done)
+    features_s = time.perf_counter() - start
+    whole = features is not None and strategy.freeze is True
+    decoded = not whole and _decodes(config, data, trainer)
+    training = features.data if features else data
+    return Batches(training, training if whole else data, features, decoded, features_s)
 
 
-def kept_features(
+def _features(
     config: Config,
     description: Mapping[str, Any],
     data: ImageDataModule,
@@ -85,10 +98,7 @@ def kept_features(
     *,
     epochs_done: int,
 ) -> FrozenFeatures | None:
-    """What a backbone makes of the images while all of it is frozen; None where it has to see them at every step.
-
-    Where it unfreezes later, these are of the training and validation images alone.
-    """
+    """What a backbone makes of the images while all of it is frozen; None where it has to see them at every step."""
     whole = strategy.freeze is True
     epochs = config.epochs if whole else strategy.finetuning.head_epochs
     if not isinstance(config.features, CachedFeatures):
@@ -113,28 +123,19 @@ def kept_features(
         views=min(config.features.views, epochs) if config.augment.is_random else 1,
         max_gb=config.features.max_gb,
         show_progress=config.trainer.enable_progress_bar and trainer.is_global_zero,
-        evaluated=None if whole else ("val",),
-        place=None if whole else torch.device("cpu"),  # what unfreezes later needs a GPU's memory
+        until_epoch=None if whole else epochs,
     )
 
 
-def kept_images(
-    config: Config, data: ImageDataModule, backbone: Backbone, trainer: pl.Trainer
-) -> DecodedDataModule | None:
-    """The decoded images; None where they are to be decoded at every step."""
+def _decodes(config: Config, data: ImageDataModule, trainer: pl.Trainer) -> bool:
+    """Has the images read from decoded ones; False where they are to be decoded at every step."""
     if config.data.cache != "decoded":
-        return None
+        return False
     if not sees_all_images(trainer):
         log.warning("data.cache=decoded is for runs that see all images (trainer.limit_*_batches): they are read anew")
-        return None
-    return decoded_images(
-        data,
-        backbone.preprocessing,
-        config.augment.of_images(),
-        device=trainer.strategy.root_device,
-        max_gb=config.data.cache_gb,
-        show_progress=config.trainer.enable_progress_bar and trainer.is_global_zero,
-    )
+        return False
+    progress = config.trainer.enable_progress_bar and trainer.is_global_zero
+    return use_decoded_images(data, max_gb=config.data.cache_gb, show_progress=progress)
 
 
 def sees_all_images(trainer: pl.Trainer) -> bool:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from headstart.cache.store import Rows
 from headstart.data.datamodule import Batch, ImageDataModule
-from headstart.data.samplers import EpochSampler, drops_last
+from headstart.data.samplers import EpochSampler, ShareSampler, drops_last
 
 MEMORY_BYTES = 128 * 2**20  # of features that are read into memory, all splits together; more stay mapped
 PART_BYTES = 8 * 2**20  # that are read at once
@@ -58,50 +59,46 @@ class FeatureTable:
         return self.features[rows.to(device)], self.labels[images.to(device)]
 
 
-class TrainingBatches:
-    """Batches in random order; epoch e takes view e modulo the number of views.
+class FeatureBatches:
+    """Batches of features, of one view in each epoch.
 
     Args:
         table: the features.
-        sampler: the order of the images; Lightning tells it the epoch.
+        order: of the images. Lightning tells that of training the epoch, which decides on the view.
         batch_size: images in a batch.
+        images: a loader of the same images in the same order.
+        thawed: tells whether the epoch that begins takes these instead.
     """
 
-    def __init__(self, table: FeatureTable, sampler: EpochSampler, batch_size: int) -> None:
-        self.table, self.sampler, self.batch_size = table, sampler, batch_size
-        self.drop_last = drops_last(len(sampler), batch_size)
+    def __init__(
+        self,
+        table: FeatureTable,
+        order: EpochSampler | ShareSampler,
+        batch_size: int,
+        images: DataLoader[Batch] | None = None,
+        thawed: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.table, self.order, self.batch_size = table, order, batch_size
+        self.images, self._thawed = images, thawed
+        self.drop_last = False
+        if isinstance(order, EpochSampler):
+            self.sampler = order  # by this name Lightning finds it, and tells it the epoch
+            self.drop_last = drops_last(len(order), batch_size)
 
     def __len__(self) -> int:
-        return -(-len(self.sampler) // self.batch_size) - self.drop_last
+        return -(-len(self.order) // self.batch_size) - self.drop_last
 
     def __iter__(self) -> Iterator[Batch]:
-        order, _ = self.sampler.draw()
-        view = self.sampler.epoch % self.table.views
+        if self.images is not None and self._thawed():  # late: see `data.datamodule.Loader`
+            yield from self.images
+            return
+        if isinstance(self.order, EpochSampler):
+            order, _ = self.order.draw()
+            view = self.order.epoch % self.table.views
+        else:
+            order, view = torch.from_numpy(np.fromiter(self.order.indices, np.int64)), 0
         for images in torch.split(order, self.batch_size)[: len(self)]:
             yield self.table.batch(images, view)
-
-
-class EvaluationBatches:
-    """Batches in order.
-
-    Args:
-        table: the features, of one view.
-        rank: of this process, which takes every `world`-th image.
-        world: how many processes there are.
-        batch_size: images in a batch; None takes large ones.
-    """
-
-    def __init__(self, table: FeatureTable, *, rank: int, world: int, batch_size: int | None = None) -> None:
-        self.table = table
-        size = batch_size or min(max(1, EVALUATION_BYTES // table.rows.row_bytes), EVALUATION_IMAGES)
-        mine = torch.arange(len(table.labels))[rank::world]
-        self.batches = torch.split(mine, size) if len(mine) else ()
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return (self.table.batch(images, 0) for images in self.batches)
 
 
 class FeatureDataModule(pl.LightningDataModule):
@@ -113,15 +110,22 @@ class FeatureDataModule(pl.LightningDataModule):
         evaluation: features of the splits that are evaluated, through the evaluation transform.
         device: where training runs; the features go there as long as they fit into a quarter of its free memory, or
             into `MEMORY_BYTES` of the CPU's.
+        until_epoch: the first epoch that trains on the images instead, as the backbone thaws; None trains on features
+            alone.
 
-    Batches are (features of shape (batch, width), int64 labels of shape (batch,)).
+    Batches are (features of shape (batch, width), int64 labels of shape (batch,)), or those of `images`.
     """
 
     def __init__(
-        self, images: ImageDataModule, training: Rows | None, evaluation: Mapping[str, Rows], device: torch.device
+        self,
+        images: ImageDataModule,
+        training: Rows | None,
+        evaluation: Mapping[str, Rows],
+        device: torch.device,
+        until_epoch: int | None = None,
     ) -> None:
         super().__init__()
-        self.images, self.splits = images, images.splits
+        self.images, self.splits, self.until_epoch = images, images.splits, until_epoch
         self._evaluation = {split: FeatureTable(rows, self.splits[split].labels) for split, rows in evaluation.items()}
         if training is None or training is evaluation.get("train"):
             self._training = self._evaluation.get("train")
@@ -135,24 +139,45 @@ class FeatureDataModule(pl.LightningDataModule):
                 table.read(place)
                 free -= table.size
 
-    def train_dataloader(self) -> TrainingBatches:
-        """Training features in random order."""
-        assert self._training is not None
-        rank, world = self._share()
-        return TrainingBatches(self._training, self.images.training_sampler(rank, world), self.images.batch_size)
+    def setup(self, stage: str) -> None:  # noqa: ARG002
+        """Tells the images, too, which share of them is this process's."""
+        self.images.trainer = self.trainer
 
-    def val_dataloader(self) -> EvaluationBatches:
-        """Validation features in order."""
+    def train_dataloader(self) -> FeatureBatches:
+        """Training features, or images, in random order."""
+        assert self._training is not None
+        if self.until_epoch is not None:
+            return self._staged(self._training, self.images.train_dataloader(), self.images.batch_size)
+        sampler = self.images.training_sampler(*self._share())
+        return FeatureBatches(self._training, sampler, self.images.batch_size)
+
+    def val_dataloader(self) -> FeatureBatches:
+        """Validation features, or images, in order."""
+        if self.until_epoch is not None:
+            size = self.images.evaluation_batch_size
+            return self._staged(self._evaluation["val"], self.images.val_dataloader(), size)
         return self.evaluation_dataloader("val")
 
-    def test_dataloader(self) -> EvaluationBatches:
+    def test_dataloader(self) -> FeatureBatches:
         """Test features in order."""
         return self.evaluation_dataloader("test")
 
-    def evaluation_dataloader(self, split: str, batch_size: int | None = None) -> EvaluationBatches:
-        """Features of any split in order, without augmentation; in large batches, if their size is not said."""
+    def evaluation_dataloader(self, split: str) -> FeatureBatches:
+        """Features of any split in order, without augmentation, in large batches."""
+        table = self._evaluation[split]
         rank, world = self._share()
-        return EvaluationBatches(self._evaluation[split], rank=rank, world=world, batch_size=batch_size)
+        size = min(max(1, EVALUATION_BYTES // table.rows.row_bytes), EVALUATION_IMAGES)
+        return FeatureBatches(table, ShareSampler(len(table.labels), rank=rank, world=world), size)
+
+    def _staged(self, table: FeatureTable, images: DataLoader[Batch], batch_size: int) -> FeatureBatches:
+        """Features and images of as many batches, with one order for both."""
+        assert isinstance(images.sampler, EpochSampler | ShareSampler)
+        return FeatureBatches(table, images.sampler, batch_size, images, self._thawed)
+
+    def _thawed(self) -> bool:
+        assert self.trainer is not None
+        assert self.until_epoch is not None
+        return self.trainer.current_epoch >= self.until_epoch
 
     def _share(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

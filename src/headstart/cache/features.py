@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -36,19 +35,11 @@ class FrozenFeatures(NamedTuple):
         data: their loaders.
         computed: how many rows, which are views of images, went through the backbone now.
         cached: how many were there, or were computed by another process meanwhile.
-        seconds: that this took.
     """
 
     data: FeatureDataModule
     computed: int
     cached: int
-    seconds: float
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """Returns `features/computed`, `features/cached` and `time/features_s`."""
-        counts = {"features/computed": self.computed, "features/cached": self.cached}
-        return {**counts, "time/features_s": round(self.seconds, 3)}
 
 
 def frozen_features(
@@ -63,8 +54,7 @@ def frozen_features(
     views: int,
     max_gb: float,
     show_progress: bool,
-    evaluated: Collection[str] | None = None,
-    place: torch.device | None = None,
+    until_epoch: int | None = None,
 ) -> FrozenFeatures | None:
     """The features of the images of a data module, computed as far as they are not kept yet.
 
@@ -79,8 +69,8 @@ def frozen_features(
         views: how many renderings of each training image; without augmentation there is one.
         max_gb: gigabytes (10^9 bytes) that the cache may have.
         show_progress: show bars.
-        evaluated: splits whose images are evaluated; None is all of them.
-        place: where features go if they fit; None is where they are computed.
+        until_epoch: the first epoch that trains on the images instead; see `FeatureDataModule`. Then features are those
+            of training and validation alone, and stay in the CPU's memory: what thaws needs a GPU's.
 
     Returns:
         The features, or None, with a warning, if they are too many for the cache.
@@ -91,7 +81,6 @@ def frozen_features(
         ConfigError: the engine cannot be had here.
         ValueError: part of the backbone is in training mode: its features would change from batch to batch.
     """
-    start = time.perf_counter()
     if any(module.training for module in backbone.modules()):
         raise ValueError("the backbone is in training mode: call its eval(), and freeze it")
     cache = writable_cache_folder()
@@ -101,7 +90,7 @@ def frozen_features(
     about = {**description, **circumstances(network, engine)}
     training = Request(data.training, about, {"train": views}, digests)
     same = "train" not in data.splits or fingerprint(data.training) == fingerprint(data.evaluation)
-    seen = [split for split in data.splits if evaluated is None or split in evaluated or (same and split == "train")]
+    seen = [split for split in data.splits if until_epoch is None or split == "val" or (same and split == "train")]
     evaluation = Request(data.evaluation, about, dict.fromkeys(seen, 1), digests)
     requests = [evaluation] if same else [training, evaluation]
     shelf = Shelf(cache, num_features, network.stored_dtype)
@@ -141,8 +130,9 @@ def frozen_features(
         torch.cuda.empty_cache()  # nothing without a GPU
     cached = sum(len(request.all_keys) for request in requests) - computed
     log.info("features: %s from cache, %s computed", f"{cached:,}", f"{computed:,}")
-    served = FeatureDataModule(data, rows[0].get("train"), rows[-1], place or device)
-    return FrozenFeatures(served, computed, cached, time.perf_counter() - start)
+    place = device if until_epoch is None else torch.device("cpu")
+    served = FeatureDataModule(data, rows[0].get("train"), rows[-1], place, until_epoch)
+    return FrozenFeatures(served, computed, cached)
 
 
 def _check_finite(features: Tensor, names: Sequence[str]) -> None:

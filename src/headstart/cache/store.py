@@ -77,6 +77,10 @@ class Segment:
         """All rows, mapped: shape (rows, width)."""
         return np.frombuffer(self._mapped(), dtype=dtype).reshape(len(self.crcs), -1)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves the map out: a process that is not forked from this one maps the file for itself."""
+        return {**self.__dict__, "_map": b""}
+
     def let_go(self, touched: int) -> None:
         """Counts rows that were read, and gives their memory back now and then; the file's cache keeps them."""
         self._touched += touched * max(self.row_bytes, 16 * mmap.PAGESIZE)  # Linux maps 16 pages around each fault
@@ -120,14 +124,20 @@ class Rows:
     def __len__(self) -> int:
         return len(self._positions)
 
-    @property
-    def width(self) -> int:
-        """Values of a row."""
-        return self.row_bytes // self.dtype.itemsize
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For a worker process: where the rows are, not the rows."""
+        return Rows, (self._segments, self._which, self._positions, self.dtype, self.row_bytes)
 
-    def take(self, indices: NDArray[np.int64], out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """The rows at these indices, copied, to `out` if it is given: shape (len(indices), width)."""
-        taken = np.empty((len(indices), self.width), self.dtype) if out is None else out
+    def row(self, index: int) -> NDArray[Any]:
+        """The row at an index, mapped: shape (width,)."""
+        number = self._which[index]
+        self._segments[number].let_go(1)
+        row: NDArray[Any] = self._arrays[number][self._positions[index]]
+        return row
+
+    def take(self, indices: NDArray[np.int64]) -> NDArray[Any]:
+        """The rows at these indices, copied: shape (len(indices), width)."""
+        taken = np.empty((len(indices), self.row_bytes // self.dtype.itemsize), self.dtype)
         which, positions = self._which[indices], self._positions[indices]
         for number in np.unique(which):
             here = which == number

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import numpy as np
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from headstart.data.dataset import Samples
 from headstart.data.image_io import decode_image, read_bytes
 from headstart.data.loading_times import Stopwatch
-from headstart.data.preprocessing import Transform
+from headstart.data.preprocessing import Transform, without_normalisation
 from headstart.data.samplers import EpochSampler, ShareSampler, drops_last
 from headstart.data.workers import begin_worker, default_workers
 from headstart.utils.errors import DataError
@@ -45,6 +45,18 @@ def _decode(samples: Samples, index: int, data: bytes | NDArray[np.uint8]) -> Im
     return Image.fromarray(np.ascontiguousarray(data))
 
 
+class Prepared(NamedTuple):
+    """Images on which the first steps of a transform are done already.
+
+    Attributes:
+        read: from the index of an image to what these steps have made of it.
+        transform: the steps that are left.
+    """
+
+    read: Callable[[int], Image.Image]
+    transform: Transform
+
+
 class ImageDataset(Dataset[Any]):
     """Images of one split through one transform.
 
@@ -55,12 +67,17 @@ class ImageDataset(Dataset[Any]):
         samples: the images and their labels.
         transform: what an item is made by.
         stopwatch: told how long each image takes.
+        read: gives the image at an index, in place of its file; see `Prepared`.
     """
 
-    def __init__(self, samples: Samples, transform: Transform, stopwatch: Stopwatch | None = None) -> None:
-        self.samples = samples
-        self.transform = transform
-        self.stopwatch = stopwatch
+    def __init__(
+        self,
+        samples: Samples,
+        transform: Transform,
+        stopwatch: Stopwatch | None = None,
+        read: Callable[[int], Image.Image] | None = None,
+    ) -> None:
+        self.samples, self.transform, self.stopwatch, self.read = samples, transform, stopwatch, read
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -70,14 +87,16 @@ class ImageDataset(Dataset[Any]):
             return self._item(key)
         index, seed = key
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(
+                seed
+            )  # alone: `torch.manual_seed` would seed GPUs, too, and take 0.1 ms
             return self._item(index)
 
     def _item(self, index: int) -> tuple[Tensor, int]:
         start = time.perf_counter()
-        data = _read(self.samples, index)
+        data = _read(self.samples, index) if self.read is None else self.read(index)
         read = time.perf_counter()
-        image = _decode(self.samples, index, data)
+        image = data if isinstance(data, Image.Image) else _decode(self.samples, index, data)
         decoded = time.perf_counter()
         item = self.transform(image)
         if self.stopwatch:
@@ -120,7 +139,8 @@ class ImageDataModule(pl.LightningDataModule):
         seed: of the order and the augmentation of training images.
         balanced: draw training images of every class equally often, not each image once.
 
-    Batches are (float32 images of shape (batch, 3, height, width), int64 labels of shape (batch,)).
+    Batches are (images of shape (batch, 3, height, width), int64 labels of shape (batch,)). Images are uint8 where the
+    transform ends with the normalisation: the classifier normalises them on its device. Else they are float32.
     """
 
     def __init__(
@@ -139,6 +159,8 @@ class ImageDataModule(pl.LightningDataModule):
         super().__init__()
         self.splits = dict(splits)
         self.training, self.evaluation = training, evaluation
+        self._prepared_training: Prepared | None = None
+        self._prepared: Mapping[str, Prepared] = {}
         self.batch_size, self.seed, self.balanced = batch_size, seed, balanced
         self._evaluation_batch_size = evaluation_batch_size
         images = next(iter(splits.values())).images
@@ -151,12 +173,21 @@ class ImageDataModule(pl.LightningDataModule):
         """Images a batch outside training."""
         return self._evaluation_batch_size or self.batch_size
 
+    def take_prepared(self, training: Prepared, evaluation: Mapping[str, Prepared]) -> None:
+        """Reads the images of loaders to come from where they are prepared.
+
+        Args:
+            training: the training images, up to some step of the training transform.
+            evaluation: the images of every split, up to some step of the evaluation transform.
+        """
+        self._prepared_training, self._prepared = training, evaluation
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """Training images in random order through the training transform."""
-        samples = self.splits["train"]
         sampler = self.training_sampler(*self._share())
         drop_last = drops_last(len(sampler), self.batch_size)
-        dataset = ImageDataset(samples, self.training, Stopwatch(self.num_workers))
+        stopwatch = Stopwatch(self.num_workers)
+        dataset = self._dataset("train", self._prepared_training, self.training, stopwatch)
         return self._loader(dataset, sampler, self.batch_size, drop_last=drop_last)
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -175,10 +206,9 @@ class ImageDataModule(pl.LightningDataModule):
         """
         if split not in self.splits:
             raise DataError(f"these data have no {split} split; there are {', '.join(self.splits)}.")
-        samples = self.splits[split]
         rank, world = self._share()
-        dataset = ImageDataset(samples, self.evaluation)
-        sampler = ShareSampler(len(samples), rank=rank, world=world)
+        dataset = self._dataset(split, self._prepared.get(split), self.evaluation)
+        sampler = ShareSampler(len(self.splits[split]), rank=rank, world=world)
         return self._loader(dataset, sampler, self.evaluation_batch_size)
 
     def training_sampler(self, rank: int, world: int) -> EpochSampler:
@@ -190,6 +220,12 @@ class ImageDataModule(pl.LightningDataModule):
     def _share(self) -> tuple[int, int]:
         """Which share of the images is this process's: its rank, and how many processes there are."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _dataset(
+        self, split: str, prepared: Prepared | None, transform: Transform, stopwatch: Stopwatch | None = None
+    ) -> ImageDataset:
+        read, left = prepared or (None, transform)
+        return ImageDataset(self.splits[split], without_normalisation(left), stopwatch, read)
 
     def _loader(
         self, dataset: ImageDataset, sampler: Sampler[Any], batch_size: int, *, drop_last: bool = False

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from math import isqrt
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
@@ -89,10 +92,25 @@ def pixel_transform(preprocessing: Preprocessing) -> Transform:
     return compose(*resize_and_crop(preprocessing), v2.PILToTensor())
 
 
-def normalisation(preprocessing: Preprocessing) -> Callable[[Tensor], Tensor]:
-    """The last part of the evaluation transform: from uint8 (..., 3, crop, crop) to float32 of the same shape."""
-    steps: Callable[[Tensor], Tensor] = v2.Compose(to_normalised_tensor(preprocessing)[1:])
-    return steps
+class Normalisation(torch.nn.Module):
+    """Runs the last part of the evaluation transform, on any device and to the same bits.
+
+    Args:
+        preprocessing: with whose mean and deviation.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Scales and normalises uint8 pixels (..., 3, height, width) to float32 of the same shape."""
+        # Contiguous: where a pixel's three channels lie side by side, as in Pillow's images, this takes twice as long.
+        return pixels.contiguous().float().mul_(1.0 / 255).sub_(self.mean.float()).div_(self.std.float())
 
 
 def pixels_of(image: Tensor, preprocessing: Preprocessing) -> Image.Image:
@@ -167,30 +185,45 @@ def to_normalised_tensor(preprocessing: Preprocessing) -> list[torch.nn.Module]:
     ]
 
 
-class WholeImage(torch.nn.Module):
-    """The whole image in its own proportions, with the size that it had: what random parts can be cut out of later.
+def fixed_steps(transform: Transform) -> tuple[list[torch.nn.Module], list[torch.nn.Module]]:
+    """Splits a transform that `compose` gave: steps that give an image its size, always the same, and the others."""
+    steps = _steps(transform)
+    fixed = list(takewhile(lambda step: isinstance(step, v2.Resize | v2.CenterCrop), steps))
+    return fixed, steps[len(fixed) :]
 
-    An image within the budget is kept as it is: parts of it are parts of the file.
+
+def without_normalisation(transform: Transform) -> Transform:
+    """Returns the transform up to uint8 pixels, or all of it where it does not end with the normalisation."""
+    steps = _steps(transform)
+    normalises = [type(step) for step in steps[-2:]] == [v2.ToDtype, v2.Normalize]
+    return compose(*steps[:-2]) if normalises else transform
+
+
+def _steps(transform: Transform) -> list[torch.nn.Module]:
+    return list(transform.transforms) if isinstance(transform, v2.Compose) else []
+
+
+class PixelRow(torch.nn.Module):
+    """Packs an image into a row of bytes, whose length is the same for every image.
 
     Args:
-        pixels: the budget. An image of more is resized to as many, or a few less.
-        interpolation: as of `Preprocessing`; images beyond the budget are made smaller with Lanczos' filter, unless
-            this is "nearest".
+        pixels: the budget. An image within it is packed as it is; a larger one is resized to as many, or a few less.
+        nearest: how larger images are resized: to the nearest pixels, or with Lanczos' filter.
     """
 
     SIZE_BYTES = 8  # width and height, as two little-endian 32-bit numbers
 
-    def __init__(self, pixels: int, interpolation: str) -> None:
+    def __init__(self, pixels: int, *, nearest: bool = False) -> None:
         super().__init__()
-        self.pixels, self.interpolation = pixels, InterpolationMode(interpolation)
+        self.pixels, self.nearest = pixels, nearest
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a row, the same for every image."""
+        """Bytes of a row."""
         return 3 * self.pixels + self.SIZE_BYTES
 
     def kept_size(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height that an image of this size is kept with: what the reader of a row, too, finds it by."""
+        """Returns the width and height with which an image of this size is packed."""
         if width * height <= self.pixels:
             return width, height
         # √(budget · width / height) by √(budget · height / width), each rounded down, is never more than the budget.
@@ -199,22 +232,49 @@ class WholeImage(torch.nn.Module):
         return min(max(wide, 1), self.pixels), min(max(high, 1), self.pixels)
 
     def forward(self, image: Image.Image) -> Tensor:
-        """From an RGB image to a row.
+        """Packs an RGB image.
 
         Returns:
-            uint8 of shape (row_bytes,): the pixels, in the order of (3, kept height, kept width); zeros up to the
-            budget; and the size that the image had.
+            uint8 of shape (row_bytes,): pixels line by line, zeros up to the budget, and the size that the image had.
         """
-        original = image.size
-        width, height = self.kept_size(*original)
-        if (width, height) != original:
+        lengths = b"".join(length.to_bytes(4, "little") for length in image.size)
+        size = self.kept_size(*image.size)
+        if size != image.size:
             # Parts are resized once more: what bilinear takes of an image's detail, it would take twice.
-            nearest = self.interpolation == InterpolationMode.NEAREST
-            mode = InterpolationMode.NEAREST if nearest else InterpolationMode.LANCZOS
-            image = v2.functional.resize(image, [height, width], mode, antialias=True)
-        pixels = v2.functional.pil_to_tensor(image).flatten()
-        size = b"".join(length.to_bytes(4, "little") for length in original)
-        row = torch.zeros(self.row_bytes, dtype=torch.uint8)
-        row[: len(pixels)] = pixels
-        row[-self.SIZE_BYTES :] = torch.frombuffer(bytearray(size), dtype=torch.uint8)
-        return row
+            image = image.resize(size, Image.Resampling.NEAREST if self.nearest else Image.Resampling.LANCZOS)
+        pixels = image.tobytes()
+        return torch.frombuffer(bytearray(pixels.ljust(3 * self.pixels, b"\0") + lengths), dtype=torch.uint8)
+
+    def unpack(self, row: NDArray[np.uint8]) -> Image.Image:
+        """Returns the image that was packed into a row; its `info["size"]` is the size that it had."""
+        original = tuple(np.frombuffer(row[-self.SIZE_BYTES :].tobytes(), dtype="<u4").tolist())
+        width, height = self.kept_size(*original)
+        image = Image.frombuffer("RGB", (width, height), row[: 3 * width * height], "raw", "RGB", 0, 1)
+        image.info["size"] = original
+        return image
+
+
+class PartOfPacked(torch.nn.Module):
+    """Cuts out of an unpacked image the part that v2.RandomResizedCrop cuts out of the image before it was packed.
+
+    Args:
+        part: that transform.
+    """
+
+    def __init__(self, part: v2.RandomResizedCrop) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, image: Image.Image) -> Image.Image:
+        """Draws the part in the size that the image had, so that what is random is the same."""
+        width, height = image.info["size"]
+        if image.size == (width, height):
+            whole: Image.Image = self.part(image)
+            return whole
+        drawn = self.part.make_params([torch.empty(1).expand(3, height, width)])
+        across, down = image.width / width, image.height / height
+        right, bottom = drawn["left"] + drawn["width"], drawn["top"] + drawn["height"]
+        box = (drawn["left"] * across, drawn["top"] * down, right * across, bottom * down)
+        high, wide = self.part.size
+        box = (*box[:2], min(box[2], image.width), min(box[3], image.height))  # rounding may lead beyond
+        return image.resize((wide, high), Image.Resampling[InterpolationMode(self.part.interpolation).name], box)

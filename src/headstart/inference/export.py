@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import headstart
 from headstart.data.image_io import as_image
-from headstart.data.preprocessing import Preprocessing, normalisation, pixel_transform
+from headstart.data.preprocessing import Normalisation, Preprocessing, pixel_transform
 from headstart.inference.model import Model
 from headstart.utils.errors import ConfigError, ModelError, brief
 from headstart.utils.files import write_atomically
@@ -98,7 +98,7 @@ def export(model: Model, kind: str, folder: Path, images: Sequence[ImageLike] | 
         raise ConfigError('--to onnx needs ONNX and its runtime: pip install -e ".[onnx]"')
     crop = model.preprocessing.crop
     pixels = example_pixels(model.preprocessing, images)
-    prepared = normalisation(model.preprocessing)(pixels)
+    prepared = Normalisation(model.preprocessing)(pixels)
     expected = torch.cat([model.logits(part) for part in torch.split(prepared, BATCH)])
     network = copy.deepcopy(model.network).cpu().to(memory_format=torch.contiguous_format)
     from_pixels = FromPixels(network, model.preprocessing).eval()

@@ -117,6 +117,7 @@ def build_classifier(
         backbone.module,
         build_head(num_features=backbone.num_features, num_classes=num_classes, **asdict(config.head)),
         images.class_names,
+        preprocessing=backbone.preprocessing,
         freeze=freeze,
         finetuning=finetuning,
         optimizer=partial(build_optimizer, **optimizer),

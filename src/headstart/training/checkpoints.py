@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from headstart.data.preprocessing import Preprocessing
 from headstart.models.model_folder import Artifact, has_backbone, read_artifact, read_checkpoint
 from headstart.models.network import build_network
 from headstart.training.classifier import BACKBONE, TransferClassifier
@@ -137,6 +138,7 @@ def classifier_of(artifact: Artifact) -> TransferClassifier:
         network.get_submodule("backbone").requires_grad_(),
         network.get_submodule("head").requires_grad_(),
         artifact.description["class_names"],
+        preprocessing=Preprocessing.from_dict(artifact.description["preprocessing"]),
         freeze=artifact.description["freeze"],
         description=artifact.description,
     )

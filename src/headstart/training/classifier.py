@@ -16,6 +16,7 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from headstart.data.datamodule import Batch
+from headstart.data.preprocessing import Normalisation, Preprocessing
 from headstart.models.freezing import hold_in_eval
 from headstart.models.unfreezing import Finetuning, Unfreezing
 from headstart.training.distributed import check_agreement, check_strategy, renew
@@ -36,6 +37,7 @@ class TransferClassifier(pl.LightningModule):
         backbone: from images of shape (batch, 3, height, width) to features of shape (batch, num_features).
         head: from features to logits of shape (batch, number of classes).
         class_names: in label order.
+        preprocessing: whose normalisation uint8 images get; without it, images have to come normalised.
         freeze: True trains the head only, False everything; a block's name freezes the backbone up to it.
         finetuning: how what is not frozen is trained.
         optimizer: from groups of parameters to an optimizer.
@@ -60,6 +62,7 @@ class TransferClassifier(pl.LightningModule):
         head: nn.Module,
         class_names: Sequence[str],
         *,
+        preprocessing: Preprocessing | None = None,
         freeze: bool | str = True,
         finetuning: Finetuning = ALL_AT_ONCE,
         optimizer: BuildOptimizer = ADAM,
@@ -74,6 +77,7 @@ class TransferClassifier(pl.LightningModule):
         # Pixels with their channels side by side are what convolutions are fast on.
         self.backbone, self.head = backbone.to(memory_format=torch.channels_last), head
         self.class_names = tuple(class_names)
+        self.normalise = Normalisation(preprocessing) if preprocessing else None
         self.optimizer, self.scheduler, self.monitor = optimizer, scheduler, monitor
         self.mixing, self.label_smoothing = mixing, label_smoothing
         self.register_buffer("class_weights", class_weights, persistent=False)
@@ -130,13 +134,13 @@ class TransferClassifier(pl.LightningModule):
         """Logits of a batch.
 
         Args:
-            images: preprocessed, of shape (batch, 3, height, width), or what the backbone has made of them while all of
-                it was frozen, of shape (batch, num_features).
+            images: preprocessed, of shape (batch, 3, height, width); uint8 pixels are normalised here. Or what the
+                backbone has made of them while all of it was frozen, of shape (batch, num_features).
 
         Returns:
             Logits of shape (batch, number of classes).
         """
-        features = images if images.ndim == 2 else self.backbone(images)
+        features = images if images.ndim == 2 else self.backbone(self._normalised(images))
         logits: Tensor = self.head(features)
         return logits
 
@@ -145,12 +149,18 @@ class TransferClassifier(pl.LightningModule):
         images, labels = batch
         targets = labels  # or, of mixed images, the shares of all classes
         if self.mixing is not None:
-            images, targets = self.mixing(images, labels)
+            images, targets = self.mixing(self._normalised(images), labels)
             labels = targets.argmax(dim=1)
         logits = self(images)
         loss = F.cross_entropy(logits, targets, self.class_weights, label_smoothing=self.label_smoothing)
         self._update("train", logits.detach(), labels, loss.detach())
         return loss
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        if images.dtype != torch.uint8 or self.normalise is None:
+            return images
+        normalised: Tensor = self.normalise(images)
+        return normalised.to(self.dtype)  # of 64-true; of mixed precision it is float32
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Counts a batch of the validation split."""

@@ -181,8 +181,10 @@ def _waiting(
     share, loading = shares(timed.seconds)[WAITING], timed.loading
     if timed.on_features:
         return f"{share:.0%} of training waits for features", []
+    most = default_workers(timed.processes)
+    workers = [f"data.num_workers={most}"] if data.num_workers < most else []
     if loading is None:
-        return f"{share:.0%} of training reads and augments decoded images", ["a cheaper augment"]
+        return f"{share:.0%} of training reads and augments decoded images", ["a cheaper augment", *workers]
     what = f"{share:.0%} of training waits for images, most of it"
     if data.num_workers and sum(loading) < timed.seconds[WAITING] / 2:
         return f"{what} for the worker processes that hand them over", ["data.num_workers=0"]
@@ -190,8 +192,6 @@ def _waiting(
     doing = ("reading from the disk", "decoding", "transforming")[longest]
     local = ["a copy on a local disk"] if longest == 0 else []
     decoded = ["data.cache=decoded (each is decoded once)"] if config.data.cache != "decoded" else []
-    most = default_workers(timed.processes)
-    workers = [f"data.num_workers={most}"] if data.num_workers < most else []
     return f"{what} {doing}", [*_once(config, strategy), *local, *decoded, *workers]
 
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from headstart.cache.decoded_images import DecodedDataModule
 from headstart.cache.feature_loaders import FeatureDataModule
 from headstart.data.datamodule import ImageDataModule
 from headstart.runs.predictions import FEATURED, Outputs
@@ -76,7 +75,7 @@ class KeepOutputs(pl.Callback):
 def figures_of_splits(
     trainer: pl.Trainer,
     classifier: TransferClassifier,
-    data: ImageDataModule | DecodedDataModule | FeatureDataModule,
+    data: ImageDataModule | FeatureDataModule,
     keep: KeepOutputs,
     kept: Collection[str],
 ) -> tuple[dict[str, float], dict[str, Outputs]]:

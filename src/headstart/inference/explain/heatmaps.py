@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from headstart.data.image_io import as_image
-from headstart.data.preprocessing import normalisation, pixel_transform
+from headstart.data.preprocessing import Normalisation, pixel_transform
 from headstart.inference.explain.feature_map import find_place
 from headstart.utils.errors import ConfigError, DataError, brief, suggestion
 
@@ -93,7 +93,7 @@ class Explainer:
 
     def __init__(self, model: Model) -> None:
         self._method, self._target = _library()
-        self._pixels, self._normalise = pixel_transform(model.preprocessing), normalisation(model.preprocessing)
+        self._pixels, self._normalise = pixel_transform(model.preprocessing), Normalisation(model.preprocessing)
         self.model, self.place = model, find_place(model)
 
     def crop(self, image: ImageLike) -> Image.Image:

@@ -12,7 +12,6 @@ import torch
 from lightning.pytorch.plugins.precision import Precision
 from numpy.typing import NDArray
 
-from headstart.cache.decoded_images import DecodedDataModule
 from headstart.cache.feature_loaders import FeatureDataModule
 from headstart.data.datamodule import Batch, ImageDataModule
 from headstart.data.samplers import EpochSampler, mixed_seed
@@ -32,7 +31,7 @@ FALLEN = 0.8
 LEAST_FALL, NOISE = 0.01, 1.5  # of the first loss, and of the deviation of its batches: what falls less may be noise
 HEADER = ("rate", "loss", "smoothed_loss")
 Values = NDArray[np.float64]
-Batches = ImageDataModule | DecodedDataModule | FeatureDataModule
+Batches = ImageDataModule | FeatureDataModule
 
 
 @dataclass(frozen=True)
