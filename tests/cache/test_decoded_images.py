@@ -85,7 +85,7 @@ def test_batches_are_bit_for_bit_those_of_files(name: str, workers: int, files: 
 @pytest.mark.parametrize("name", ["flip", "standard"])
 def test_erased_batches_are_those_of_files(name: str, files: dict[str, Samples]) -> None:
     """What is erased has the mean colour, so such images are normalised before."""
-    images = module(files, **composed(f"augment={name}", "augment.erasing=0.9").augment.of_images())
+    images = module(files, **composed(f"augment={name}", "augment.random_erasing=0.9").augment.of_images())
     pixels, _ = next(iter(images.train_dataloader()))
     assert (pixels == 0).flatten(1).any(dim=1).float().mean() > 0.5
     check_same(decoded(images), images)
@@ -254,7 +254,7 @@ def test_a_changed_image_is_decoded_again(images: ImageDataModule, own_cache: Pa
 def test_whole_images_are_kept_of_training_alone(files: dict[str, Samples], own_cache: Path) -> None:
     decoded(module(files, "standard", scale=0.35))
     assert sorted(found.rows for found in cached_sets(own_cache, IMAGES)) == [11, 16]
-    decoded(module(files, "caltech", scale=0.35, degrees=15, colour=0.1))  # other parts of them, of another size
+    decoded(module(files, "caltech", scale=0.35, degrees=15, color_jitter=0.1))  # other parts of them, of another size
     decoded(module(files, "flip"))
     assert sorted(found.rows for found in cached_sets(own_cache, IMAGES)) == [11, 11, 16]
 

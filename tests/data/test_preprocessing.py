@@ -80,9 +80,9 @@ def test_a_view_does_not_disturb_other_random_numbers() -> None:
 
 
 @pytest.mark.parametrize("name", choices("augment"))
-@pytest.mark.parametrize("erasing", [0.0, 0.9])
-def test_what_the_loader_leaves_to_the_device_gives_the_same_bits(name: str, erasing: float) -> None:
-    augment = composed(f"augment={name}", f"augment.erasing={erasing}").augment.of_images()
+@pytest.mark.parametrize("random_erasing", [0.0, 0.9])
+def test_what_the_loader_leaves_to_the_device_gives_the_same_bits(name: str, random_erasing: float) -> None:
+    augment = composed(f"augment={name}", f"augment.random_erasing={random_erasing}").augment.of_images()
     transform = training_transform(SMALL, **augment)
     pixels = np.stack([np.asarray(PHOTO.resize((50, 40)))] * 4)
     samples = Samples(pixels, np.zeros(4, dtype=np.int64), list("abcd"))
@@ -90,8 +90,8 @@ def test_what_the_loader_leaves_to_the_device_gives_the_same_bits(name: str, era
     loader = data.train_dataloader()
     ((batch, _),) = loader
     wanted = torch.stack([ImageDataset(samples, transform)[key][0] for key in loader.sampler])
-    assert batch.dtype == (torch.float32 if erasing else torch.uint8)
-    assert torch.equal(batch if erasing else Normalisation(SMALL).double()(batch), wanted)
+    assert batch.dtype == (torch.float32 if random_erasing else torch.uint8)
+    assert torch.equal(batch if random_erasing else Normalisation(SMALL).double()(batch), wanted)
 
 
 @pytest.mark.parametrize("world", [1, 2])

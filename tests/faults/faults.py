@@ -410,8 +410,8 @@ FAULTS = (
     Fault(
         "images are read before a block that there is not is said",
         "train.py",
-        "    strategy = strategy_of(",
-        "    kept_images(config, data, backbone, trainer)\n    strategy = strategy_of(",
+        "    classifier = build_classifier(",
+        "    next(iter(data.train_dataloader()))\n    classifier = build_classifier(",
         ("end_to_end/test_robustness.py",),
     ),
     Fault(

@@ -27,7 +27,7 @@ class Batches:
     """What a run trains on.
 
     Attributes:
-        training: what is fitted on: images, features of them, or features until the backbone thaws.
+        training: what is fitted on: images, features of them, or features until the backbone unfreezes.
         evaluation: likewise all splits, for what comes before and after: features where the backbone stays frozen.
         features: what is kept of them; None where the backbone sees the images at every step.
         decoded: whether images are read from decoded ones.

@@ -67,7 +67,7 @@ class FeatureBatches:
         order: of the images. Lightning tells that of training the epoch, which decides on the view.
         batch_size: images in a batch.
         images: a loader of the same images in the same order.
-        thawed: tells whether the epoch that begins takes these instead.
+        unfrozen: tells whether the epoch that begins takes these instead.
     """
 
     def __init__(
@@ -76,10 +76,10 @@ class FeatureBatches:
         order: EpochSampler | ShareSampler,
         batch_size: int,
         images: DataLoader[Batch] | None = None,
-        thawed: Callable[[], bool] = lambda: False,
+        unfrozen: Callable[[], bool] = lambda: False,
     ) -> None:
         self.table, self.order, self.batch_size = table, order, batch_size
-        self.images, self._thawed = images, thawed
+        self.images, self._unfrozen = images, unfrozen
         self.drop_last = False
         if isinstance(order, EpochSampler):
             self.sampler = order  # by this name Lightning finds it, and tells it the epoch
@@ -89,7 +89,7 @@ class FeatureBatches:
         return -(-len(self.order) // self.batch_size) - self.drop_last
 
     def __iter__(self) -> Iterator[Batch]:
-        if self.images is not None and self._thawed():  # late: see `data.datamodule.Loader`
+        if self.images is not None and self._unfrozen():  # late: see `data.datamodule.Loader`
             yield from self.images
             return
         if isinstance(self.order, EpochSampler):
@@ -110,8 +110,7 @@ class FeatureDataModule(pl.LightningDataModule):
         evaluation: features of the splits that are evaluated, through the evaluation transform.
         device: where training runs; the features go there as long as they fit into a quarter of its free memory, or
             into `MEMORY_BYTES` of the CPU's.
-        until_epoch: the first epoch that trains on the images instead, as the backbone thaws; None trains on features
-            alone.
+        until_epoch: the first epoch that trains on the images instead, as the backbone unfreezes; None for none.
 
     Batches are (features of shape (batch, width), int64 labels of shape (batch,)), or those of `images`.
     """
@@ -172,9 +171,9 @@ class FeatureDataModule(pl.LightningDataModule):
     def _staged(self, table: FeatureTable, images: DataLoader[Batch], batch_size: int) -> FeatureBatches:
         """Features and images of as many batches, with one order for both."""
         assert isinstance(images.sampler, EpochSampler | ShareSampler)
-        return FeatureBatches(table, images.sampler, batch_size, images, self._thawed)
+        return FeatureBatches(table, images.sampler, batch_size, images, self._unfrozen)
 
-    def _thawed(self) -> bool:
+    def _unfrozen(self) -> bool:
         assert self.trainer is not None
         assert self.until_epoch is not None
         return self.trainer.current_epoch >= self.until_epoch

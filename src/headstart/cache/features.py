@@ -70,7 +70,7 @@ def frozen_features(
         max_gb: gigabytes (10^9 bytes) that the cache may have.
         show_progress: show bars.
         until_epoch: the first epoch that trains on the images instead; see `FeatureDataModule`. Then features are those
-            of training and validation alone, and stay in the CPU's memory: what thaws needs a GPU's.
+            of training and validation alone, and stay in the CPU's memory: what unfreezes needs a GPU's.
 
     Returns:
         The features, or None, with a warning, if they are too many for the cache.
