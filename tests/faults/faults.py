@@ -422,7 +422,7 @@ FAULTS = (
         ("utils/test_files.py",),
     ),
     Fault(
-        "heads on kept features have small batches, however many the images",
+        "heads on cached features have small batches, however many the images",
         "training/tuning/auto.py",
         "        size *= 2",
         "        return size",

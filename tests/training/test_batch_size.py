@@ -155,7 +155,7 @@ def test_features_need_no_search(train: Train, caplog: pytest.LogCaptureFixture)
     caplog.set_level("INFO")
     metrics = train("batch_size=auto", "epochs=1")
     assert metrics["auto/batch_size"] == 32
-    assert "batch_size: 32, for a head on kept features of 100 images" in caplog.text
+    assert "batch_size: 32, for a head on cached features of 100 images" in caplog.text
 
 
 def test_heads_on_features_of_many_images_have_larger_batches(
@@ -166,7 +166,7 @@ def test_heads_on_features_of_many_images_have_larger_batches(
     monkeypatch.setattr(auto, "STEPS", 2)
     caplog.set_level("INFO")
     train("epochs=1", folder=tmp_path / "null")
-    assert "batch_size: 64, for a head on kept features of 100 images" in caplog.text
+    assert "batch_size: 64, for a head on cached features of 100 images" in caplog.text
     for words, size in ((("batch_size=16",), 16), (("freeze=false",), 32), (("features=off",), 32)):
         train("epochs=1", *words, *FEW, folder=tmp_path / words[0])
         checkpoint = torch.load(tmp_path / words[0] / "checkpoints" / "last.ckpt", weights_only=True)

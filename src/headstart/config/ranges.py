@@ -41,7 +41,7 @@ def not_negative() -> Any:
 
 
 def fraction(*, zero: bool) -> Any:
-    """A share of something: below 1, and above 0 unless zero is meant to be possible."""
+    """A fraction of something: below 1, and above 0 unless zero is meant to be possible."""
     if zero:
         return within(lambda value: 0 <= value < 1, "a number of at least 0 and below 1")
     return within(lambda value: 0 < value < 1, "a number between 0 and 1")
@@ -51,5 +51,5 @@ def batches() -> Any:
     """How many batches of an epoch."""
     return within(
         lambda value: value >= 1 if isinstance(value, int) else 0 < value <= 1,
-        "a whole number of batches of at least 1, or a share of them above 0 and at most 1.0",
+        "a whole number of batches of at least 1, or a fraction of them above 0 and at most 1.0",
     )

@@ -24,7 +24,7 @@ MOST_IMAGES = 256  # eight times as many as usual: beyond, a run would have to b
 
 
 def suitable_batch_size(images: int) -> int:
-    """Images a step for a head on kept features: the usual ones, and twice as many until an epoch has `STEPS` steps.
+    """Images a step for a head on cached features: the usual ones, and twice as many until an epoch has `STEPS` steps.
 
     A head's own work is so little that a step takes hardly longer with more images: an epoch of 35,000 takes a third of
     the time in batches of 128 (`benchmarks/head_batches.py`).
@@ -101,7 +101,7 @@ class Auto(pl.Callback):
         if self.batch_size is None and (cached or "batch_size" not in self.asked):
             self.batch_size = suitable_batch_size(images) if cached else USUAL_BATCH
             if "batch_size" in self.asked or self.batch_size != USUAL_BATCH:
-                log.info("batch_size: %d, for a head on kept features of %d images", self.batch_size, images)
+                log.info("batch_size: %d, for a head on cached features of %d images", self.batch_size, images)
             self._set(classifier, data)
         if self.batch_size is None and trainer.is_global_zero:
             side = classifier.hparams["preprocessing"]["crop"]
