@@ -16,19 +16,22 @@ __all__ = ["load"]
 
 
 def load(path: str | Path, device: str | torch.device | None = None) -> Model:
-    """Loads a trained classifier: `headstart.load(RUN).predict("photo.jpg")`.
+    """Load a trained classifier, such as in `headstart.load(RUN).predict("photo.jpg")`.
 
     Args:
         path: a run folder, a model folder or a checkpoint.
-        device: where to compute, such as "cpu" or "cuda"; None takes a GPU where there is one.
+        device: the device to compute on, such as "cpu" or "cuda"; None takes a GPU if there is one.
+
+    Returns:
+        The model, ready to predict.
 
     Raises:
-        ModelError: nothing of the kind is there, or it is damaged, changed, or of a newer headstart.
-        ConfigError: the device is not there.
+        ModelError: there is no model at this path, or it is damaged, modified, or written by a newer headstart.
+        ConfigError: this machine does not have the device.
     """
     from headstart.inference.model import Model
     from headstart.models.model_folder import (
-        read_artifact,  # late: importing headstart takes no time, and torch seconds
+        read_artifact,  # imported here, as torch takes seconds to import
     )
 
     return Model(read_artifact(path), device)

@@ -1,4 +1,4 @@
-"""run(config): one experiment, from images to results. Read top to bottom, it tells the whole story."""
+"""Training run, from a checked config to metrics, model folder and report."""
 
 from __future__ import annotations
 
@@ -37,15 +37,19 @@ log = logging.getLogger(__name__)
 
 
 def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
-    """Trains, tests and records a classifier.
+    """Train and evaluate a classifier, and write the run folder.
 
     Args:
-        config: the checked control panel.
-        folder: the run folder; made if it is not there.
-        sweep: whether this is a job of a sweep, of which `report=auto` reports on the best alone.
+        config: the checked config.
+        folder: the run folder; it is created if it does not exist.
+        sweep: whether this is a job of a sweep; then `report=auto` writes no report for it.
 
     Returns:
-        The monitored value of the best checkpoint, for sweepers.
+        The value of the monitored metric for the best checkpoint, as Hydra's sweepers expect it.
+
+    Raises:
+        HeadstartError: what stops the run, such as another run in the folder, an image that cannot be read or a full
+            disk; see `utils.errors`.
     """
     trainer, observers = begin(config, folder)
     images = open_images(config.data)
@@ -73,17 +77,26 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
 
 
 def begin(config: Config, folder: Path) -> tuple[pl.Trainer, Observers]:
-    """Refuses another run's folder, and builds the Trainer."""
-    gc.collect()  # Lightning's objects refer to each other in circles: frees the networks of a sweep's last job
+    """Check the run folder, build the Trainer and seed all random number generators.
+
+    Raises:
+        ConfigError: the folder holds another run, or this machine does not support the trainer's settings.
+        ModelError: the checkpoint to resume cannot be read.
+    """
+    gc.collect()  # Lightning's objects are in reference cycles: frees the networks of a sweep's previous job
     quiet_lightning()
     check_folder(folder, config.ckpt_path)
     trainer, observers = open_trainer(config, folder)
-    pl.seed_everything(config.seed, verbose=False)  # of the head's initial weights
+    pl.seed_everything(config.seed, verbose=False)  # for the head's initial weights
     return trainer, observers
 
 
 def check_images(images: LabelledImages, trainer: pl.Trainer) -> None:
-    """Says what is to be known of the images, and makes sure that every process gets some."""
+    """Log the notes on the images, and check that every process gets some images of each split.
+
+    Raises:
+        ConfigError: a split has fewer images than there are processes, or the processes do not train as one.
+    """
     for note in images.notes:
         log.info(note)
     sizes = {split: len(samples) for split, samples in images.splits.items()}
@@ -93,8 +106,8 @@ def check_images(images: LabelledImages, trainer: pl.Trainer) -> None:
 def record_settings(
     config: Config, folder: Path, images: LabelledImages, trainer: pl.Trainer, observers: Observers, sweep: bool
 ) -> None:
-    """Records what the run depends on, before it trains."""
-    # A job of a sweep is resumed by the sweep alone: its config.yaml is that of the whole job.
+    """Write config, environment, split and range test to the run folder, before training begins."""
+    # Only the sweep sets ckpt_path in its jobs, to resume them, so it is left out of config.yaml.
     settings = replace(config, ckpt_path=None) if sweep else config
     curve = observers.tuning.range_test.csv() if observers.tuning.range_test else None
     record_start(folder, to_yaml(settings), split_table(images), curve)
@@ -111,7 +124,14 @@ def record_results(
     trainer: pl.Trainer,
     observers: Observers,
 ) -> None:
-    """Records the model, what it gives for each image, and, last, the metrics: then the run has ended."""
+    """Write the model folder, the predictions and metrics.json to the run folder.
+
+    metrics.json is written last: a run folder that has one is complete.
+
+    Raises:
+        DiskError: the disk is full.
+        ProcessError: another process of the run has ended.
+    """
     about = {"licence": backbone.licence, "temperature": results.temperature, "metrics": metrics}
     with resumable(folder):
         record_model(folder, classifier.state_dict(), {**classifier.hparams, **about})
@@ -121,15 +141,15 @@ def record_results(
 
 
 def tell(metrics: Mapping[str, float], folder: Path, speed: str, sweep: bool) -> None:
-    """Shows the results on the terminal, and where the time went."""
-    if not sweep:  # which has a table of its own
+    """Print a table of the results, unless this is a job of a sweep, and log the training speed."""
+    if not sweep:  # a sweep prints a table of its own
         show_run(metrics, folder)
     if speed:
         log.info(speed)
 
 
 def report_results(config: Config, folder: Path, data: ImageDataModule, results: Results, sweep: bool) -> None:
-    """Writes the report, if it is wanted and there is something to report on."""
+    """Write the report, if the config asks for one and there are predictions for all images of a split."""
     if not results.evaluations:
         log.info("there is no report: only some of the images were evaluated")
     elif config.report is True or (config.report == "auto" and not sweep):

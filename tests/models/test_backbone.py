@@ -18,6 +18,7 @@ from headstart.data.preprocessing import Preprocessing
 from headstart.models import small_networks
 from headstart.models.backbone import build_backbone, check_input
 from headstart.models.head import build_head
+from headstart.models.weights import described_preprocessing
 from headstart.utils.errors import ModelError
 from headstart.utils.files import write_json
 
@@ -124,6 +125,21 @@ def test_a_file_named_like_torchvisions_gets_its_preprocessing(network: nn.Modul
         torch.save(network.state_dict(), path)
         expected = weights.transforms().resize_size[0]
         assert build_backbone("torchvision", "mobilenet_v2", str(path)).preprocessing.resize == expected
+
+
+@pytest.mark.parametrize(
+    ("beside", "message"),
+    [
+        ("{", "model.json is damaged .* Copy it again, or take it away from the weights."),
+        ('{"preprocessing": {"crop": 1000000000}}', "model.json is damaged or was changed: preprocessing?.*is missing"),
+        ('{"preprocessing": [1]}', "model.json is damaged or was changed"),
+    ],
+)
+def test_what_lies_beside_weights_is_checked(beside: str, message: str, network: nn.Module, tmp_path: Path) -> None:
+    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "model.json").write_text(beside)
+    with pytest.raises(ModelError, match=message):
+        described_preprocessing(tmp_path / "model.safetensors")
 
 
 def test_a_file_of_headstarts_own_brings_its_preprocessing(network: nn.Module, tmp_path: Path) -> None:

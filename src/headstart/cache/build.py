@@ -1,4 +1,4 @@
-"""What is computed once for a run, as the control panel asks for it: its group `features`, and `data.cache`."""
+"""Selection of a run's data: cached features (group `features`), decoded images (`data.cache`) or image files."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Batches:
-    """What a run trains on.
+    """The data modules that a run uses.
 
     Attributes:
-        training: what is fitted on: images, features of them, or features until the backbone unfreezes.
-        evaluation: likewise all splits, for what comes before and after: features where the backbone stays frozen.
-        features: what is kept of them; None where the backbone sees the images at every step.
-        decoded: whether images are read from decoded ones.
-        features_s: seconds that the features took.
+        training: data module for `Trainer.fit`: images, features, or features until the backbone is unfrozen.
+        evaluation: data module of all splits for everything but fitting: features if the backbone stays frozen, else
+            images.
+        features: the cached features; None if the backbone computes them at every step.
+        decoded: whether images are read from the cache of decoded images.
+        features_s: seconds spent on obtaining the features.
     """
 
     training: ImageDataModule | FeatureDataModule
@@ -42,12 +43,12 @@ class Batches:
 
     @property
     def head_only(self) -> bool:
-        """Whether the backbone never runs."""
+        """Tell whether only the head runs, on cached features."""
         return isinstance(self.evaluation, FeatureDataModule)
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What metrics.json has of it."""
+        """Return the entries for metrics.json; empty without cached features."""
         if self.features is None:
             return {}
         computed, cached = self.features.computed, self.features.cached
@@ -67,18 +68,18 @@ def build_batches(
     *,
     epochs_done: int,
 ) -> Batches:
-    """Decides what a run trains on, and computes what of it is kept: features, decoded images, or nothing.
+    """Decide what a run trains on (features, decoded images or image files), and compute what is not cached yet.
 
     Args:
-        config: the control panel.
-        description: of the classifier; `model` and `backbone_sha256` are part of the key.
-        data: the images; it reads decoded ones from now on, where there are any.
-        strategy: what is frozen, and for how many epochs.
-        trainer: that will train.
-        epochs_done: by the run that is resumed.
+        config: the config of the run.
+        description: description of the classifier; `model` and `backbone_sha256` identify the cached features.
+        data: the images; it is modified in place to read decoded images if they are used.
+        strategy: the backbone, what of it is frozen, and for how many epochs.
+        trainer: the trainer that will train.
+        epochs_done: number of epochs that a resumed run has already trained.
 
     Raises:
-        HeadstartError: an image, the disk or the backbone; see `frozen_features`.
+        HeadstartError: if an image cannot be read, the disk is full, or the backbone fails; see `frozen_features`.
     """
     start = time.perf_counter()
     features = _features(config, description, data, strategy, trainer, epochs_done=epochs_done)
@@ -98,15 +99,15 @@ def _features(
     *,
     epochs_done: int,
 ) -> FrozenFeatures | None:
-    """What a backbone makes of the images while all of it is frozen; None where it has to see them at every step."""
+    """Return the features of the completely frozen backbone, or None if it has to run at every step."""
     whole = strategy.freeze is True
     epochs = config.epochs if whole else strategy.finetuning.head_epochs
     if not isinstance(config.features, CachedFeatures):
         return None
-    mixing = config.augment.mixup or config.augment.cutmix  # which mix images, not features
+    mixing = config.augment.mixup or config.augment.cutmix  # MixUp and CutMix need the images
     if not sees_all_images(trainer) or mixing:
         return None
-    if not whole and epochs_done >= epochs:  # as where the head never trains alone
+    if not whole and epochs_done >= epochs:  # also if the head never trains alone
         return None
     module = strategy.backbone.module
     return frozen_features(
@@ -128,7 +129,7 @@ def _features(
 
 
 def _decodes(config: Config, data: ImageDataModule, trainer: pl.Trainer) -> bool:
-    """Has the images read from decoded ones; False where they are to be decoded at every step."""
+    """Set the data module up to read decoded images; return False if images are decoded at every step instead."""
     if config.data.cache != "decoded":
         return False
     if not sees_all_images(trainer):
@@ -139,7 +140,10 @@ def _decodes(config: Config, data: ImageDataModule, trainer: pl.Trainer) -> bool
 
 
 def sees_all_images(trainer: pl.Trainer) -> bool:
-    """Whether what is kept of all images pays: every one will be seen, and processes are not copied from this one."""
+    """Tell whether caching all images is worthwhile.
+
+    It is if the trainer uses every batch and does not launch its processes by multiprocessing (spawn or fork).
+    """
     limits = (trainer.limit_train_batches, trainer.limit_val_batches, trainer.limit_test_batches)
     sees_all = all(isinstance(limit, float) and limit == 1 for limit in limits)
     return sees_all and not isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)

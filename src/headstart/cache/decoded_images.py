@@ -1,4 +1,4 @@
-"""Images that are decoded once: their pixels, mapped from disk, in the place of files."""
+"""Decoded images: images are decoded once, and their pixels are then read from memory-mapped files in the cache."""
 
 from __future__ import annotations
 
@@ -22,30 +22,36 @@ from headstart.data.image_io import decode_image
 from headstart.data.preprocessing import PartOfPacked, PixelRow, Transform, compose, fixed_steps
 
 log = logging.getLogger(__name__)
-CLAIMED = 32  # images that a process reserves at once, and at most loses when it is killed
-# Twice the side of the parts that are cut out: photographs of 500 by 375 pixels are kept as they are where the network
-# sees 224. Parts of larger images are resampled twice, and nearly as sharp.
+CLAIMED = 32  # images that a process locks and writes at once, and loses at most when it is killed
+# Images are cached with up to the area of a square of twice the crop's side. With crops of 224 pixels, photographs of
+# 500 by 375 pixels are cached unchanged. Crops of larger images are resampled twice and are nearly as sharp.
 SIDES = 2
 
 
 class DecodedImages:
-    """Reads images of a split from the cache: a callable, which worker processes take over.
+    """A picklable callable that reads the decoded images of a split from the cache.
 
     Args:
-        rows: of the split's images, in order.
-        packed: how they were made.
+        rows: the rows of the split's images, in order.
+        packed: the transform that packed the images into rows.
     """
 
     def __init__(self, rows: Rows, packed: PixelRow) -> None:
         self.rows, self.packed = rows, packed
 
     def __call__(self, index: int) -> Image.Image:
-        """Returns the image at an index."""
+        """Return the image at an index."""
         return self.packed.unpack(self.rows.row(index))
 
 
 class _Plan(NamedTuple):
-    """How the images of a transform are kept: up to which step, in which rows, and what is left to do."""
+    """A division of a transform into steps that are done once, and steps that are done at every access.
+
+    Attributes:
+        fixed: steps whose result is cached; empty if whole images are cached.
+        row: the transform that packs an image into a row.
+        left: remaining steps, which run after a row is unpacked.
+    """
 
     fixed: list[nn.Module]
     row: PixelRow
@@ -56,22 +62,23 @@ class _Plan(NamedTuple):
 
 
 def use_decoded_images(data: ImageDataModule, *, max_gb: float, show_progress: bool) -> bool:
-    """Has a data module read its images from the cache, where they are decoded as far as they are not there yet.
+    """Set a data module up to read decoded images from the cache, after decoding those that are not cached yet.
 
-    Batches are those of the files, bit for bit, but for one case. Images of which training takes random parts are kept
-    whole, up to a number of pixels; larger ones are made smaller, and the same parts are cut out of these. Of all
-    others, what gives an image its size is done once, too.
+    If the transform begins with resizing and center-cropping, the result of these steps is cached. Batches are then
+    bit-identical to those from files. If training takes random crops (RandomResizedCrop), whole images are cached, up
+    to a number of pixels. Larger images are downscaled, and the same crops are taken from the smaller images; only
+    these crops differ from those from files.
 
     Args:
-        data: the images.
-        max_gb: gigabytes (10^9 bytes) that decoded images may have in the cache.
-        show_progress: show bars.
+        data: the images; modified in place.
+        max_gb: maximum size of the cached images in gigabytes (10^9 bytes).
+        show_progress: whether to show progress bars.
 
     Returns:
-        False, with a warning, if the images are too many for the cache.
+        True, or False, with a warning, if the images exceed `max_gb`; `data` is unchanged then.
 
     Raises:
-        DataError: an image that cannot be read, or a disk that is full.
+        DataError: if an image cannot be read, or the disk is full.
     """
     cache, limit = writable_cache_folder(), int(max_gb * GIGABYTE)
     digests = image_digests(data.splits, cache, show_progress=show_progress)

@@ -1,4 +1,4 @@
-"""The folder of all sets of features and images: where it is, what is in it, and what goes when it is full."""
+"""Cache folder for sets of features and decoded images: location, contents, and LRU eviction when it is full."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from headstart.utils.locks import ByteLocks
 
 log = logging.getLogger(__name__)
 GIGABYTE = 10**9
-FEATURES, IMAGES = "features", "images"  # the kinds of sets: features of backbones, decoded images
-DIGESTS = "digests.sqlite"  # in the cache folder: what is known of files; see `digests.file_digests`
-SET_NAME = re.compile("[0-9a-f]{32}")  # whatever else lies there is not ours
+FEATURES, IMAGES = "features", "images"  # the kinds of sets: backbone features and decoded images
+DIGESTS = "digests.sqlite"  # in the cache folder: digests of files; see `fingerprints.file_digests`
+SET_NAME = re.compile("[0-9a-f]{32}")  # folders with other names are not ours
 
 
 def cache_folder() -> Path:
-    """Where features and images are kept: the environment variable HEADSTART_CACHE, else ~/.cache/headstart."""
+    """Return the cache folder: the environment variable HEADSTART_CACHE, or ~/.cache/headstart if it is not set."""
     named = os.environ.get("HEADSTART_CACHE") or "~/.cache/headstart"
     return Path(os.path.expanduser(named))  # noqa: PTH111 (pathlib's own fails for a user without a home)
 
 
 def writable_cache_folder() -> Path:
-    """The cache folder, or a temporary one, with a warning, if nothing can be written there."""
+    """Return the cache folder, or, with a warning, a temporary folder if the cache folder is not writable."""
     folder = cache_folder()
     try:
         with tempfile.TemporaryFile(dir=_made(folder)):
@@ -61,7 +61,7 @@ def _made(folder: Path) -> Path:
 
 @functools.cache
 def _temporary_folder() -> Path:
-    """One folder for all runs of this process, gone at its end."""
+    """Create one folder for all runs of this process; it is deleted when the process ends."""
     folder = tempfile.mkdtemp(prefix="headstart-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
@@ -69,13 +69,13 @@ def _temporary_folder() -> Path:
 
 @dataclass(frozen=True)
 class CachedSegment:
-    """Rows that one run has computed.
+    """A segment of a set: rows that one process has appended.
 
     Attributes:
-        records: the path of its records.
-        size: bytes of records and rows.
-        rows: how many there are.
-        used: when it was last used, in seconds since 1970.
+        records: path of its records (`.keys` file).
+        size: size of records and rows in bytes.
+        rows: number of rows.
+        used: time of the last use, in seconds since 1970.
     """
 
     records: Path
@@ -86,12 +86,12 @@ class CachedSegment:
 
 @dataclass(frozen=True)
 class CachedSet:
-    """A set: rows of one backbone for one transform, or images decoded in one way.
+    """A set in the cache: features of one backbone and one transform, or images decoded in one way.
 
     Attributes:
-        folder: where it is.
-        about: what it belongs to; empty if that is damaged.
-        segments: its parts.
+        folder: the set's folder.
+        about: description of what the rows depend on (`about.json`); empty if that file is missing or damaged.
+        segments: the segments of the set.
     """
 
     folder: Path
@@ -100,38 +100,38 @@ class CachedSet:
 
     @property
     def size(self) -> int:
-        """Bytes on disk."""
+        """Return the size on disk in bytes."""
         return sum(segment.size for segment in self.segments)
 
     @property
     def rows(self) -> int:
-        """How many rows it has."""
+        """Return the number of rows in all segments."""
         return sum(segment.rows for segment in self.segments)
 
     @property
     def used(self) -> float:
-        """When it was last used, in seconds since 1970."""
+        """Return the time of the last use, in seconds since 1970; 0 for a set without segments."""
         return max((segment.used for segment in self.segments), default=0.0)
 
 
 def sets_folder(cache: Path, kind: str = FEATURES) -> Path:
-    """The folder whose folders are the sets of one kind."""
+    """Return the folder that contains the sets of one kind, each in a subfolder."""
     return cache / kind
 
 
 def cached_sets(cache: Path, kind: str = FEATURES) -> list[CachedSet]:
-    """All sets of one kind, the last used first."""
+    """Return all sets of one kind, the most recently used first."""
     folders = [path for path in sets_folder(cache, kind).glob("*") if SET_NAME.fullmatch(path.name) and path.is_dir()]
     return sorted((_read_set(folder) for folder in folders), key=lambda found: found.used, reverse=True)
 
 
 def _read_set(folder: Path) -> CachedSet:
     about: dict[str, Any] = {}
-    with suppress(OSError, ValueError):  # a ValidationError is one
+    with suppress(OSError, ValueError):  # ValidationError is a ValueError
         about = ABOUT.validate_python(read_json(folder / "about.json"))
     segments = []
     for records in sorted(folder.glob("*.keys")):
-        with suppress(FileNotFoundError):  # dropped by another process in this moment
+        with suppress(FileNotFoundError):  # evicted by another process at this moment
             status = records.stat()
             size = status.st_size + records.with_suffix(".rows").stat().st_size
             segments.append(CachedSegment(records, size, status.st_size // RECORD.itemsize, status.st_mtime))
@@ -139,18 +139,20 @@ def _read_set(folder: Path) -> CachedSet:
 
 
 def make_room(cache: Path, needed: int, limit: int, keep: Collection[Path] = (), kind: str = FEATURES) -> int:
-    """Drops the least recently used segments until there is room for more.
+    """Evict the least recently used segments until there is room for new rows.
+
+    This process must not have a set open. Sets that other processes have open are not evicted.
 
     Args:
         cache: the cache folder.
         needed: bytes that are about to be written.
-        limit: bytes that the cache may have in all.
-        keep: records of the segments that this process is about to use, which stay. It has no set open; what other
-            processes have open stays too.
-        kind: of the sets; the others are not touched, as they have a limit of their own.
+        limit: maximum size in bytes of all sets of this kind.
+        keep: paths of the records of segments that this process is about to use; they are not evicted.
+        kind: kind of the sets; sets of the other kind have a separate limit and are not evicted.
 
     Returns:
-        Bytes that the sets of this kind and what is needed have in all: more than the limit if too much of it stays.
+        The size in bytes of the remaining sets of this kind, plus `needed`. It exceeds the limit if too few segments
+        could be evicted.
     """
     sets = cached_sets(cache, kind)
     total = sum(found.size for found in sets)
@@ -162,10 +164,10 @@ def make_room(cache: Path, needed: int, limit: int, keep: Collection[Path] = (),
 
 
 def drop(folder: Path, segments: Collection[CachedSegment]) -> bool:
-    """Removes segments of a set, and the set when none is left, unless another process uses it.
+    """Remove segments of a set, and the set itself if none is left, unless another process has it open.
 
     Returns:
-        Whether they are gone.
+        True if the segments were removed; False if the set is in use or the files cannot be deleted.
     """
     try:
         locks = ByteLocks(folder / "locks")
@@ -175,7 +177,7 @@ def drop(folder: Path, segments: Collection[CachedSegment]) -> bool:
         if not (locks.take(IN_USE) and locks.is_current()):
             return False
         for segment in segments:
-            segment.records.unlink(missing_ok=True)  # first: rows without a record are nothing
+            segment.records.unlink(missing_ok=True)  # records before rows: rows without a record are ignored
         left = {records.stem for records in folder.glob("*.keys")}
         for rows in folder.glob("*.rows"):
             if rows.stem not in left:
@@ -184,7 +186,7 @@ def drop(folder: Path, segments: Collection[CachedSegment]) -> bool:
             for path in (*folder.glob(".about.json.*"), folder / "about.json", folder / "locks"):
                 path.unlink(missing_ok=True)
             folder.rmdir()
-    except OSError:  # another user's, or with files that are not ours
+    except OSError:  # the files belong to another user, or the folder contains other files
         return False
     finally:
         locks.close()
@@ -192,10 +194,10 @@ def drop(folder: Path, segments: Collection[CachedSegment]) -> bool:
 
 
 def clear(cache: Path) -> tuple[int, int]:
-    """Removes everything that no process uses.
+    """Remove all sets that no process has open, and the table of file digests if no set is left.
 
     Returns:
-        The bytes that were freed, and how many sets are in use.
+        The number of bytes that the removed sets had, and the number of sets that could not be removed.
     """
     freed = in_use = 0
     for found in (*cached_sets(cache, FEATURES), *cached_sets(cache, IMAGES)):

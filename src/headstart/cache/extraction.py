@@ -1,4 +1,4 @@
-"""The one pass over images whose rows are missing: workers decode, one process computes, the store keeps."""
+"""Feature extraction for images without cached rows: workers decode, this process computes and appends to the store."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ from headstart.utils.errors import DataError
 from headstart.utils.progress import Advance
 
 log = logging.getLogger(__name__)
-PREFETCH = 4  # batches that a worker is ahead; each may have to wait for the forward pass
-WAIT = 0.2  # seconds between looks at what other processes are computing
+PREFETCH = 4  # batches that each worker loads ahead of the forward pass
+WAIT = 0.2  # seconds between checks of what other processes are computing
 
-Compute = Callable[[Tensor, Sequence[str]], NDArray[Any]]  # from views and the names of their images to rows
+Compute = Callable[[Tensor, Sequence[str]], NDArray[Any]]  # maps views and the names of their images to rows
 
 
 class ChangedError(DataError):
-    """A file is not what its digest says."""
+    """The error of a file whose content does not match its digest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """An image, and which views of it are wanted.
+    """An image and the views of it that are to be computed.
 
     Attributes:
-        split: where the image is.
-        index: its place there.
-        digest: SHA-256 of its content.
-        views: numbers of the views.
+        split: the split that contains the image.
+        index: index of the image in the split.
+        digest: SHA-256 of the image's content.
+        views: indices of the views.
     """
 
     split: str
@@ -56,16 +56,18 @@ class Views:
 
     @property
     def keys(self) -> list[Key]:
-        """Their keys in the store."""
+        """Return the views' keys in the store."""
         return [key_of(self.digest, view) for view in self.views]
 
 
 class ViewDataset(Dataset[Tensor]):
-    """Renders views: an item is of shape (views, ...), such as float32 (views, 3, height, width).
+    """A dataset, indexed by `Views`, whose items are the rendered views of one image.
+
+    An item has the shape (views, ...), for example float32 (views, 3, height, width).
 
     Args:
-        splits: the images.
-        transform: from an image to one of its views; may be random.
+        splits: the images of each split.
+        transform: maps an image to one of its views; it may be random.
     """
 
     def __init__(self, splits: Mapping[str, Samples], transform: Transform) -> None:
@@ -76,7 +78,7 @@ class ViewDataset(Dataset[Tensor]):
         rendered = []
         with torch.random.fork_rng(devices=[]):
             for view in wanted.views:
-                # From the image and the number of the view alone: neither name nor split nor the run's seed matters.
+                # The seed depends on the image and the view's index only, not on its name, its split or the run's seed.
                 torch.manual_seed(mixed_seed("view", int.from_bytes(wanted.digest), view))
                 rendered.append(self.transform(image))
         return torch.stack(rendered)
@@ -93,17 +95,17 @@ class ViewDataset(Dataset[Tensor]):
 
 
 class Claims:
-    """Batches of views for a DataLoader, each claimed in the store when it is asked for.
+    """A batch sampler of views for a DataLoader; each batch is locked in the store when the loader requests it.
 
     Args:
-        store: where the rows will be kept.
-        wanted: the views.
-        size: views in a batch.
+        store: the store that the rows will be appended to.
+        wanted: the views to compute; not empty.
+        size: maximum number of views in a batch, unless one image has more.
 
     Attributes:
-        dispatched: the batches that were asked for and have not come back, oldest first.
-        elsewhere: what other processes have claimed.
-        found: how many views other processes have finished in the meantime.
+        dispatched: batches that the loader has requested and not returned yet, oldest first.
+        elsewhere: views that other processes have locked.
+        found: number of views that other processes have finished in the meantime.
     """
 
     def __init__(self, store: FeatureStore, wanted: Sequence[Views], size: int) -> None:
@@ -117,7 +119,7 @@ class Claims:
         self._first = next(self._batches, None)
 
     def __bool__(self) -> bool:
-        """Whether there is anything to compute here."""
+        """Tell whether this process has anything to compute."""
         return self._first is not None
 
     def __iter__(self) -> Iterator[list[Views]]:
@@ -127,7 +129,7 @@ class Claims:
 
     def _claim(self, items: Sequence[Views]) -> list[Views]:
         claimed = {key for item in items for key in item.keys if self.store.claim(key)}
-        self.store.refresh()  # after claiming: nobody can finish one of them from now on
+        self.store.refresh()  # after locking: no other process can finish one of the locked keys from now on
         batch = []
         for item in items:
             keys = dict(zip(item.views, item.keys, strict=True))
@@ -154,23 +156,24 @@ def extract(
     num_workers: int,
     advance: Advance,
 ) -> int:
-    """Computes rows and keeps them, but for those that another process is computing: it waits for these.
+    """Compute rows and append them to the store. Wait for rows that another process is computing.
 
     Args:
-        store: where to keep them.
+        store: the store to append to.
         dataset: renders the views.
-        wanted: which views.
-        compute: from views to rows.
-        batch_size: views that are computed at once.
-        device: where; None if decoding is all there is to do.
-        num_workers: processes that decode.
-        advance: told how many views are done.
+        wanted: the views to compute.
+        compute: maps rendered views and the names of their images to rows.
+        batch_size: number of views in a batch.
+        device: device that computes; None if the images only have to be decoded.
+        num_workers: number of worker processes that decode.
+        advance: called with the number of views that were finished.
 
     Returns:
-        How many views this process has computed.
+        The number of views that this process has computed.
 
     Raises:
-        DataError: an image that cannot be read, or no room to write to.
+        DataError: if an image cannot be read, or the store cannot be written.
+        ChangedError: if an image file does not match its digest.
     """
     computed, left, waited = 0, list(wanted), False
     while left:
@@ -188,7 +191,7 @@ def extract(
             pin_memory=device is not None and device.type == "cuda",
             prefetch_factor=PREFETCH if claims and num_workers else None,
             worker_init_fn=step_back if device is not None and device.type == "cpu" else begin_worker,
-            generator=torch.Generator(),  # of its own: whether there is something to compute must not change a run
+            generator=torch.Generator(),  # its own, so that the run's random state does not depend on what is cached
         )
         for images in loader:
             batch = claims.dispatched.popleft()
@@ -205,6 +208,6 @@ def extract(
 
 def _join(views: list[Tensor]) -> Tensor:
     if all(part.shape == views[0].shape for part in views):
-        joined: Tensor = default_collate(views)  # straight into the memory that processes share
+        joined: Tensor = default_collate(views)  # collates directly into shared memory
         return joined.flatten(0, 1)
     return torch.cat(views)

@@ -1,4 +1,4 @@
-"""Batches of features, in the order in which an ImageDataModule has its images."""
+"""Data module and loaders that yield cached features in the same order as an ImageDataModule yields its images."""
 
 from __future__ import annotations
 
@@ -15,17 +15,21 @@ from headstart.cache.store import Rows
 from headstart.data.datamodule import Batch, ImageDataModule
 from headstart.data.samplers import EpochSampler, ShareSampler, drops_last
 
-MEMORY_BYTES = 128 * 2**20  # of features that are read into memory, all splits together; more stay mapped
-PART_BYTES = 8 * 2**20  # that are read at once
-EVALUATION_BYTES, EVALUATION_IMAGES = 16 * 2**20, 4096  # of a batch outside training: no figure depends on its size
+MEMORY_BYTES = 128 * 2**20  # maximum size of the features that are read into memory; larger splits stay mapped
+PART_BYTES = 8 * 2**20  # size of a chunk that is read at once
+EVALUATION_BYTES, EVALUATION_IMAGES = 16 * 2**20, 4096  # limits of an evaluation batch: no metric depends on its size
 
 
 class FeatureTable:
-    """The features of a split: in memory, on the device, or mapped.
+    """The features and labels of a split, either memory-mapped or in the memory of a device.
 
     Args:
-        rows: on disk: all images in order, as often as there are views.
-        labels: int64, of shape (images,).
+        rows: the cached rows: the first view of all images in order, then the second view, and so on.
+        labels: label of each image, int64, shape (images,).
+
+    Attributes:
+        views: number of views of each image.
+        features: all features, shape (views * images, width), or None until `read` is called.
     """
 
     def __init__(self, rows: Rows, labels: NDArray[np.int64]) -> None:
@@ -36,11 +40,11 @@ class FeatureTable:
 
     @property
     def size(self) -> int:
-        """Bytes of all features."""
+        """Return the size of all features in bytes."""
         return len(self.rows) * self.rows.row_bytes
 
     def read(self, device: torch.device) -> None:
-        """Reads all features into the memory of a device."""
+        """Read all features, and move the labels, into the memory of a device."""
         rows = self.rows
         images = max(1, PART_BYTES // rows.row_bytes)
         first = torch.from_numpy(rows.take(np.arange(0)))
@@ -51,7 +55,15 @@ class FeatureTable:
         self.labels = self.labels.to(device)
 
     def batch(self, images: Tensor, view: int) -> Batch:
-        """Features of shape (len(images), width) of one view of these images, and labels of shape (len(images),)."""
+        """Return a batch of features and labels.
+
+        Args:
+            images: indices of the images, int64, on the CPU.
+            view: index of the view.
+
+        Returns:
+            Features of shape (len(images), width) and labels of shape (len(images),), on the device of the features.
+        """
         rows = images + view * len(self.labels)
         if self.features is None:
             return torch.from_numpy(self.rows.take(rows.numpy())), self.labels[images]
@@ -60,14 +72,14 @@ class FeatureTable:
 
 
 class FeatureBatches:
-    """Batches of features, of one view in each epoch.
+    """An iterable of batches of features, which uses one view of the images in each epoch.
 
     Args:
         table: the features.
-        order: of the images. Lightning tells that of training the epoch, which decides on the view.
-        batch_size: images in a batch.
-        images: a loader of the same images in the same order.
-        unfrozen: tells whether the epoch that begins takes these instead.
+        order: sampler of the images. Lightning sets the epoch of a training sampler, and the epoch selects the view.
+        batch_size: number of images in a batch.
+        images: a loader of the same images in the same order, used after the backbone is unfrozen.
+        unfrozen: returns whether the epoch that begins uses `images` instead of features.
     """
 
     def __init__(
@@ -82,14 +94,14 @@ class FeatureBatches:
         self.images, self._unfrozen = images, unfrozen
         self.drop_last = False
         if isinstance(order, EpochSampler):
-            self.sampler = order  # by this name Lightning finds it, and tells it the epoch
+            self.sampler = order  # Lightning looks for this attribute and calls its set_epoch
             self.drop_last = drops_last(len(order), batch_size)
 
     def __len__(self) -> int:
         return -(-len(self.order) // self.batch_size) - self.drop_last
 
     def __iter__(self) -> Iterator[Batch]:
-        if self.images is not None and self._unfrozen():  # late: see `data.datamodule.Loader`
+        if self.images is not None and self._unfrozen():  # only now is the epoch known: see `data.datamodule.Loader`
             yield from self.images
             return
         if isinstance(self.order, EpochSampler):
@@ -102,17 +114,19 @@ class FeatureBatches:
 
 
 class FeatureDataModule(pl.LightningDataModule):
-    """The loaders of an ImageDataModule, with features in the place of images and without worker processes.
+    """A data module that replaces the images of an ImageDataModule by cached features, without worker processes.
+
+    Batches are (features of shape (batch, width), int64 labels of shape (batch,)), or the batches of `images`. The
+    smallest splits are read into the memory of `device` first. On a GPU they may take a quarter of its free memory, on
+    the CPU `MEMORY_BYTES`; splits that do not fit stay memory-mapped.
 
     Args:
-        images: whose batches these are, by split, batch size, order and labels.
-        training: features of the training images' views; None to evaluate only.
-        evaluation: features of the splits that are evaluated, through the evaluation transform.
-        device: where training runs; the features go there as long as they fit into a quarter of its free memory, or
-            into `MEMORY_BYTES` of the CPU's.
-        until_epoch: the first epoch that trains on the images instead, as the backbone unfreezes; None for none.
-
-    Batches are (features of shape (batch, width), int64 labels of shape (batch,)), or those of `images`.
+        images: the data module that defines splits, labels, order and training batch size.
+        training: features of all views of the training images; None for evaluation only.
+        evaluation: features of each split to evaluate, computed with the evaluation transform.
+        device: device that trains.
+        until_epoch: first epoch, counted from 0, that trains on the images because the backbone is unfrozen; None
+            if the backbone stays frozen.
     """
 
     def __init__(
@@ -139,11 +153,11 @@ class FeatureDataModule(pl.LightningDataModule):
                 free -= table.size
 
     def setup(self, stage: str) -> None:  # noqa: ARG002
-        """Tells the images, too, which share of them is this process's."""
+        """Give the trainer to the wrapped data module, so that it selects the shard of this process."""
         self.images.trainer = self.trainer
 
     def train_dataloader(self) -> FeatureBatches:
-        """Training features, or images, in random order."""
+        """Return a loader of the training split in random order: features, or images once the backbone is unfrozen."""
         assert self._training is not None
         if self.until_epoch is not None:
             return self._staged(self._training, self.images.train_dataloader(), self.images.batch_size)
@@ -151,25 +165,25 @@ class FeatureDataModule(pl.LightningDataModule):
         return FeatureBatches(self._training, sampler, self.images.batch_size)
 
     def val_dataloader(self) -> FeatureBatches:
-        """Validation features, or images, in order."""
+        """Return a loader of the validation split in order: features, or images once the backbone is unfrozen."""
         if self.until_epoch is not None:
             size = self.images.evaluation_batch_size
             return self._staged(self._evaluation["val"], self.images.val_dataloader(), size)
         return self.evaluation_dataloader("val")
 
     def test_dataloader(self) -> FeatureBatches:
-        """Test features in order."""
+        """Return a loader of the test split's features in order."""
         return self.evaluation_dataloader("test")
 
     def evaluation_dataloader(self, split: str) -> FeatureBatches:
-        """Features of any split in order, without augmentation, in large batches."""
+        """Return a loader of any split's features in order, without augmentation, in large batches."""
         table = self._evaluation[split]
         rank, world = self._share()
         size = min(max(1, EVALUATION_BYTES // table.rows.row_bytes), EVALUATION_IMAGES)
         return FeatureBatches(table, ShareSampler(len(table.labels), rank=rank, world=world), size)
 
     def _staged(self, table: FeatureTable, images: DataLoader[Batch], batch_size: int) -> FeatureBatches:
-        """Features and images of as many batches, with one order for both."""
+        """Return a loader that switches from features to images; both have the same order and number of batches."""
         assert isinstance(images.sampler, EpochSampler | ShareSampler)
         return FeatureBatches(table, images.sampler, batch_size, images, self._unfrozen)
 

@@ -1,4 +1,4 @@
-"""From images to the features of a frozen backbone: what is kept is taken, what is missing is computed."""
+"""Features of a frozen backbone for all images of a data module: read from the cache, or computed if missing."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ log = logging.getLogger(__name__)
 
 
 class FrozenFeatures(NamedTuple):
-    """Features in the place of images.
+    """The features of a frozen backbone, which replace the images.
 
     Attributes:
-        data: their loaders.
-        computed: how many rows, which are views of images, went through the backbone now.
-        cached: how many were there, or were computed by another process meanwhile.
+        data: data module of the features.
+        computed: number of rows (views of images) that this process has computed now.
+        cached: number of rows that were cached, or that another process has computed in the meantime.
     """
 
     data: FeatureDataModule
@@ -56,30 +56,31 @@ def frozen_features(
     show_progress: bool,
     until_epoch: int | None = None,
 ) -> FrozenFeatures | None:
-    """The features of the images of a data module, computed as far as they are not kept yet.
+    """Return the features of a data module's images, after computing those that are not cached yet.
 
     Args:
-        backbone: all of it frozen; it comes back on the CPU.
+        backbone: the backbone, completely frozen; it is moved to the CPU afterwards.
         data: the images.
         num_features: width of the features.
-        description: which network it is, with which numbers: plain values.
-        device: where to compute.
-        precision: the Trainer's plugin.
-        engine: how to compute; see `build_engine`.
-        views: how many renderings of each training image; without augmentation there is one.
-        max_gb: gigabytes (10^9 bytes) that the cache may have.
-        show_progress: show bars.
-        until_epoch: the first epoch that trains on the images instead; see `FeatureDataModule`. Then features are those
-            of training and validation alone, and stay in the CPU's memory: what unfreezes needs a GPU's.
+        description: plain values that identify the network and its weights.
+        device: device that computes.
+        precision: the Trainer's precision plugin.
+        engine: name of the engine; see `build_engine`.
+        views: number of views of each training image; 1 without augmentation.
+        max_gb: maximum size of the cached features in gigabytes (10^9 bytes).
+        show_progress: whether to show progress bars.
+        until_epoch: first epoch that trains on the images; see `FeatureDataModule`. If it is given, only the training
+            and validation splits are computed. Their features stay in the CPU's memory, because the backbone needs the
+            GPU's memory once it is unfrozen.
 
     Returns:
-        The features, or None, with a warning, if they are too many for the cache.
+        The features, or None, with a warning, if they exceed `max_gb`.
 
     Raises:
-        DataError: an image that cannot be read, or a disk that is full.
-        ModelError: the backbone's features are not finite, or not those of the engine.
-        ConfigError: the engine cannot be had here.
-        ValueError: part of the backbone is in training mode: its features would change from batch to batch.
+        DataError: if an image cannot be read, or the disk is full.
+        ModelError: if the backbone's features are not finite, or the engine's features differ from them.
+        ConfigError: if the engine is not available here.
+        ValueError: if part of the backbone is in training mode, so that features would depend on the batch.
     """
     if any(module.training for module in backbone.modules()):
         raise ValueError("the backbone is in training mode: call its eval(), and freeze it")
@@ -127,7 +128,7 @@ def frozen_features(
             computed += now
             rows.append(of_splits)
         backbone.cpu()
-        torch.cuda.empty_cache()  # nothing without a GPU
+        torch.cuda.empty_cache()  # does nothing without a GPU
     cached = sum(len(request.all_keys) for request in requests) - computed
     log.info("features: %s from cache, %s computed", f"{cached:,}", f"{computed:,}")
     place = device if until_epoch is None else torch.device("cpu")
@@ -145,7 +146,7 @@ def _check_finite(features: Tensor, names: Sequence[str]) -> None:
 
 
 def circumstances(network: Network, engine: str) -> dict[str, str]:
-    """What features depend on besides the backbone's numbers, the image and its transform."""
+    """Return what features depend on besides the backbone's weights, the image and its transform, as plain values."""
     versions = {"onnxruntime": version("onnxruntime")} if engine == "onnx" and has_onnx() else {}
     return {
         "code_sha256": code_sha256(

@@ -1,4 +1,4 @@
-"""Rows of images by content: what is wanted of them, where they are kept, and the work of completing them."""
+"""Requests for cached rows of images, the set that each belongs to, and the computation of missing rows."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from headstart.utils.hashing import description_sha256
 from headstart.utils.progress import progress_bar
 
 log = logging.getLogger(__name__)
-ROUNDS = 3  # how often rows that come back damaged from the disk are computed again
+ROUNDS = 3  # attempts to compute rows, in case they are damaged when they are read back from the disk
 
 Digests = Mapping[str, Sequence[bytes]]
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is wanted of one feature set.
+    """A request for rows of one set. Rows are identified by the content of images, not by their names.
 
     Attributes:
-        transform: what renders its views; it belongs to the set with all its arguments.
-        about: what else the set belongs to.
-        views: how many views of each image, by split.
-        digests: of the images of each split.
+        transform: transform that renders the views; its classes and arguments are part of the set's identity.
+        about: everything else that identifies the set, as plain values.
+        views: number of views of each image, by split.
+        digests: SHA-256 of each image's content, by split.
     """
 
     transform: Transform
@@ -47,16 +47,16 @@ class Request:
     digests: Digests
 
     def keys(self, split: str) -> list[Key]:
-        """The keys of a split: all images in order, view by view."""
+        """Return the keys of a split: the first view of all images in order, then the second view, and so on."""
         return [key_of(digest, view) for view in range(self.views[split]) for digest in self.digests[split]]
 
     @cached_property
     def all_keys(self) -> dict[Key, None]:
-        """The keys of all splits, each once, in order."""
+        """Return the keys of all splits in order, without duplicates."""
         return dict.fromkeys(key for split in self.views for key in self.keys(split))
 
     def views_of(self, keys: Sequence[Key]) -> list[Views]:
-        """The views that these keys stand for, by image; of images with the same content the first."""
+        """Return the views that these keys identify, grouped by image; of identical images only the first is used."""
         left = set(keys)
         found = []
         for split, views in self.views.items():
@@ -70,13 +70,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Shelf:
-    """Where the sets of one kind of rows are, such as the features of one backbone.
+    """Location and row format of sets, for example of the features of one backbone.
 
     Attributes:
         cache: the cache folder.
-        width: values of a row.
-        dtype: that they are kept in.
-        kind: FEATURES or IMAGES: each has a folder and a limit of its own.
+        width: number of values in a row.
+        dtype: dtype of the cached values.
+        kind: FEATURES or IMAGES; each kind has its own folder and its own size limit.
     """
 
     cache: Path
@@ -85,14 +85,18 @@ class Shelf:
     kind: str = FEATURES
 
     def open(self, request: Request) -> FeatureStore:
-        """Opens the set that a request is for."""
+        """Open the set that a request belongs to; it is created if it does not exist.
+
+        Raises:
+            DataError: if its folder cannot be read or written.
+        """
         transform = {"transform": repr(request.transform), "transform_sha256": fingerprint(request.transform)}
         about = {**request.about, **transform}
         folder = sets_folder(self.cache, self.kind) / description_sha256(about)[:32]
         return FeatureStore(folder, self.width, str(self.dtype).removeprefix("torch."), about)
 
     def size(self, requests: Sequence[Request]) -> int:
-        """Bytes of all that is requested."""
+        """Return the size in bytes of all rows that are requested, cached or not."""
         return self._row_bytes * sum(len(request.all_keys) for request in requests)
 
     @property
@@ -100,11 +104,13 @@ class Shelf:
         return self.width * self.dtype.itemsize + RECORD.itemsize
 
     def make_room(self, requests: Sequence[Request], limit: int) -> None:
-        """Drops from the cache what was not used for longest, if these requests need its place.
+        """Evict the least recently used segments if these requests need the space.
+
+        A warning is logged if other processes have so much in use that the limit will be exceeded.
 
         Args:
-            requests: what is about to be kept: of at most `limit` bytes.
-            limit: bytes that the cache may have.
+            requests: requests that are about to be completed, of at most `limit` bytes in all.
+            limit: maximum size in bytes of all sets of this kind.
         """
         size = self.size(requests)
         if sum(found.size for found in cached_sets(self.cache, self.kind)) + size > limit:
@@ -114,7 +120,7 @@ class Shelf:
                     there = [key for key in request.all_keys if key in store]
                     needed += self._row_bytes * (len(request.all_keys) - len(there))
                     keep |= store.records_of(there)
-            # What is needed may lie in segments with much else: then it is cheaper to compute it again.
+            # If the rows' segments contain too many other rows, evict them too: the rows are then computed again.
             if (
                 make_room(self.cache, needed, limit, keep, self.kind) > limit
                 and make_room(self.cache, size, limit, kind=self.kind) > limit
@@ -133,23 +139,23 @@ def complete(
     bar: str,
     show_progress: bool,
 ) -> tuple[dict[str, Rows], int]:
-    """The rows of a request, computed as far as they are not kept yet.
+    """Return the rows of a request, after computing those that are not cached yet.
 
     Args:
-        shelf: where they are.
-        request: what is wanted.
+        shelf: location and format of the request's set.
+        request: the rows to return.
         data: the images.
-        compute: from rendered views to rows.
-        batch_size: views that are computed at once.
-        device: where; None if decoding is all there is to do.
-        bar: what stands in front of the progress bar.
-        show_progress: show it.
+        compute: maps rendered views and the names of their images to rows.
+        batch_size: number of views in a batch.
+        device: device that computes; None if the images only have to be decoded.
+        bar: description in front of the progress bar.
+        show_progress: whether to show the progress bar.
 
     Returns:
-        Rows of each split, and how many were computed now.
+        The rows of each split, and the number of rows that this call has computed.
 
     Raises:
-        DataError: an image that cannot be read or is changed meanwhile, or a disk that is full or damaged.
+        DataError: if an image cannot be read or changes in the meantime, or the disk is full or damaged.
     """
     with closing(shelf.open(request)) as store:
         computed, missing = 0, store.missing(request.all_keys)
@@ -169,10 +175,10 @@ def complete(
                         advance=advance,
                     )
                 except ChangedError:
-                    # What is remembered there of files is not to be trusted.
+                    # The file has changed without a new time stamp, so the remembered digests cannot be trusted.
                     (shelf.cache / DIGESTS).unlink(missing_ok=True)
                     raise
-            missing = store.missing(missing)  # reads back what was written
+            missing = store.missing(missing)  # verifies the rows that were written
         raise DataError(
             f"{store.folder}: what is written there comes back changed. Check the disk, or name another one by the "
             f"environment variable HEADSTART_CACHE."
@@ -180,7 +186,13 @@ def complete(
 
 
 def image_digests(splits: Mapping[str, Samples], cache: Path, *, show_progress: bool) -> dict[str, list[bytes]]:
-    """SHA-256 of the content of every image, by split and in order: of files their bytes, else pixels and shape."""
+    """Return the SHA-256 of every image's content, by split and in order.
+
+    Args:
+        splits: the images; files are hashed by their bytes, arrays by pixels and shape.
+        cache: the cache folder, which holds the table of file digests.
+        show_progress: whether to show a progress bar.
+    """
     digests = {}
     with progress_bar("Looking up images", sum(map(len, splits.values())), shown=show_progress) as advance:
         for split, samples in splits.items():

@@ -1,4 +1,4 @@
-"""What features depend on, as digests: the bytes of each image, the backbone's numbers, and the code that runs it."""
+"""SHA-256 digests of what features depend on: image content, network architecture and source code, and transforms."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from torch import nn
 
 from headstart.utils.hashing import description_sha256, file_sha256
 
-# A file that was changed less than this before it was read may change again without a new time stamp: FAT counts
-# in steps of two seconds.
+# If a file was modified less than this before it is read, it may change again without a new time stamp, because FAT's
+# time stamps have a resolution of two seconds.
 SETTLED_NS = 2 * 10**9
 
-CHUNK = 4096  # files that are handed to the threads at once
+CHUNK = 4096  # number of files that are submitted to the threads at once
 
 
 def array_digests(images: NDArray[np.uint8]) -> list[bytes]:
-    """SHA-256 of each image's pixels and shape."""
+    """Return the SHA-256 of each image's pixels and shape; the first axis is that of the images."""
     shape = repr(images.shape[1:]).encode()
     return [hashlib.sha256(shape + np.ascontiguousarray(image).data).digest() for image in images]
 
 
 def file_digests(paths: Sequence[str], table: Path, advance: Callable[[int], None]) -> list[bytes]:
-    """SHA-256 of each file's bytes.
+    """Return the SHA-256 of each file's bytes.
 
-    A table remembers them by path, size, both times and inode, so that a file that was read once is not read
-    again until it changes. Without the table, or with a damaged one, all are read.
+    A table stores the digests by path, size, modification and change times, and inode. A file is therefore read again
+    only if it has changed. If the table is not usable or damaged, all files are read.
 
     Args:
-        paths: the files; those that cannot be read get the digest of nothing, and fail when they are decoded.
-        table: a SQLite file.
-        advance: called with the number of files that are done.
+        paths: the files. A file that cannot be read gets the digest of zero bytes; decoding it raises the error later.
+        table: path of the SQLite file.
+        advance: called with the number of files that were finished.
 
     Returns:
         A digest for each path, in order.
@@ -77,7 +77,12 @@ def _digest(path: bytes) -> bytes:
 
 
 class Stamp(NamedTuple):
-    """What tells that a file has not changed, and when it last did, in nanoseconds since 1970."""
+    """Metadata that shows whether a file has changed.
+
+    Attributes:
+        text: size, modification time, change time and inode.
+        changed: time of the last change, in nanoseconds since 1970.
+    """
 
     text: str
     changed: int
@@ -88,13 +93,13 @@ def _stamp(path: bytes) -> Stamp | None:
         status = Path(os.fsdecode(path)).stat()
     except OSError:
         return None
-    # The inode's own time (ctime) cannot be set back by those who set a file's time.
+    # Programs can set a file's modification time back, but not the change time of its inode (ctime).
     text = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
     return Stamp(text, max(status.st_mtime_ns, status.st_ctime_ns))
 
 
 def _remembered(table: Path, stamps: Mapping[bytes, Stamp | None]) -> dict[bytes, bytes]:
-    """Digests of the files whose stamps are as they were."""
+    """Return the stored digests of the files whose stamps have not changed."""
     found: dict[bytes, bytes] = {}
 
     def look(connection: sqlite3.Connection) -> None:
@@ -115,26 +120,28 @@ def _remember(table: Path, rows: Sequence[tuple[Any, ...]]) -> None:
 
 
 def _use(table: Path, work: Callable[[sqlite3.Connection], object]) -> None:
-    """Does something with the table, as far as that is possible: without it, files are read once more."""
+    """Call a function with a connection to the table. Ignore a locked table and delete a damaged one."""
     try:
         with closing(sqlite3.connect(table, timeout=10)) as connection, connection:
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, stamp TEXT, digest BLOB) WITHOUT ROWID"
             )
             work(connection)
-    except sqlite3.OperationalError:  # locked, or nowhere to write
+    except sqlite3.OperationalError:  # locked or not writable: the files are read again next time
         pass
     except sqlite3.DatabaseError:
         table.unlink(missing_ok=True)
 
 
 def code_sha256(module: nn.Module, *others: object) -> str:
-    """SHA-256, in hexadecimal, of a network's architecture and of the source that computes it.
+    """Return the SHA-256, in hexadecimal, of a module's architecture and of the source code that it runs.
+
+    The digest covers the module's `repr`, the source files of its classes, and the versions of the packages that they
+    come from. It also covers the versions of torch, torchvision and Pillow; the source files of torch are left out.
 
     Args:
-        module: its structure, as it prints itself, and the source files of its classes count; torch's own are
-            known by their version, which counts too.
-        others: functions or classes that take part: the source files that define them count.
+        module: a network or a transform.
+        others: further functions or classes that take part; the source files that define them are covered too.
     """
     kinds = {type(part) for part in module.modules()}
     defined = {*others, *(base for kind in kinds for base in kind.__mro__)}
@@ -155,7 +162,10 @@ def _version(package: str) -> str:
 
 
 def _source(defined: Any) -> bytes:
-    """The source file of a class or function; of a class without one, as in a notebook, its compiled methods."""
+    """Return the source file's content of a class or function.
+
+    A class without a source file, for example one from a notebook, is represented by its compiled methods.
+    """
     try:
         return Path(inspect.getfile(defined)).read_bytes()
     except (OSError, TypeError):
@@ -164,12 +174,12 @@ def _source(defined: Any) -> bytes:
 
 
 def fingerprint(transform: object) -> str:
-    """SHA-256, in hexadecimal, of a transform: its classes and all their arguments."""
+    """Return the SHA-256, in hexadecimal, of a transform: its classes and all their attributes."""
     return description_sha256({"transform": _described(transform)})
 
 
 def _described(value: Any) -> Any:
-    """A transform as plain values, tensors by their digest."""
+    """Convert a transform to plain values; tensors are replaced by their SHA-256."""
     if isinstance(value, torch.Tensor):
         return hashlib.sha256(value.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
     if isinstance(value, nn.Module):
@@ -180,4 +190,4 @@ def _described(value: Any) -> Any:
         return {str(name): _described(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_described(item) for item in value]
-    return repr(value)  # a function's has its address: it is found again by nobody, and so never stale
+    return repr(value)  # a function's contains its address: it matches no cached set, so rows are never stale

@@ -1,8 +1,9 @@
-"""One feature set on disk: rows of features by key, which several processes may append to at once.
+"""An append-only key-value store of feature rows on disk, which several processes can write at the same time.
 
-A set is a folder. Each process that computes something appends to two files of its own, a segment: `NAME.rows`
-holds the rows, and `NAME.keys` a record for each of them, written after it: its key and the CRC-32 of both. Whatever
-stops a process, rows with a whole record are good and the rest is ignored; nothing is ever changed in place.
+A set is a folder. Each process that computes rows appends them to two files of its own, which form a segment.
+`NAME.rows` holds the rows. `NAME.keys` holds one record per row, written after the row: its key, and the CRC-32 of key
+and row. If a process is killed, rows with a complete record remain valid and everything else is ignored. Nothing is
+ever modified in place.
 """
 
 from __future__ import annotations
@@ -24,28 +25,32 @@ from headstart.utils.errors import DataError, DiskError
 from headstart.utils.files import write_json
 from headstart.utils.locks import ByteLocks
 
-KEY_BYTES = 36  # the image's SHA-256 and the number of the view
+KEY_BYTES = 36  # the SHA-256 of the image (32 bytes) and the index of the view (4 bytes)
 RECORD = np.dtype([("key", f"V{KEY_BYTES}"), ("crc", "<u4")])
 POSITION_BITS = 40
 POSITIONS = 2**POSITION_BITS - 1
-IN_USE = 2**62  # this byte of the lock file is shared by all that use the set; keys have the bytes in front of it
-MAPPED_BYTES = 32 * 2**20  # of mapped rows that may stay resident before they are let go of
-SMALL_BYTES = 128 * 2**10  # segments up to this size are read instead, as each mapping keeps a file open
+IN_USE = 2**62  # whoever has the set open holds a shared lock on this byte; keys lock the bytes below it
+MAPPED_BYTES = 32 * 2**20  # maximum size of mapped rows that stay resident before their pages are released
+SMALL_BYTES = 128 * 2**10  # segments up to this size are read into memory, because each mapping keeps a file open
 
 Key = bytes
 
 
 def key_of(image: bytes, view: int) -> Key:
-    """The key of a row: which image (its SHA-256), and which view of it."""
+    """Return the key of a row: the image's SHA-256 (32 bytes), followed by the index of the view (4 bytes)."""
     return image + view.to_bytes(4, "little")
 
 
 class Segment:
-    """What one process has appended, as far as it has been read.
+    """The rows that one process has appended, as far as they have been read.
 
     Args:
-        records: the path of the records.
-        row_bytes: size of a row.
+        records: path of the `.keys` file, which holds the records; the `.rows` file lies beside it.
+        row_bytes: size of a row in bytes.
+
+    Attributes:
+        rows: path of the `.rows` file.
+        crcs: CRC-32 of each row that has been read so far, uint32, shape (rows,).
     """
 
     def __init__(self, records: Path, row_bytes: int) -> None:
@@ -56,10 +61,10 @@ class Segment:
         self._touched = 0
 
     def read_on(self) -> NDArray[np.void]:
-        """The records that have been added since the last call."""
+        """Return the records (dtype `RECORD`) that have been added since the last call."""
         try:
             count = min(self.records.stat().st_size // RECORD.itemsize, self.rows.stat().st_size // self.row_bytes)
-        except FileNotFoundError:  # not there yet, or dropped
+        except FileNotFoundError:  # not written yet, or evicted
             count = 0
         known = len(self.crcs)
         if count <= known:
@@ -69,20 +74,24 @@ class Segment:
         return added
 
     def bytes_at(self, position: int) -> memoryview:
-        """One row, mapped."""
+        """Return the bytes of one row, without copying them."""
         start = position * self.row_bytes
         return memoryview(self._mapped())[start : start + self.row_bytes]
 
     def array(self, dtype: np.dtype[Any]) -> NDArray[Any]:
-        """All rows, mapped: shape (rows, width)."""
+        """Return all rows as an array of shape (rows, width), without copying them."""
         return np.frombuffer(self._mapped(), dtype=dtype).reshape(len(self.crcs), -1)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leaves the map out: a process that is not forked from this one maps the file for itself."""
+        """Return the state without the memory map; a process that unpickles it maps the file again."""
         return {**self.__dict__, "_map": b""}
 
     def let_go(self, touched: int) -> None:
-        """Counts rows that were read, and gives their memory back now and then; the file's cache keeps them."""
+        """Count rows that were read and, every `MAPPED_BYTES`, release their pages; the page cache keeps them.
+
+        Args:
+            touched: how many rows were read since the last call.
+        """
         self._touched += touched * max(self.row_bytes, 16 * mmap.PAGESIZE)  # Linux maps 16 pages around each fault
         if self._touched > MAPPED_BYTES and isinstance(self._map, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
@@ -98,14 +107,14 @@ class Segment:
 
 
 class Rows:
-    """Rows of one or several segments, read where they lie.
+    """A read-only sequence of rows from one or several memory-mapped segments.
 
     Args:
-        segments: where rows are.
-        which: for each row the segment, shape (N,).
-        positions: for each row its place there, shape (N,).
-        dtype: of the features.
-        row_bytes: size of a row.
+        segments: the segments that hold the rows.
+        which: index of each row's segment, shape (N,).
+        positions: index of each row in its segment, shape (N,).
+        dtype: dtype of the features.
+        row_bytes: size of a row in bytes.
     """
 
     def __init__(
@@ -125,18 +134,18 @@ class Rows:
         return len(self._positions)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """For a worker process: where the rows are, not the rows."""
+        """Pickle the location of the rows instead of the rows, so that worker processes map them again."""
         return Rows, (self._segments, self._which, self._positions, self.dtype, self.row_bytes)
 
     def row(self, index: int) -> NDArray[Any]:
-        """The row at an index, mapped: shape (width,)."""
+        """Return the row at an index, shape (width,), without copying it."""
         number = self._which[index]
         self._segments[number].let_go(1)
         row: NDArray[Any] = self._arrays[number][self._positions[index]]
         return row
 
     def take(self, indices: NDArray[np.int64]) -> NDArray[Any]:
-        """The rows at these indices, copied: shape (len(indices), width)."""
+        """Return a copy of the rows at these indices, shape (len(indices), width)."""
         taken = np.empty((len(indices), self.row_bytes // self.dtype.itemsize), self.dtype)
         which, positions = self._which[indices], self._positions[indices]
         for number in np.unique(which):
@@ -147,23 +156,25 @@ class Rows:
 
 
 class FeatureStore:
-    """A feature set that is open, once in a process: closing it frees all locks that the process has on the set.
+    """An open feature set. Supports `key in store`.
+
+    A process may open a set only once at a time, because closing it frees all locks of the process on the set.
 
     Args:
-        folder: made if it is not there.
-        width: features of a row.
-        dtype: of the features.
-        about: what the set belongs to, kept as `about.json`.
+        folder: the set's folder; it is created if it does not exist.
+        width: number of values in a row.
+        dtype: dtype of the values.
+        about: description of what the rows depend on, saved as `about.json`.
 
     Raises:
-        DataError: the folder cannot be used.
+        DataError: if the folder cannot be read or written.
     """
 
     def __init__(self, folder: Path, width: int, dtype: DTypeLike, about: Mapping[str, Any]) -> None:
         self.folder, self.dtype = folder, np.dtype(dtype)
         self.row_bytes = width * self.dtype.itemsize
         self._segments: list[Segment] = []
-        self._places: dict[Key, int] = {}  # the segment's number and the row's place there, as one number
+        self._places: dict[Key, int] = {}  # segment index << POSITION_BITS | row index
         self._own: list[int] = []
         try:
             self.locks = _share(folder)
@@ -181,7 +192,7 @@ class FeatureStore:
         return key in self._places
 
     def refresh(self) -> None:
-        """Takes notice of what other processes have appended."""
+        """Read the records that other processes have appended since the last call."""
         known = {segment.records for segment in self._segments}
         found = sorted(path for path in self.folder.glob("*.keys") if path not in known)
         self._segments += [Segment(path, self.row_bytes) for path in found]
@@ -191,7 +202,10 @@ class FeatureStore:
                 self._places[record] = number << POSITION_BITS | position
 
     def missing(self, keys: Iterable[Key]) -> list[Key]:
-        """Those of the keys, each once, that have no row, or a damaged one; reads all others and checks them."""
+        """Return the keys, without duplicates, whose row is missing or damaged.
+
+        Every row that exists is read and checked against its CRC-32.
+        """
         self.refresh()
         asked = dict.fromkeys(keys)
         for key in sorted((key for key in asked if key in self._places), key=self._places.__getitem__):
@@ -202,33 +216,49 @@ class FeatureStore:
         return [key for key in asked if key not in self._places]
 
     def records_of(self, keys: Iterable[Key]) -> set[Path]:
-        """The records of the segments that have these keys, none of which is missing."""
+        """Return the paths of the records (`.keys` files) of the segments that hold these keys.
+
+        Raises:
+            KeyError: if a key has no row.
+        """
         return {self._segments[self._places[key] >> POSITION_BITS].records for key in keys}
 
     def rows(self, keys: Sequence[Key]) -> Rows:
-        """The rows of keys, none of which is missing; their segments count as used now."""
+        """Return the rows of these keys, in order, and mark their segments as just used.
+
+        Raises:
+            KeyError: if a key has no row.
+        """
         places = np.fromiter((self._places[key] for key in keys), dtype=np.int64)
         numbers, which = np.unique(places >> POSITION_BITS, return_inverse=True)
         segments = [self._segments[number] for number in numbers]
         for segment in segments:
-            with suppress(OSError):  # another user's files
+            with suppress(OSError):  # the files belong to another user
                 os.utime(segment.records)
         return Rows(segments, which, places & POSITIONS, self.dtype, self.row_bytes)
 
     def claim(self, key: Key) -> bool:
-        """Reserves a key that this process is about to compute, unless another process has it."""
+        """Try to lock a key that this process is about to compute.
+
+        Returns:
+            False if another process has locked the key.
+        """
         return self.locks.take(_byte(key))
 
     def release(self, keys: Iterable[Key]) -> None:
-        """Gives up what was claimed."""
+        """Unlock keys that `claim` has locked."""
         for key in keys:
             self.locks.give_back(_byte(key))
 
     def append(self, keys: Sequence[Key], rows: NDArray[Any]) -> None:
-        """Adds rows of shape (len(keys), width).
+        """Append rows to this process's segment.
+
+        Args:
+            keys: key of each row.
+            rows: shape (len(keys), width); they are converted to the dtype of the set.
 
         Raises:
-            DataError: they cannot be written, as when the disk is full; all rows before them are kept.
+            DataError: if the rows cannot be written, for example because the disk is full. Earlier rows stay cached.
         """
         data = memoryview(np.ascontiguousarray(rows, dtype=self.dtype).tobytes())
         size = self.row_bytes
@@ -247,7 +277,7 @@ class FeatureStore:
             raise self._unusable(error) from None
 
     def close(self) -> None:
-        """Ends the use of the set. Rows that were handed out stay readable."""
+        """Close the files and free the locks. `Rows` that were returned before stay readable."""
         self._end_segment()
         self.locks.close()
 
@@ -264,7 +294,7 @@ class FeatureStore:
         )
 
     def _begin_segment(self) -> None:
-        # Names sort by time: where a row was computed again, the later one is read.
+        # Names sort by time, so that `refresh` prefers the newest row of a key that was computed again.
         records = self.folder / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.keys"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         for path in (records.with_suffix(".rows"), records):
@@ -272,10 +302,10 @@ class FeatureStore:
 
 
 def _share(folder: Path) -> ByteLocks:
-    """Opens a set's lock file and marks the set as used; waits while another process drops it."""
+    """Open a set's lock file and mark the set as in use, after waiting for a process that is evicting the set."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):  # dropped in this moment
+        with suppress(FileNotFoundError):  # evicted at this moment
             locks = ByteLocks(folder / "locks")
             if locks.share(IN_USE) and locks.is_current():
                 return locks
@@ -288,7 +318,7 @@ def _byte(key: Key) -> int:
 
 
 def _write_whole(file: int, data: memoryview | bytes) -> None:
-    """Writes all of it, or leaves the file as it was."""
+    """Write all of the data, or restore the file's length and raise OSError."""
     before = os.lseek(file, 0, os.SEEK_CUR)
     left = memoryview(data)
     try:

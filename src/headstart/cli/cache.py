@@ -1,4 +1,4 @@
-"""`headstart cache`: what is kept of frozen backbones and images. It imports no torch: it answers at once."""
+"""`headstart cache`: list or clear cached features and decoded images, without importing torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from headstart.utils.console import printable
 
 
 def add(commands: Any) -> None:
-    """Adds the command to the parser."""
+    """Add the command to the parser.
+
+    Args:
+        commands: what `ArgumentParser.add_subparsers` returns.
+    """
     parser = commands.add_parser(
         "cache", help="features of frozen backbones and decoded images that are kept: list, clear"
     )
@@ -23,7 +27,7 @@ def add(commands: Any) -> None:
 
 
 def list_cache() -> None:
-    """Prints what the cache holds: features, then images, the last used first."""
+    """Print the contents of the cache: features, then decoded images, each the most recently used first."""
     for kind, unit in ((FEATURES, "rows"), (IMAGES, "images")):
         sets = cached_sets(cache_folder(), kind)
         for found in sets:
@@ -34,7 +38,7 @@ def list_cache() -> None:
 
 
 def _described(found: CachedSet) -> str:
-    """Two lines about a set: which network, how much, how old; and which images, computed how."""
+    """Describe a cached set in two lines: network, size and last use; then the transform and how it was computed."""
     about = found.about
     used = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.used))
     if "decoded" in about:
@@ -54,14 +58,14 @@ def _named(model: Any) -> str:
 
 
 def _steps(transform: str) -> str:
-    """The names of a transform's steps with their sizes: what tells one from another at a glance."""
+    """List the steps of a transform with their sizes, without those that every transform has."""
     steps = re.findall(r"^\s+(\w+)\((?:.*?size=\(?\[?([\d, ]+)[\])])?", transform, re.MULTILINE)
     plain = ("PILToTensor", "ToDtype", "Normalize")
     return ", ".join(f"{name} {size}".strip() for name, size in steps if name not in plain)
 
 
 def clear_cache() -> None:
-    """Empties the cache, but for what a run uses now."""
+    """Clear the cache, except for the sets in use by a run, and print how much was freed."""
     freed, in_use = clear(cache_folder())
     kept = f"; {in_use} in use were kept" if in_use else ""
     _print(f"freed {decimal(freed)} in {cache_folder()}{kept}")

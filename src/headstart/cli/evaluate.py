@@ -10,7 +10,11 @@ from headstart.utils.console import printable, say
 
 
 def add(commands: Any) -> None:
-    """Adds the command to the parser."""
+    """Add the command to the parser.
+
+    Args:
+        commands: what `ArgumentParser.add_subparsers` returns.
+    """
     parser = commands.add_parser("evaluate", help="figures on labelled images", description=__doc__)
     parser.add_argument("model", metavar="MODEL", help="a run folder, a model folder or a checkpoint")
     parser.add_argument(
@@ -29,12 +33,16 @@ def add(commands: Any) -> None:
 
 
 def run(words: argparse.Namespace) -> int:
-    """Runs the command."""
-    from headstart.inference.evaluate import evaluate  # late: it imports Lightning and Hydra
+    """Run the command, and return its exit status.
+
+    Args:
+        words: the parsed arguments.
+    """
+    from headstart.inference.evaluate import evaluate  # imported here, as it imports Lightning and Hydra
     from headstart.utils.tables import show_figures
 
     if words.out:
-        words.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+        words.out.mkdir(parents=True, exist_ok=True)  # fails before the evaluation, not after it
     found = evaluate(words.model, *words.several, split=words.split, tta=words.tta)
     for note in found.notes:
         say(note)

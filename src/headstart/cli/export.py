@@ -10,7 +10,11 @@ from headstart.utils.console import printable
 
 
 def add(commands: Any) -> None:
-    """Adds the command to the parser."""
+    """Add the command to the parser.
+
+    Args:
+        commands: what `ArgumentParser.add_subparsers` returns.
+    """
     parser = commands.add_parser("export", help="write a model for other runtimes", description=__doc__)
     parser.add_argument("model", metavar="MODEL", help="a run folder, a model folder or a checkpoint")
     parser.add_argument("--to", choices=("onnx", "torch-export"), required=True)
@@ -22,8 +26,12 @@ def add(commands: Any) -> None:
 
 
 def run(words: argparse.Namespace) -> int:
-    """Runs the command."""
-    import headstart  # late, like all that needs torch
+    """Run the command, and return its exit status.
+
+    Args:
+        words: the parsed arguments.
+    """
+    import headstart  # imported here, as it needs torch
     from headstart.inference.export import export
     from headstart.inference.image_inputs import find_images
 

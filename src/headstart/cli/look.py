@@ -11,7 +11,11 @@ from headstart.utils.console import printable
 
 
 def add(commands: Any) -> None:
-    """Adds the command to the parser."""
+    """Add the command to the parser.
+
+    Args:
+        commands: what `ArgumentParser.add_subparsers` returns.
+    """
     parser = commands.add_parser("look", help="the data before training", description=__doc__)
     parser.add_argument(
         "several", metavar="WORD", nargs="*", help="as for train.py: data=imagefolder data.root=FOLDER augment=standard"
@@ -21,10 +25,14 @@ def add(commands: Any) -> None:
 
 
 def run(words: argparse.Namespace) -> int:
-    """Runs the command."""
+    """Run the command, and return its exit status.
+
+    Args:
+        words: the parsed arguments.
+    """
     from headstart.config.compose import evaluation_config
 
-    config = evaluation_config(None, words.several)  # first: a typo must not wait for torch
+    config = evaluation_config(None, words.several)  # before torch is imported, so that typos are reported at once
     from headstart.report.data_preview import look
 
     out = words.out or Path("outputs/look") / datetime.now().strftime("%Y-%m-%d/%H-%M-%S")

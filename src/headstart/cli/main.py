@@ -1,4 +1,4 @@
-"""The `headstart` command: one module for each of its words."""
+"""Entry point of the `headstart` command, with one module for each subcommand."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from headstart.utils.errors import HeadstartError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command.
+    """Run the `headstart` command.
 
     Args:
-        arguments: its words; None takes those of the process.
+        arguments: the command-line arguments; None takes them from `sys.argv`.
+
+    Raises:
+        HeadstartError: the command failed; errors of the operating system are raised as one, too.
+        SystemExit: the arguments are wrong, or the exit status is not 0.
     """
     sys.excepthook = errors.excepthook
     parser = argparse.ArgumentParser(prog="headstart", description="What to do with what python train.py has left.")
@@ -27,14 +31,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if any(word.startswith("-") for word in rest) or (rest and not hasattr(words, "several")):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
-        words.several += rest  # what stands behind an option: argparse takes positional words in one piece only
+        words.several += rest  # argparse does not accept positional arguments after options
     try:
         status = words.run(words)
         sys.stdout.flush()
-    except BrokenPipeError:  # `headstart predict ... | head` has seen enough
+    except BrokenPipeError:  # the reader has closed the pipe, such as in `headstart predict ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
-    except OSError as error:  # such as a place that cannot be written to
+    except OSError as error:  # such as a folder that cannot be written to
         raise HeadstartError(f"{error.filename or ''}: {error.strerror or error}.".removeprefix(": ")) from error
     if status:
         sys.exit(status)

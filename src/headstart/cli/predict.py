@@ -21,11 +21,15 @@ if TYPE_CHECKING:
     Answers = Iterator[tuple[str, Prediction | DataError]]
 
 FORMATS = ("csv", "json", "jsonl")
-NAME_WIDTH = 60  # of the column of names, in characters; longer ones push the rest of their line
+NAME_WIDTH = 60  # the maximum width of the name column in characters; longer names shift the rest of their line
 
 
 def add(commands: Any) -> None:
-    """Adds the command to the parser."""
+    """Add the command to the parser.
+
+    Args:
+        commands: what `ArgumentParser.add_subparsers` returns.
+    """
     parser = commands.add_parser("predict", help="classify images", description=__doc__)
     parser.add_argument("model", metavar="MODEL", help="a run folder, a model folder or a checkpoint")
     parser.add_argument(
@@ -48,7 +52,14 @@ def add(commands: Any) -> None:
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """What turns a word into a whole number from `least` on, for argparse."""
+    """Return an argparse type that accepts whole numbers from `least` on.
+
+    Args:
+        least: the smallest number that is accepted.
+
+    Returns:
+        A function from text to int that raises `argparse.ArgumentTypeError` for other text.
+    """
 
     def convert(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
@@ -59,19 +70,26 @@ def at_least(least: int) -> Callable[[str], int]:
 
 
 def run(words: argparse.Namespace) -> int:
-    """Runs the command.
+    """Run the command.
+
+    Args:
+        words: the parsed arguments.
 
     Returns:
-        The exit status: 1 if there is an image without an answer.
+        The exit status: 1 if there is an image without a prediction, else 0.
+
+    Raises:
+        ConfigError: `--out` is a folder, or its suffix names no format.
+        DataError: with `--strict`, an image cannot be read.
     """
-    import headstart  # late, like all that needs torch: help and mistakes are answered at once
+    import headstart  # imported here, as it needs torch: help and wrong arguments are answered without it
     from headstart.inference.image_inputs import find_images
     from headstart.utils.files import write_atomically
 
     kind = _format(words)
     if words.out and words.out.is_dir():
         raise ConfigError(f"--out {words.out} is a folder: name the file to write.")
-    if kind and hasattr(sys.stdout, "reconfigure"):  # the same bytes on every system, whatever names there are
+    if kind and hasattr(sys.stdout, "reconfigure"):  # the same bytes on every system, for any file names
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="")
     model = headstart.load(words.model, words.device)
     told = model.description.get("data", {})
@@ -96,7 +114,7 @@ def run(words: argparse.Namespace) -> int:
             write = partial(write_table, width=width, class_names=model.class_names)
     answers = _answers(model, inputs, words, top, failed)
     if words.explain:
-        from headstart.inference.explain.heatmap_files import Pictures  # late: what it needs takes seconds to import
+        from headstart.inference.explain.heatmap_files import Pictures  # imported here, as that takes seconds
 
         answers = Pictures(model, words.explain).follow(inputs.images, answers)
     if words.out:
@@ -118,7 +136,18 @@ def _format(words: argparse.Namespace) -> str | None:
 
 
 def _answers(model: Model, inputs: Inputs, words: argparse.Namespace, top: int, failed: list[DataError]) -> Answers:
-    """Each image's name and answer; errors are reported and counted as they come."""
+    """Yield the name of each image with its prediction, or its error, in order.
+
+    Args:
+        model: the model.
+        inputs: the images.
+        words: the parsed arguments.
+        top: the number of classes per prediction.
+        failed: errors are appended to it, and printed, as they occur.
+
+    Raises:
+        DataError: with `--strict`, an image cannot be read.
+    """
     from headstart.data.workers import workers_for
     from headstart.utils.progress import progress_bar
 
@@ -130,7 +159,7 @@ def _answers(model: Model, inputs: Inputs, words: argparse.Namespace, top: int, 
         batch_size=words.batch_size,
         num_workers=workers_for(len(images)) if words.workers is None else words.workers,
     )
-    # Rows on a terminal are progress enough.
+    # No progress bar if the rows themselves appear on the terminal.
     shown = sys.stderr.isatty() and (words.out is not None or not sys.stdout.isatty())
     with progress_bar("Predicting", len(images), shown=shown, stderr=True) as advance:
         for image in images:
@@ -145,7 +174,7 @@ def _answers(model: Model, inputs: Inputs, words: argparse.Namespace, top: int, 
 
 
 def _write_file(path: Path, write: Callable[[TextIO, Answers], None], answers: Answers) -> None:
-    # A file's name may be no UTF-8: its bytes are kept.
+    # surrogateescape keeps the bytes of file names that are not UTF-8.
     with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         write(file, answers)
 
@@ -154,7 +183,14 @@ def _write_file(path: Path, write: Callable[[TextIO, Answers], None], answers: A
 
 
 def write_table(file: TextIO, answers: Answers, *, width: int, class_names: Sequence[str]) -> None:
-    """Lines for people: the image, then classes and probabilities."""
+    """Write a table for people: one line per image, with classes and probabilities.
+
+    Args:
+        file: the file to write to.
+        answers: image names with predictions or errors.
+        width: the width of the longest image name, in characters; the column is at most `NAME_WIDTH` wide.
+        class_names: all class names of the model, for the width of their column.
+    """
     width = min(max(width, len("image")), NAME_WIDTH)
     names = max(len(one_line(name)) for name in class_names)
     print(f"{'image':<{width}}  {'class':<{names}}  probability", file=file)
@@ -170,9 +206,14 @@ def write_table(file: TextIO, answers: Answers, *, width: int, class_names: Sequ
 
 
 def write_csv(file: TextIO, answers: Answers, *, top: int) -> None:
-    """Rows of image, class, probability, then the next classes, then the error if there is one.
+    """Write CSV rows of image, class, probability, then the next classes, then the error if there is one.
 
-    What looks like a formula has an apostrophe in front; see `csv_cell`.
+    Cells that a spreadsheet would read as a formula get an apostrophe in front; see `csv_cell`.
+
+    Args:
+        file: the file to write to.
+        answers: image names with predictions or errors.
+        top: the number of classes per row.
     """
     further = [f"{column}_{rank}" for rank in range(2, top + 1) for column in ("class", "probability")]
     file.write(csv_text([("image", "class", "probability", *further, "error")]))
@@ -184,7 +225,14 @@ def write_csv(file: TextIO, answers: Answers, *, top: int) -> None:
 
 
 def write_submission(file: TextIO, answers: Answers, *, column: str, told: Mapping[str, Any]) -> None:
-    """The table of a competition: the column of file names as it was, and the label as training data have it."""
+    """Write a CSV for a competition, with the column of file names and the labels in their original form.
+
+    Args:
+        file: the file to write to.
+        answers: image names with predictions or errors; after an error, the label is empty.
+        column: the name of the column of file names in the input CSV.
+        told: the model's description of its training data: `classes` (label -> class name) and `label_column`.
+    """
     labels = {class_name: label for label, class_name in (told.get("classes") or {}).items()}
     file.write(csv_text([(column, told.get("label_column") or "label")], quoted=False))
     for name, answer in answers:
@@ -193,13 +241,23 @@ def write_submission(file: TextIO, answers: Answers, *, column: str, told: Mappi
 
 
 def write_jsonl(file: TextIO, answers: Answers) -> None:
-    """One object a line."""
+    """Write one JSON object per line (JSON Lines).
+
+    Args:
+        file: the file to write to.
+        answers: image names with predictions or errors.
+    """
     for name, answer in answers:
         print(_json(name, answer), file=file, flush=True)
 
 
 def write_json(file: TextIO, answers: Answers) -> None:
-    """A list of objects."""
+    """Write a JSON array with one object per image.
+
+    Args:
+        file: the file to write to.
+        answers: image names with predictions or errors.
+    """
     file.write("[")
     for index, (name, answer) in enumerate(answers):
         file.write((",\n" if index else "\n") + _json(name, answer))
@@ -213,7 +271,7 @@ def _json(name: str, answer: Prediction | DataError) -> str:
         ranked = [{"class": class_name, "probability": probability} for class_name, probability in answer.top]
         values = {"image": name, **ranked[0], "top": ranked}
     text = json.dumps(values, ensure_ascii=False)
-    # JSON is UTF-8: bytes of a name that are not are escaped.
+    # JSON files are UTF-8, so escape names that are not valid UTF-8.
     return text if text.isascii() or _is_utf8(text) else json.dumps(values)
 
 

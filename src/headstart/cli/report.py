@@ -12,7 +12,11 @@ from headstart.utils.errors import ConfigError, DataError
 
 
 def add(commands: Any) -> None:
-    """Adds the command to the parser."""
+    """Add the command to the parser.
+
+    Args:
+        commands: what `ArgumentParser.add_subparsers` returns.
+    """
     parser = commands.add_parser("report", help="a run as a web page, or several compared", description=__doc__)
     parser.add_argument(
         "several",
@@ -27,7 +31,11 @@ def add(commands: Any) -> None:
 
 
 def run(words: argparse.Namespace) -> int:
-    """Runs the command."""
+    """Run the command, and return its exit status.
+
+    Args:
+        words: the parsed arguments.
+    """
     from headstart.report.comparison import write_comparison
     from headstart.report.run_report import report_again
     from headstart.runs.finished import read_finished
@@ -49,7 +57,14 @@ def run(words: argparse.Namespace) -> int:
 
 
 def finished_below(folders: list[Path]) -> list[Path]:
-    """Run folders as they are; in the place of any other folder, the finished runs below it."""
+    """List the run folders among the given folders, and the finished runs below the others.
+
+    Args:
+        folders: run folders, or folders that contain runs.
+
+    Returns:
+        Run folders without duplicates, in order. Folders that contain a config.yaml are taken as they are.
+    """
     from headstart.runs.listing import find_runs
 
     found: list[Path] = []

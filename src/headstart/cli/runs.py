@@ -11,7 +11,11 @@ from headstart.utils.files import csv_text
 
 
 def add(commands: Any) -> None:
-    """Adds the command to the parser."""
+    """Add the command to the parser.
+
+    Args:
+        commands: what `ArgumentParser.add_subparsers` returns.
+    """
     parser = commands.add_parser("runs", help="runs side by side, sorted by a metric", description=__doc__)
     parser.add_argument("folder", metavar="FOLDER", nargs="?", type=Path, default=Path("outputs"), help="(outputs)")
     parser.add_argument("--sort", metavar="METRIC", help="(what the first run monitors)")
@@ -20,8 +24,12 @@ def add(commands: Any) -> None:
 
 
 def run(words: argparse.Namespace) -> int:
-    """Runs the command."""
-    from headstart.runs.listing import find_runs, sorted_by, table  # late: help is answered at once
+    """Run the command, and return its exit status.
+
+    Args:
+        words: the parsed arguments.
+    """
+    from headstart.runs.listing import find_runs, sorted_by, table  # imported here, so that --help is fast
     from headstart.utils.tables import show_rows
 
     runs = find_runs(words.folder)

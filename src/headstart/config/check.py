@@ -1,6 +1,6 @@
-"""Checks what Hydra composed, with one message for what does not fit.
+"""Validation of the config that Hydra composed, with one error message for a wrong key or value.
 
-`check` makes a `Config` of it before torch is imported, so that a wrong name or value costs a second and not an hour.
+It runs before torch is imported, so that a wrong name or value costs a second and not an hour.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from headstart.config.ranges import AUTO
 from headstart.config.schema import Config
 from headstart.utils.errors import ConfigError, suggestion
 
-# The groups whose keys depend on a choice: the key that names the choice, and the schema of each.
+# The config groups whose schema depends on a choice: the key of the choice, and the schema of each option.
 VARIANTS: dict[str, tuple[str, dict[str, type]]] = {
     "data": (
         "source",
@@ -64,22 +64,22 @@ VARIANTS: dict[str, tuple[str, dict[str, type]]] = {
     "features": ("name", {"auto": schema.CachedFeatures, "off": schema.Features}),
 }
 
-# Where the top-level keys go; in `conf/` the same stands as interpolations.
+# The group keys that the top-level keys set; in `conf/` they are interpolations.
 REACH_DOWN = {"batch_size": ("data", "batch_size"), "lr": ("optimizer", "lr"), "epochs": ("trainer", "max_epochs")}
 
 
 def check(cfg: DictConfig) -> Config:
-    """Turns a composed configuration into a `Config`.
+    """Validate a composed config and convert it to a `Config`.
 
     Args:
-        cfg: what Hydra composed from `conf/`, the experiment and the command line.
+        cfg: the config that Hydra composed from `conf/`, the experiment and the overrides.
 
     Returns:
         The same values, typed, with interpolations resolved.
 
     Raises:
-        ConfigError: a key is unknown or missing, or a value has the wrong type or is out of range. The message
-            names the key, says what was expected and suggests the nearest name.
+        ConfigError: a key is unknown or missing, a value has the wrong type or is out of range, or two values
+            contradict each other. The message names the key and what was expected, and suggests the nearest name.
     """
     try:
         merged = OmegaConf.merge(_schema(cfg), _with_text_labels(cfg))
@@ -95,10 +95,10 @@ def check(cfg: DictConfig) -> Config:
 
 
 def check_sweep(cfg: DictConfig) -> None:
-    """Checks the `sweep` group, which a sweep needs before there are jobs.
+    """Validate the `sweep` group, which is needed before the jobs of a sweep are composed.
 
     Raises:
-        ConfigError: as `check`.
+        ConfigError: see `check`.
     """
     try:
         sweep = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema.Sweep), cfg.sweep))
@@ -109,18 +109,22 @@ def check_sweep(cfg: DictConfig) -> None:
 
 
 def to_yaml(config: Config) -> str:
-    """The configuration as a file that composes to itself, and that the top-level keys still reach down in."""
+    """Return the config as YAML for `--config-path`, without the `sweep` group.
+
+    Where `batch_size`, `lr` or `epochs` sets a key of a group, the key is written as an interpolation. Overriding the
+    top-level key therefore still changes the group.
+    """
     cfg: DictConfig = OmegaConf.structured(config)
     for key, (group, name) in REACH_DOWN.items():
         if cfg[group][name] == cfg[key]:
             OmegaConf.update(cfg, f"{group}.{name}", f"${{{key}}}")
     values: Any = OmegaConf.to_container(cfg)
-    del values["sweep"]  # of the command; a database's address may hold a password
+    del values["sweep"]  # belongs to the command; the URL of its database may contain a password
     return OmegaConf.to_yaml(OmegaConf.create(values))
 
 
 def _schema(cfg: DictConfig) -> DictConfig:
-    """The schema of this choice of data, head, optimizer and so on."""
+    """Return the structured config for the chosen data source, head, optimizer and so on."""
     whole: DictConfig = OmegaConf.structured(Config)
     for group, (key, variants) in VARIANTS.items():
         settings = cfg.get(group)
@@ -137,7 +141,7 @@ def _schema(cfg: DictConfig) -> DictConfig:
 
 
 def _with_text_labels(cfg: DictConfig) -> DictConfig:
-    """Labels of a table are text, also those that YAML takes for numbers: {0: cat, 1: dog}."""
+    """Convert the keys of `data.classes` to strings, because YAML parses the labels of {0: cat, 1: dog} as numbers."""
     values: Any = OmegaConf.to_container(cfg)
     if isinstance(values["data"].get("classes"), dict):
         values["data"]["classes"] = {str(label): name for label, name in values["data"]["classes"].items()}
@@ -146,7 +150,7 @@ def _with_text_labels(cfg: DictConfig) -> DictConfig:
 
 
 def _explain(error: OmegaConfBaseException) -> str:
-    """One sentence for what OmegaConf found."""
+    """Describe an error of OmegaConf in one or two sentences for the user."""
     key = error.full_key or str(error.key)
     parent, _, name = key.rpartition(".")
     if isinstance(error, MissingMandatoryValue):
@@ -167,7 +171,7 @@ def _explain(error: OmegaConfBaseException) -> str:
 
 
 def _expected(error: OmegaConfBaseException) -> str:
-    """The words for what a field takes: its range where it has one, else its type."""
+    """Return the words for the values that a field accepts: its range if it has one, and otherwise its type."""
     fields = dataclasses.fields(error.object_type) if dataclasses.is_dataclass(error.object_type) else ()
     for f in fields:
         if f.name == str(error.key):
@@ -176,7 +180,7 @@ def _expected(error: OmegaConfBaseException) -> str:
 
 
 def _contradictions(config: Config) -> Iterator[str]:
-    """A sentence for values that cannot both be meant."""
+    """Yield a message for each set of values that contradict each other."""
     finetune = config.finetune
     if config.freeze is True and (finetune.name != "none" or finetune.changed()):
         others = finetune.name if finetune.name != "none" else f"none and its {', '.join(finetune.changed())}"
@@ -201,7 +205,12 @@ def _contradictions(config: Config) -> Iterator[str]:
 
 
 def _out_of_range(settings: Any, prefix: str = "") -> Iterator[str]:
-    """A sentence for every value that has the right type and cannot be meant."""
+    """Yield a message for each value that has the right type and is out of range.
+
+    Args:
+        settings: an instance of a schema dataclass; nested dataclasses are checked, too.
+        prefix: the path of `settings` in the config, with a dot at the end.
+    """
     for f in dataclasses.fields(settings):
         value = getattr(settings, f.name)
         if dataclasses.is_dataclass(value):

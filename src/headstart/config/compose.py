@@ -1,4 +1,4 @@
-"""The configuration of an evaluation: a run's own, or composed anew, with words of the command line on top."""
+"""Config of an evaluation, from a run folder or newly composed, with Hydra overrides."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from headstart.config.reading import read_config
 from headstart.config.schema import Config
 from headstart.utils.errors import ConfigError, suggestion
 
-CONF = Path(headstart.__file__).parents[2] / "conf"  # beside src/, in a checkout
+CONF = Path(headstart.__file__).parents[2] / "conf"  # next to src/ in a checkout
 
 
 def evaluation_config(run_folder: Path | None, words: Sequence[str]) -> Config:
-    """The configuration of a run, with other groups and values where words of the command line say so.
+    """Return the config of a run with overrides of groups and values.
 
     Args:
-        run_folder: its config.yaml is the start; None starts from the control panel's defaults.
-        words: such as `data=imagefolder`, `data.root=FOLDER` or `trainer=gpu`.
+        run_folder: the folder whose config.yaml is overridden; None overrides the defaults in `conf/`.
+        words: Hydra overrides, such as `data=imagefolder`, `data.root=FOLDER` or `trainer=gpu`.
 
     Raises:
-        ConfigError: a word does not fit, or there is no control panel to choose from.
+        ConfigError: an override is invalid, config.yaml cannot be read, or `conf/` is needed and missing.
     """
     groups = [f.name for f in fields(Config)]
     for word in words:
@@ -55,12 +55,16 @@ def evaluation_config(run_folder: Path | None, words: Sequence[str]) -> Config:
 
 
 def quoted(text: str) -> str:
-    """A value for Hydra's command line, whatever is in it."""
+    """Quote any text as a value in an override of Hydra."""
     return str(QuotedString(text, Quote.double).with_quotes())
 
 
 def finetune_preset(name: str) -> dict[str, Any]:
-    """The settings of `finetune=NAME`, by their names in `Finetune`."""
+    """Return the settings of `conf/finetune/NAME.yaml` as keyword arguments of `Finetuning`.
+
+    Args:
+        name: the name of the fine-tuning strategy.
+    """
     shared: Any = OmegaConf.load(CONF / "finetune" / "_base.yaml")
     own: Any = OmegaConf.load(CONF / "finetune" / f"{name}.yaml")
     values = {**shared, **own.finetune}

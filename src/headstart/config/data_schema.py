@@ -1,4 +1,4 @@
-"""The schema of `data`: every key of every source, its type and its range."""
+"""Structured configs of the group `data`: every key of every data source, its type and its range."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Any, Literal
 from headstart.config.ranges import AUTO, at_least, fraction, or_auto, pixels, within
 from headstart.utils.limits import MAX_SIDE
 
-USUAL_BATCH = 32  # images, where auto has nothing to measure: the largest of Masters & Luschi's (arXiv:1804.07612)
+# Images in a batch if `batch_size` is null, or auto and not measured yet: the largest of Masters & Luschi's batch sizes
+# (arXiv:1804.07612).
+USUAL_BATCH = 32
 
 
 @dataclass(kw_only=True)
 class Data:
-    """What every data source takes."""
+    """The keys of every data source."""
 
     source: str
     batch_size: int | str | None = or_auto(at_least(1))
@@ -38,25 +40,23 @@ class Data:
 
     @property
     def first_batch_size(self) -> int:
-        """The number of `batch_size`; where there is none yet, the usual one."""
+        """Return `batch_size`, or `USUAL_BATCH` if it is null or auto."""
         return USUAL_BATCH if self.batch_size is None or self.batch_size == AUTO else int(self.batch_size)
 
-    # Which settings are whose; what is left is the source's own.
-
     def of_splits(self) -> dict[str, Any]:
-        """The arguments of `make_splits`."""
+        """Return the arguments of `make_splits`."""
         return self._picked("val_fraction", "test_fraction", "split_seed", "train_per_class")
 
     def of_preprocessing(self) -> dict[str, Any]:
-        """The arguments of `Preprocessing.changed`."""
+        """Return the arguments of `Preprocessing.changed`."""
         return self._picked("image_size", "resize", "interpolation", "mean", "std")
 
     def of_source(self) -> dict[str, Any]:
-        """The arguments of the data source: those that not every source has."""
+        """Return the arguments of the data source's function: the keys that are not in `Data`."""
         return self._picked(*(f.name for f in fields(self) if f not in fields(Data)))
 
     def told(self) -> dict[str, Any]:
-        """What a model says about the data it was trained on: how they were split, and how their table is written."""
+        """Return the settings that model.json records about the data: the source, its splits and its table's format."""
         names = ("source", "split_seed", "val_fraction", "test_fraction", "image_column", "label_column", "classes")
         return self._picked(*(name for name in names if hasattr(self, name)))
 
@@ -66,7 +66,7 @@ class Data:
 
 @dataclass(kw_only=True)
 class ImageFolder(Data):
-    """Folders of images, one a class."""
+    """One folder of images for each class."""
 
     root: str
 

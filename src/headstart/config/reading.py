@@ -1,4 +1,4 @@
-"""Reading a run's config.yaml, which others may have written."""
+"""Reader of a run's config.yaml, which may be damaged or come from someone else."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from headstart.utils.files import read_text
 
 
 def read_config(path: Path) -> DictConfig:
-    """Reads a config.yaml; its interpolations are not resolved.
+    """Read a config.yaml without resolving its interpolations.
 
     Raises:
-        ConfigError: it is missing, damaged or no configuration.
+        ConfigError: the file is missing, damaged or not a config.
     """
     try:
         config = OmegaConf.load(io.StringIO(read_text(path)))

@@ -1,4 +1,4 @@
-"""Keys that have another name now; whoever types the old one is told the new one."""
+"""Renamed config keys, and an error message with the new name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from headstart.utils.errors import ConfigError
 
-# The new names are those of torch, torchvision, timm and fastai.
+# Maps an old name to the new one; the new names are those of torch, torchvision, timm and fastai.
 RENAMED = {
     "augment.colour": "augment.color_jitter",
     "augment.erasing": "augment.random_erasing",
@@ -19,13 +19,13 @@ RENAMED = {
 
 
 def check_renamed(overrides: Sequence[str]) -> None:
-    """Refuses overrides of keys that have another name now.
+    """Reject overrides of renamed keys.
 
     Args:
-        overrides: of the command line.
+        overrides: Hydra overrides from the command line.
 
     Raises:
-        ConfigError: there is one; the message has the new name.
+        ConfigError: a key was renamed; the message names the new key.
     """
     for override in overrides:
         key = override.partition("=")[0].lstrip("+~")

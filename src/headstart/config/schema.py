@@ -1,4 +1,4 @@
-"""The schema of the control panel: every key, its type and its range. The values stand in `conf/`, once."""
+"""Structured configs: every key, its type and its range; the values are in `conf/`."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Model:
 
 @dataclass(kw_only=True)
 class Head:
-    """What every head takes."""
+    """The keys of every head; the linear head has no others."""
 
     name: str
 
 
 @dataclass(kw_only=True)
 class MLP(Head):
-    """A hidden layer in front of the classes."""
+    """A head with one hidden layer."""
 
     hidden: int = at_least(1)
     dropout: float = fraction(zero=True)
@@ -38,7 +38,7 @@ class MLP(Head):
 
 @dataclass(kw_only=True)
 class Loss:
-    """Cross-entropy on logits."""
+    """The cross-entropy loss on logits."""
 
     label_smoothing: float = fraction(zero=True)
     class_weights: Literal["balanced"] | None
@@ -49,7 +49,7 @@ class Loss:
 
 @dataclass(kw_only=True)
 class Augment:
-    """A random training transform without arguments of its own."""
+    """The keys of every augmentation; `none` and `flip` have no others."""
 
     name: str
     random_erasing: float = within(lambda value: 0 <= value <= 1, "a number from 0 to 1")
@@ -58,31 +58,31 @@ class Augment:
 
     @property
     def is_random(self) -> bool:
-        """Whether an image has more than one view."""
+        """Tell whether the training transform is random, so that an image has more than one view."""
         return self.name != "none" or self.random_erasing > 0
 
     def of_images(self) -> dict[str, Any]:
-        """The arguments of `training_transform`."""
+        """Return the arguments of `training_transform`."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("mixup", "cutmix")}
 
 
 @dataclass(kw_only=True)
 class PadCrop(Augment):
-    """Pad and crop back to size at a random place."""
+    """Pad, then crop back to size at a random position."""
 
     padding: int = at_least(1)
 
 
 @dataclass(kw_only=True)
 class RandomResizedCrop(Augment):
-    """Crop a random part; `scale` is the smallest share of the image's area."""
+    """Crop at a random position and resize; `scale` is the smallest fraction of the image's area."""
 
     scale: float = within(lambda value: 0 < value <= 1, "a number above 0 and at most 1")
 
 
 @dataclass(kw_only=True)
 class Caltech(RandomResizedCrop):
-    """Crop, rotation, colour, flip."""
+    """Random crop, rotation, color jitter and flip, as in the Caltech-101 article."""
 
     degrees: float = not_negative()
     color_jitter: float = fraction(zero=True)
@@ -90,7 +90,7 @@ class Caltech(RandomResizedCrop):
 
 @dataclass(kw_only=True)
 class RandAugment(RandomResizedCrop):
-    """Crop, flip and RandAugment."""
+    """Random crop, flip and RandAugment."""
 
     num_ops: int = at_least(1)
     magnitude: int = within(lambda value: 0 <= value <= 30, "a whole number from 0 to 30")
@@ -98,7 +98,7 @@ class RandAugment(RandomResizedCrop):
 
 @dataclass(kw_only=True)
 class Finetune:
-    """How what is not frozen is trained."""
+    """The fine-tuning strategy: when parts are unfrozen, and with which learning rates."""
 
     name: Literal["none", "full", "head_then_full", "gradual", "layer_decay", "bn_frozen", "auto"] = "none"
     head_epochs: int = within(lambda value: value >= 0, "a whole number of at least 0", default=0)
@@ -108,17 +108,17 @@ class Finetune:
     batchnorm: Literal["train", "frozen"] = "train"
 
     def settings(self) -> dict[str, Any]:
-        """The arguments of `Finetuning`."""
+        """Return the arguments of `Finetuning`."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "name"}
 
     def changed(self) -> dict[str, Any]:
-        """Those of them that are not their defaults: of auto, what was set beside it."""
+        """Return the settings that differ from their defaults; with auto, those that the user overrode."""
         return {name: value for name, value in self.settings().items() if value != getattr(Finetune(), name)}
 
 
 @dataclass(kw_only=True)
 class Optimizer:
-    """What every optimizer takes."""
+    """The keys of every optimizer; Adam and AdamW have no others."""
 
     name: str
     lr: int | float | str = or_auto(positive())
@@ -127,7 +127,7 @@ class Optimizer:
 
 @dataclass(kw_only=True)
 class SGD(Optimizer):
-    """Stochastic gradient descent."""
+    """Stochastic gradient descent with momentum."""
 
     momentum: float = fraction(zero=True)
     nesterov: bool
@@ -135,14 +135,14 @@ class SGD(Optimizer):
 
 @dataclass(kw_only=True)
 class Scheduler:
-    """No change of the learning rate."""
+    """The key of every scheduler; `none` keeps the learning rate constant."""
 
     name: str
 
 
 @dataclass(kw_only=True)
 class Plateau(Scheduler):
-    """Lower the rate when the monitored value stops improving."""
+    """Reduce the learning rate when the monitored metric stops improving (`ReduceLROnPlateau`)."""
 
     factor: float = fraction(zero=False)
     patience: int = at_least(0)
@@ -150,7 +150,7 @@ class Plateau(Scheduler):
 
 @dataclass(kw_only=True)
 class Step(Scheduler):
-    """Lower the rate every few epochs."""
+    """Multiply the learning rate by `gamma` every `step_size` epochs (`StepLR`)."""
 
     step_size: int = at_least(1)
     gamma: float = fraction(zero=False)
@@ -158,28 +158,28 @@ class Step(Scheduler):
 
 @dataclass(kw_only=True)
 class Cosine(Scheduler):
-    """Warm up linearly, then fall along a cosine."""
+    """Warm the learning rate up linearly, then anneal it along a cosine."""
 
     warmup_epochs: float = not_negative()
 
 
 @dataclass(kw_only=True)
 class OneCycle(Scheduler):
-    """Rise to the rate and fall far below it, once."""
+    """Raise the learning rate to its maximum, then anneal it far below (`OneCycleLR`)."""
 
     pct_start: float = fraction(zero=False)
 
 
 @dataclass(kw_only=True)
 class Features:
-    """A frozen backbone runs every epoch."""
+    """The key of every choice of features; `off` runs a frozen backbone in every epoch."""
 
     name: str
 
 
 @dataclass(kw_only=True)
 class CachedFeatures(Features):
-    """A backbone runs once while it is frozen; its outputs are kept."""
+    """Cached features: a frozen backbone runs once for each view of an image, and its outputs are cached."""
 
     engine: Literal["auto", "eager", "folded", "onnx"]
     views: int = at_least(1)
@@ -188,7 +188,7 @@ class CachedFeatures(Features):
 
 @dataclass(kw_only=True)
 class Trainer:
-    """Arguments of Lightning's Trainer, by its own names."""
+    """Arguments of Lightning's Trainer, under its names."""
 
     accelerator: Literal["auto", "cpu", "gpu", "mps"]
     devices: int | str
@@ -211,7 +211,7 @@ class Trainer:
 
 @dataclass(kw_only=True)
 class EarlyStopping:
-    """Stop when the monitored value has not improved for `patience` epochs."""
+    """Stop when the monitored metric has not improved for `patience` epochs."""
 
     patience: int = at_least(1)
     min_delta: float = not_negative()
@@ -219,7 +219,7 @@ class EarlyStopping:
 
 @dataclass(kw_only=True)
 class Callbacks:
-    """What watches the run; null leaves it out."""
+    """Lightning callbacks; null or false leaves one out."""
 
     early_stopping: EarlyStopping | None
     checkpoint: bool
@@ -229,7 +229,7 @@ class Callbacks:
 
 @dataclass(kw_only=True)
 class Logger:
-    """Where the scalars go."""
+    """The loggers that record scalars."""
 
     tensorboard: bool = False
     csv: bool = False
@@ -237,7 +237,7 @@ class Logger:
 
 @dataclass(kw_only=True)
 class Sweep:
-    """How a sweep runs its jobs; the defaults are for config.yaml of runs, which leave it out."""
+    """How a sweep runs its jobs; a run's config.yaml omits this group, hence the defaults."""
 
     name: str | None = None
     parallel: int = within(lambda value: value >= 1, "a whole number of at least 1", default=1)
@@ -249,7 +249,7 @@ class Sweep:
 
 @dataclass(kw_only=True)
 class Config:
-    """The whole control panel, checked and typed."""
+    """The complete config of a run, checked and typed."""
 
     freeze: bool | str = field(metadata={"words": "true, false or the name of the last block to freeze"})
     epochs: int = at_least(1)

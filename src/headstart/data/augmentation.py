@@ -1,4 +1,4 @@
-"""Augmentation: random changes of training images, and MixUp and CutMix of batches."""
+"""Data augmentation: random transforms of training images, and MixUp and CutMix of batches."""
 
 from __future__ import annotations
 
@@ -20,20 +20,23 @@ from headstart.data.preprocessing import (
 def training_transform(
     preprocessing: Preprocessing, name: str, *, random_erasing: float = 0.0, **settings: float
 ) -> Transform:
-    """The evaluation transform with random changes.
+    """Return the random transform of training images.
 
     Args:
-        preprocessing: what the weights expect; the result has its size and normalisation.
+        preprocessing: the preprocessing that the weights expect; the output has its size and normalisation.
         name: none, flip, pad_crop, standard, caltech, randaugment or trivialaugment.
-        random_erasing: how often a rectangle of 2 to 33 % of the image is replaced by the mean colour.
-        **settings: the arguments of that augmentation, as `conf/augment/` names them.
+        random_erasing: probability that a rectangle of 2 to 33 % of the image is replaced by the mean colour.
+        **settings: the arguments of that augmentation, named as in `conf/augment/`.
 
     Returns:
-        A function from an RGB image to a float32 tensor of shape (3, crop, crop), random by torch's generator.
+        A function from an RGB image to a float32 tensor of shape (3, crop, crop). It draws from torch's generator.
+
+    Raises:
+        ValueError: the name is unknown.
     """
     tensor = to_normalised_tensor(preprocessing)
     if random_erasing > 0:
-        tensor.append(v2.RandomErasing(random_erasing))  # of what is normalised: 0 is the mean colour
+        tensor.append(v2.RandomErasing(random_erasing))  # after normalisation, where 0 is the mean colour
     middle = resize_and_crop(preprocessing)
     flip = v2.RandomHorizontalFlip()
     match name:
@@ -64,7 +67,7 @@ def _random_part(preprocessing: Preprocessing, scale: float) -> torch.nn.Module:
 
 
 def _caltech(preprocessing: Preprocessing, scale: float, degrees: float, color_jitter: float) -> list[torch.nn.Module]:
-    """The article crops a little larger than needed, turns, and cuts the middle out: fewer black corners."""
+    """Return the steps of the Caltech-101 article; center-cropping after the rotation leaves fewer black corners."""
     larger = replace(preprocessing, crop=preprocessing.resize)
     return [
         _random_part(larger, scale),
@@ -82,17 +85,19 @@ def _randaugment(
 
 
 def build_mixing(num_classes: int, *, mixup: float, cutmix: float) -> nn.Module | None:
-    """What mixes the images of a training batch.
+    """Return the MixUp or CutMix transform of training batches; if both are on, each batch uses one at random.
 
     Args:
-        num_classes: of the labels.
-        mixup: both parameters of the Beta distribution of a blended pair's shares (Zhang et al., arXiv:1710.09412); 0
-            leaves it out.
-        cutmix: likewise of the part's area (Yun et al., arXiv:1905.04899). Where there are both, each batch takes one.
+        num_classes: number of classes.
+        mixup: alpha of MixUp's Beta(alpha, alpha) distribution of mixing weights (Zhang et al., arXiv:1710.09412); 0
+            turns MixUp off.
+        cutmix: alpha of CutMix's Beta(alpha, alpha) distribution of area fractions (Yun et al., arXiv:1905.04899); 0
+            turns CutMix off.
 
     Returns:
-        From float images (batch, channels, height, width) and int64 labels (batch,) to images of that shape and float
-        targets (batch, num_classes), random by torch's generator; None where there is neither.
+        A module, or None if both are off. It takes float images (batch, channels, height, width) and int64 labels
+        (batch,), and returns images of that shape and float targets (batch, num_classes). It draws from torch's
+        generator.
     """
     asked = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
     ways = [way(alpha=alpha, num_classes=num_classes) for way, alpha in asked if alpha > 0]

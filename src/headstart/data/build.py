@@ -1,4 +1,4 @@
-"""The images that the control panel asks for: its groups `data` and `augment`."""
+"""Data source and data module from the config groups `data` and `augment`."""
 
 from __future__ import annotations
 
@@ -29,20 +29,27 @@ SOURCES: dict[str, Callable[..., LabelledImages]] = {
 
 
 def open_source(name: str, **settings: Any) -> LabelledImages:
-    """Finds the images of a data source.
+    """Return the labelled images of a data source.
 
     Args:
         name: a key of `SOURCES`.
         **settings: the arguments of that function.
 
     Raises:
-        DataError: images, tables or classes are not as they should be; the message says what to do.
+        DataError: images, tables or classes are missing or invalid; the message says what to do.
     """
     return SOURCES[name](**settings)
 
 
 def open_images(data: Data) -> LabelledImages:
-    """Finds the images that are asked for, and splits them."""
+    """Return the images of the configured data source, with all splits.
+
+    Args:
+        data: the config group `data`.
+
+    Raises:
+        DataError: see `open_source` and `make_splits`.
+    """
     source = open_source(data.source, **data.of_source())
     return replace(source, splits=make_splits(source, **data.of_splits()))
 
@@ -50,14 +57,14 @@ def open_images(data: Data) -> LabelledImages:
 def build_data(
     config: Config, images: LabelledImages, preprocessing: Preprocessing, batch_size: int, processes: int
 ) -> ImageDataModule:
-    """The images as the network takes them.
+    """Return the data module of a run.
 
     Args:
-        config: the control panel.
-        images: with their splits.
-        preprocessing: that the network expects.
-        batch_size: images of a training step in each process.
-        processes: that train on this machine.
+        config: the configuration of the run.
+        images: the labelled images with their splits.
+        preprocessing: the preprocessing that the network expects.
+        batch_size: images in a training batch of each process.
+        processes: training processes on this machine.
     """
     return ImageDataModule(
         images.splits,

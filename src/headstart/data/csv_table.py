@@ -1,4 +1,4 @@
-"""Where are the images? In a folder, with a table of their labels."""
+"""Data source csv: a folder of images and a table of their labels."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from headstart.data.dataset import LabelledImages, Samples, file_samples
 from headstart.utils.errors import DataError
 from headstart.utils.files import regular
 
-DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}  # as spreadsheets write them, by their language
-HEADER = 2**16  # characters that a first line may have
-DIGITS = 18  # of a label that is a number; a longer one is a text
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}  # spreadsheets choose by language
+HEADER = 2**16  # maximum length of the first line, in characters
+DIGITS = 18  # maximum length of a label that is sorted as a number
 
 
 def csv(
@@ -31,24 +31,25 @@ def csv(
     label_column: str = "label",
     classes: Mapping[str, str] | None = None,
 ) -> LabelledImages:
-    """A folder of images and a table of their labels.
+    """Return the images of a folder with the labels of a table.
 
     Args:
-        root: what the next three are relative to, unless they are absolute.
-        images: the folder that the file names in the table are relative to.
-        train_csv: a table with a header, or a pattern (`*train.csv`) that exactly one file matches.
-        test_csv: likewise, for the test split; without a label column it is only counted.
+        root: folder that `images`, `train_csv` and `test_csv` are relative to, unless they are absolute.
+        images: folder that the file names in the table are relative to.
+        train_csv: a table with a header, or a glob pattern (`*train.csv`) that exactly one file matches.
+        test_csv: a table or pattern for the test split. Images without a label column are counted in a note only.
         image_column: the column of file names.
         label_column: the column of labels.
-        classes: label in the table -> class name, in the order that classes are to have; None takes the labels
-            themselves, sorted (as numbers if all are).
+        classes: maps a label in the table to its class name, in class order. None uses the labels themselves,
+            sorted (as numbers if all of them are whole numbers).
 
     Returns:
-        "train", and "test" where `test_csv` has labels.
+        The split "train", and "test" if `test_csv` has labels.
 
     Raises:
-        DataError: a table, column, label or image is missing, a label is unknown, or a file name leaves the
-            folder. The message names the table and row.
+        DataError: a table, column, label or image is missing, or a label is unknown. An image is listed twice or in
+            both tables, or a file name points outside the folder. The message names the table and, where it can,
+            the line.
     """
     folder = Path(root, images)
     if not folder.is_dir():
@@ -93,10 +94,10 @@ class Table(NamedTuple):
     """A table with a header.
 
     Attributes:
-        columns: their names.
-        rows: for every row the line in the file and its values by column, without spaces around them; what a short
-            row lacks is empty.
-        notes: what a user should know of how it was read.
+        columns: names of the columns.
+        rows: for each row, its line number in the file and its values by column name. Values are stripped of
+            whitespace; values that a short row lacks are empty.
+        notes: messages for the user about how the table was read.
     """
 
     columns: list[str]
@@ -105,14 +106,14 @@ class Table(NamedTuple):
 
 
 def read_table(path: Path, column: str | None = None) -> Table:
-    """Reads a csv with a header, in UTF-8 or UTF-16, with commas, semicolons or tabs between the columns.
+    """Read a csv file with a header, in UTF-8 or UTF-16, with commas, semicolons or tabs as delimiter.
 
     Args:
         path: the file.
-        column: one that it should have, which tells what stands between the columns; None takes what makes most.
+        column: an expected column, which helps to detect the delimiter. None detects it by the number of columns.
 
     Raises:
-        DataError: it is no table.
+        DataError: the file cannot be read as a table.
     """
     try:
         data = regular(path).read_bytes()
@@ -131,7 +132,7 @@ def read_table(path: Path, column: str | None = None) -> Table:
 
 
 def _delimiter(text: str, column: str | None) -> str:
-    """What stands between the columns: what gives the one that is asked for, then what gives most; else a comma."""
+    """Detect the delimiter: prefer one that yields `column`, then the one that yields most columns, then a comma."""
     header = text[:HEADER].lstrip("\r\n").splitlines()[:1]
 
     def found(delimiter: str) -> tuple[bool, int]:
@@ -142,18 +143,18 @@ def _delimiter(text: str, column: str | None) -> str:
 
 
 def _sorted(labels: set[str]) -> list[str]:
-    """Sorted as numbers if all are whole numbers, so that 10 comes after 9."""
+    """Sort labels, as numbers if all of them are whole numbers, so that 10 comes after 9."""
     numbers = all(label.isdecimal() and len(label) <= DIGITS for label in labels)
     return sorted(labels, key=int) if numbers else sorted(labels)
 
 
 @dataclass(frozen=True)
 class _Table:
-    """A table of file names and, possibly, labels."""
+    """A table of file names and, optionally, labels."""
 
     path: Path
     columns: list[str]
-    lines: list[int]  # where each row stands in the file
+    lines: list[int]  # line number of each row in the file
     files: list[str]
     labels: list[str] | None
     notes: list[str]
@@ -174,11 +175,14 @@ class _Table:
         return cls(path, columns, [line for line, _ in rows], files, labels, notes)
 
     def samples(self, folder: Path, names: Mapping[str, str]) -> Samples:
-        """The labelled images of this table.
+        """Return the labelled images of this table.
 
         Args:
-            folder: of the images.
-            names: label -> class name, in class order.
+            folder: the folder of the images.
+            names: maps a label to its class name, in class order.
+
+        Raises:
+            DataError: a label is empty or unknown, or an image is missing, listed twice or outside the folder.
         """
         indices = {label: index for index, label in enumerate(names)}
         paths, labels = [], []
@@ -192,7 +196,7 @@ class _Table:
                     f"{where}: the label of {file} is {label}, which is none of the classes {', '.join(names)}."
                 )
             labels.append(indices[label])
-        missing = [path for path in paths if not os.path.isfile(path)]  # noqa: PTH113 (of a hundred thousand files)
+        missing = [path for path in paths if not os.path.isfile(path)]  # noqa: PTH113 (faster for a hundred thousand files)
         if missing:
             why = "is no regular file" if os.path.exists(missing[0]) else "is not there"  # noqa: PTH110
             others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
@@ -216,10 +220,15 @@ def _one_file(pattern: Path) -> Path:
 
 
 def inside(folder: Path, file: str, where: str) -> str:
-    """The path of a file that a table names.
+    """Return the path of a file that a table names.
+
+    Args:
+        folder: the folder of the images.
+        file: file name, relative to the folder.
+        where: the table and line, for the message.
 
     Raises:
-        DataError: it leads out of the folder of images.
+        DataError: the file name is empty, absolute or points outside the folder.
     """
     inner = os.path.normpath(file)
     if not file or inner == "." or Path(inner).parts[0] == ".." or Path(inner).is_absolute():

@@ -1,4 +1,4 @@
-"""Splits, loaders and classes: one LightningDataModule over every source."""
+"""LightningDataModule, Dataset and DataLoader for the splits of every data source."""
 
 from __future__ import annotations
 
@@ -26,10 +26,14 @@ Batch = tuple[Tensor, Tensor]
 
 
 def open_image(samples: Samples, index: int) -> Image.Image:
-    """One of the images, upright RGB.
+    """Return one image as upright RGB.
+
+    Args:
+        samples: the images.
+        index: which of them.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the image cannot be read.
     """
     return _decode(samples, index, _read(samples, index))
 
@@ -46,11 +50,11 @@ def _decode(samples: Samples, index: int, data: bytes | NDArray[np.uint8]) -> Im
 
 
 class Prepared(NamedTuple):
-    """Images on which the first steps of a transform are done already.
+    """Images to which the first steps of a transform have already been applied.
 
     Attributes:
-        read: from the index of an image to what these steps have made of it.
-        transform: the steps that are left.
+        read: a function from the index of an image to the output of these steps.
+        transform: the remaining steps.
     """
 
     read: Callable[[int], Image.Image]
@@ -58,16 +62,16 @@ class Prepared(NamedTuple):
 
 
 class ImageDataset(Dataset[Any]):
-    """Images of one split through one transform.
+    """A map-style dataset that applies one transform to the images of one split.
 
-    An item is asked for by its index, or by (index, seed): then torch's generator is seeded for the transform,
-    so that an augmented view depends on the seed alone and not on the number of workers.
+    The key of an item is its index or (index, seed). With a seed, torch's generator is seeded before the transform:
+    an augmented view then depends on the seed, not on the number of workers.
 
     Args:
         samples: the images and their labels.
-        transform: what an item is made by.
-        stopwatch: told how long each image takes.
-        read: gives the image at an index, in place of its file; see `Prepared`.
+        transform: the transform that turns an image into a tensor.
+        stopwatch: adds up the seconds that the images take; None measures nothing.
+        read: returns the image at an index, in place of reading its file; see `Prepared`.
     """
 
     def __init__(
@@ -87,9 +91,8 @@ class ImageDataset(Dataset[Any]):
             return self._item(key)
         index, seed = key
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(
-                seed
-            )  # alone: `torch.manual_seed` would seed GPUs, too, and take 0.1 ms
+            # Only the default generator: `torch.manual_seed` would also seed the GPUs and take 0.1 ms.
+            torch.default_generator.manual_seed(seed)
             return self._item(index)
 
     def _item(self, index: int) -> tuple[Tensor, int]:
@@ -105,7 +108,16 @@ class ImageDataset(Dataset[Any]):
 
 
 def class_weights(kind: str | None, samples: Samples, num_classes: int) -> Tensor | None:
-    """Weights of the classes in the training loss: N / (classes × N of the class) for "balanced"."""
+    """Compute the weights of the classes in the training loss.
+
+    Args:
+        kind: "balanced" gives N / (classes × N of the class), as in scikit-learn; None gives no weights.
+        samples: the training images.
+        num_classes: number of classes.
+
+    Returns:
+        A float32 tensor of shape (num_classes,), or None.
+    """
     if kind is None:
         return None
     counts = torch.bincount(torch.from_numpy(samples.labels), minlength=num_classes)
@@ -113,34 +125,34 @@ def class_weights(kind: str | None, samples: Samples, num_classes: int) -> Tenso
 
 
 class Loader(DataLoader[Batch]):
-    """A DataLoader that begins when its first batch is asked for.
+    """A DataLoader that starts its workers only when the first batch is requested.
 
-    Lightning iterates before it says which epoch it is; worker processes would begin there and then, and the first
-    epoch of a run that is resumed would have the images of another one.
+    Lightning calls `iter` before it sets the epoch of the sampler. If workers started then, the first epoch of a
+    resumed run would have the images of another epoch.
     """
 
     def __iter__(self) -> Any:
-        """The batches of an epoch."""
+        """Yield the batches of an epoch."""
         yield from super().__iter__()
 
 
 class ImageDataModule(pl.LightningDataModule):
-    """Loaders over the splits of a source.
+    """A data module with one DataLoader for each split of a data source.
+
+    Batches are (images of shape (batch, 3, height, width), int64 labels of shape (batch,)). Images are uint8 if the
+    transform ends with the normalisation, which the classifier then does on its device. Otherwise they are float32.
 
     Args:
-        splits: "train", "val" and possibly "test", as `make_splits` gives them; to evaluate only, any of them.
+        splits: "train", "val" and optionally "test", as `make_splits` returns them; any of them for evaluation only.
         training: the transform of training images, which may be random.
-        evaluation: the transform of all images outside training.
-        batch_size: images a training batch on each device; may be set anew before there are loaders.
-        evaluation_batch_size: likewise outside training; None takes `batch_size`.
-        num_workers: processes that decode and transform; None chooses: none for small images in memory, else
+        evaluation: the transform of images outside training.
+        batch_size: images in a training batch on each device; it may be changed before the loaders are created.
+        evaluation_batch_size: images in a batch outside training; None uses `batch_size`.
+        num_workers: processes that decode and transform. None uses 0 for small images in memory, and otherwise
             `default_workers(processes)`.
-        processes: that train on this machine, each with such loaders.
-        seed: of the order and the augmentation of training images.
-        balanced: draw training images of every class equally often, not each image once.
-
-    Batches are (images of shape (batch, 3, height, width), int64 labels of shape (batch,)). Images are uint8 where the
-    transform ends with the normalisation: the classifier normalises them on its device. Else they are float32.
+        processes: training processes on this machine, each with its own loaders.
+        seed: seed of the order and the augmentation of training images.
+        balanced: draw training images of every class equally often, with replacement, rather than each image once.
     """
 
     def __init__(
@@ -170,20 +182,20 @@ class ImageDataModule(pl.LightningDataModule):
 
     @property
     def evaluation_batch_size(self) -> int:
-        """Images a batch outside training."""
+        """Return the number of images in a batch outside training."""
         return self._evaluation_batch_size or self.batch_size
 
     def take_prepared(self, training: Prepared, evaluation: Mapping[str, Prepared]) -> None:
-        """Reads the images of loaders to come from where they are prepared.
+        """Make loaders that are created from now on read prepared images.
 
         Args:
-            training: the training images, up to some step of the training transform.
-            evaluation: the images of every split, up to some step of the evaluation transform.
+            training: the training images, after some steps of the training transform.
+            evaluation: the images of each split, after some steps of the evaluation transform.
         """
         self._prepared_training, self._prepared = training, evaluation
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Training images in random order through the training transform."""
+        """Return a loader of training images in random order with the training transform."""
         sampler = self.training_sampler(*self._share())
         drop_last = drops_last(len(sampler), self.batch_size)
         stopwatch = Stopwatch(self.num_workers)
@@ -191,15 +203,15 @@ class ImageDataModule(pl.LightningDataModule):
         return self._loader(dataset, sampler, self.batch_size, drop_last=drop_last)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Validation images in order through the evaluation transform."""
+        """Return a loader of validation images in order with the evaluation transform."""
         return self.evaluation_dataloader("val")
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Test images in order through the evaluation transform."""
+        """Return a loader of test images in order with the evaluation transform."""
         return self.evaluation_dataloader("test")
 
     def evaluation_dataloader(self, split: str) -> DataLoader[Batch]:
-        """Images of any split, training images too, in order through the evaluation transform.
+        """Return a loader of any split, including "train", in order with the evaluation transform.
 
         Raises:
             DataError: there is no such split.
@@ -212,13 +224,13 @@ class ImageDataModule(pl.LightningDataModule):
         return self._loader(dataset, sampler, self.evaluation_batch_size)
 
     def training_sampler(self, rank: int, world: int) -> EpochSampler:
-        """The order of the training images for one of `world` processes."""
+        """Return the sampler of the training images for process `rank` of `world` processes."""
         labels = torch.from_numpy(self.splits["train"].labels)
         weights = 1 / torch.bincount(labels)[labels].double() if self.balanced else None
         return EpochSampler(len(labels), self.seed, weights=weights, rank=rank, world=world)
 
     def _share(self) -> tuple[int, int]:
-        """Which share of the images is this process's: its rank, and how many processes there are."""
+        """Return the rank of this process and the number of processes, which select its shard of the images."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _dataset(
@@ -239,6 +251,6 @@ class ImageDataModule(pl.LightningDataModule):
             persistent_workers=self.num_workers > 0,
             worker_init_fn=begin_worker,
             pin_memory=torch.cuda.is_available(),
-            # Its own generator, so that starting workers does not disturb the one that dropout draws from.
+            # A separate generator, so that starting workers does not advance the one that dropout uses.
             generator=torch.Generator(),
         )

@@ -1,4 +1,4 @@
-"""What a data set has: where its images are, what the classes are, which splits exist."""
+"""Labelled images: image paths or pixels, labels, class names and splits."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 
 from headstart.utils.errors import DataError
 
-EFFECTIVE = os.access in os.supports_effective_ids  # ask for the user that this process acts for
+EFFECTIVE = os.access in os.supports_effective_ids  # check access for the effective user id
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Labelled images.
+    """The images and labels of one split.
 
     Attributes:
         images: paths, or a uint8 array of shape (N, height, width, 3).
         labels: class indices, int64, shape (N,).
-        names: what each image is called in the record of the split; unique within a source.
+        names: name of each image in the csv record of the splits; unique within a data source.
     """
 
     images: Sequence[str] | NDArray[np.uint8]
@@ -33,7 +33,7 @@ class Samples:
         return len(self.labels)
 
     def take(self, indices: NDArray[np.int64]) -> Samples:
-        """The samples at these positions, in this order."""
+        """Return the samples at these indices, in this order."""
         if isinstance(self.images, np.ndarray):
             images: Sequence[str] | NDArray[np.uint8] = self.images[indices]
         else:
@@ -43,12 +43,12 @@ class Samples:
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """The images of a data set.
+    """The classes and splits of a data source.
 
     Attributes:
-        class_names: in label order.
-        splits: those that exist of "train", "val" and "test".
-        notes: what a user should know, such as what was skipped.
+        class_names: names of the classes; a label is an index into this tuple.
+        splits: the existing ones of "train", "val" and "test".
+        notes: messages for the user, such as which files were skipped.
     """
 
     class_names: tuple[str, ...]
@@ -57,16 +57,21 @@ class LabelledImages:
 
     @property
     def metrics(self) -> dict[str, int]:
-        """Returns `data/num_classes`, and `data/SPLIT_size` of each split."""
+        """Return the metrics `data/num_classes` and, for each split, `data/SPLIT_size`."""
         sizes = {f"data/{split}_size": len(samples) for split, samples in self.splits.items()}
         return {"data/num_classes": len(self.class_names), **sizes}
 
 
 def file_samples(files: Sequence[str], labels: Sequence[int], root: Path) -> Samples:
-    """Samples of files that are called by their path below a folder.
+    """Return the samples of image files, named by their paths relative to a folder.
+
+    Args:
+        files: paths of the images.
+        labels: class index of each image.
+        root: the folder that names are relative to.
 
     Raises:
-        DataError: some are not there, or this user may not read them.
+        DataError: files are missing, or the user has no permission to read them.
     """
     unreadable = [file for file in files if not os.access(file, os.R_OK, effective_ids=EFFECTIVE)]
     if unreadable:

@@ -1,4 +1,4 @@
-"""Where are the images? In folders, one a class."""
+"""Data source imagefolder: one folder of images for each class."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from headstart.data.image_io import EXTENSIONS
 from headstart.utils.errors import DataError
 
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-NAMED = 5  # of what is skipped
+NAMED = 5  # how many skipped files a note lists by name
 LIKE_A_SPLIT = re.compile(
     r"(train|test|val|eval|dev)(ing|id|idation|uation|elopment)?[_-]?(set|data|\d)?", re.IGNORECASE
 )
 
 
 def imagefolder(root: str | Path, least: int = 2) -> LabelledImages:
-    """Folders of images, one a class.
+    """Return the images of folders that are named after their classes.
 
     Args:
-        root: holds `train/CLASS/*` and possibly `val` (or `valid`, `validation`) and `test` likewise; or
-            `CLASS/*` without splits. Folders within a class folder belong to it; names that begin with a dot
-            are left out.
-        least: how many classes there have to be.
+        root: contains `train/CLASS/*` and optionally folders `val` (or `valid`, `validation`) and `test` with the same
+            classes; or `CLASS/*` without splits. Subfolders of a class folder belong to it. Names that begin with a
+            dot are skipped.
+        least: minimum number of classes.
 
     Returns:
-        The splits that exist, with "train" among them; classes in alphabetical order.
+        The splits that exist, always with "train"; classes are in alphabetical order.
 
     Raises:
-        DataError: a folder is missing or holds no image, or the classes of the splits differ.
+        DataError: a folder is missing, unreadable or without images, there are too few classes, or the classes of the
+            splits differ.
     """
     root = Path(root)
     folders = _split_folders(root)
@@ -56,13 +57,13 @@ def imagefolder(root: str | Path, least: int = 2) -> LabelledImages:
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
-    """The folder of each split that exists; without any, the root is "train"."""
-    if not os.path.isdir(root):  # noqa: PTH112 (pathlib's own fails in a folder that may not be looked into)
+    """Return the folder of each split that exists; if there is none, the root is "train"."""
+    if not os.path.isdir(root):  # noqa: PTH112 (Path.is_dir raises inside an unreadable folder)
         raise DataError(f"{root}: no such folder. Give the folder of your images as data.root=FOLDER.")
     folders: dict[str, Path] = {}
     for folder in _subfolders(root):
         for split, names in SPLIT_FOLDERS.items():
-            # A data set of vehicles may have a class "train": then that folder holds images and no folders.
+            # A data set of vehicles may have a class "train": that folder contains images rather than folders.
             if folder.name.lower() in names and _subfolders(folder):
                 if split in folders:
                     both = " and ".join(sorted((folders[split].name, folder.name)))
@@ -92,10 +93,14 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def class_folders(folder: Path, least: int = 2) -> tuple[str, ...]:
-    """Names of the class folders in alphabetical order.
+    """Return the names of the class folders in alphabetical order.
+
+    Args:
+        folder: contains one folder for each class.
+        least: minimum number of classes.
 
     Raises:
-        DataError: there are fewer than `least`.
+        DataError: there are fewer than `least`, or none, or the folder cannot be read.
     """
     names = [entry.name for entry in _subfolders(folder)]
     if not names:
@@ -117,10 +122,10 @@ def _check_classes(expected: Sequence[str], found: Sequence[str], split: str, fo
 
 
 def image_files(folder: Path) -> Found:
-    """What lies below a class folder.
+    """Return the files below a class folder, with at least one image.
 
     Raises:
-        DataError: there is no image, or a folder that may not be looked into.
+        DataError: there is no image, or a folder is unreadable.
     """
     found = walk_images(folder)
     if found.problems:
@@ -135,13 +140,13 @@ def image_files(folder: Path) -> Found:
 
 
 class Found(NamedTuple):
-    """What lies below a folder.
+    """The files below a folder.
 
     Attributes:
         files: paths of images, in a stable order.
-        others: of files that are no images by their names.
-        irregular: of what is called like an image and is no regular file: pipes, sockets, devices.
-        problems: what could not be looked into, and why.
+        others: paths of files without an image extension.
+        irregular: paths with an image extension that are not regular files: pipes, sockets, devices.
+        problems: folders that could not be read, each with the reason.
     """
 
     files: list[str]
@@ -151,9 +156,9 @@ class Found(NamedTuple):
 
 
 def walk_images(folder: Path) -> Found:
-    """Looks for images below a folder.
+    """List the files below a folder, recursively.
 
-    Names that begin with a dot are left out, and links to folders are not followed: they may lead in a circle.
+    Names that begin with a dot are skipped. Links to folders are not followed, because they may form a cycle.
     """
     found = Found([], [], [], [])
     for place, folders, names in os.walk(
@@ -161,18 +166,18 @@ def walk_images(folder: Path) -> Found:
     ):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(name for name in names if not name.startswith(".")):
-            path = os.path.join(place, name)  # noqa: PTH118 (of a hundred thousand files)
+            path = os.path.join(place, name)  # noqa: PTH118 (faster for a hundred thousand files)
             if not name.lower().endswith(EXTENSIONS):
                 found.others.append(path)
             elif os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113
                 found.irregular.append(path)
             else:
-                found.files.append(path)  # a link to nothing, too: reading it says so
+                found.files.append(path)  # including broken links, which are reported when they are read
     return found
 
 
 def skipped_notes(found: Sequence[Found], root: Path | str) -> list[str]:
-    """What a user should know of files that are not taken for images: how many, and the names of the first ones."""
+    """Return notes for the user about skipped files: how many there are, and the names of the first ones."""
     others = [path for one in found for path in one.others]
     irregular = [path for one in found for path in one.irregular]
     notes = [f"{len(others)} files without an image extension were skipped in {root}: {_listed(others, root)}"]
@@ -181,6 +186,6 @@ def skipped_notes(found: Sequence[Found], root: Path | str) -> list[str]:
 
 
 def _listed(paths: Sequence[str], root: Path | str) -> str:
-    """The first names, below a folder, and how many more there are."""
+    """Join the first few paths, relative to a folder, and say how many more there are."""
     names = [os.path.relpath(path, root) for path in paths[:NAMED]]
     return ", ".join(names) + (f" and {len(paths) - NAMED} more" if len(paths) > NAMED else "")

@@ -1,4 +1,4 @@
-"""Reading one image file, whatever is in it, as RGB."""
+"""Image files, arrays and tensors, read and decoded as upright RGB images."""
 
 from __future__ import annotations
 
@@ -15,56 +15,56 @@ from PIL import Image, ImageOps, UnidentifiedImageError, features
 from headstart.utils.errors import DataError
 from headstart.utils.files import regular
 
-if TYPE_CHECKING:  # the `headstart` command finds images without waiting for torch
+if TYPE_CHECKING:  # the `headstart` command lists images without importing torch
     from torch import Tensor
 
     ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor
 
-# Not all that Pillow knows: some formats run other programs (EPS) or are hardly ever tried.
-AVIF = bool(features.check("avif"))  # from Pillow 11.3 on, where its wheel has it
+# Not all formats of Pillow: some run other programs (EPS), others are rarely tested.
+AVIF = bool(features.check("avif"))  # since Pillow 11.3, if its wheel includes AVIF
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP", "JPEG2000", *(("AVIF",) if AVIF else ()))
 
-ORIENTATION, LYING = 0x0112, 5  # of EXIF: its tag, and from which value on width and height are exchanged
+ORIENTATION, LYING = 0x0112, 5  # EXIF tag; orientations from 5 on swap width and height
 
-# Resizing keeps the ratio: of a line of a million pixels it would make an image of 200 GB.
+# Resizing keeps the aspect ratio: a line of a million pixels would become an image of 200 GB.
 MAX_RATIO = 500
 
-# What counts as an image in a folder: what torchvision's ImageFolder takes, and the first frames of GIFs and AVIFs.
+# The extensions of torchvision's ImageFolder, and with them GIF and AVIF (first frame).
 IMAGE_FOLDER = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 EXTENSIONS = (*IMAGE_FOLDER, ".gif", *((".avif",) if AVIF else ()))
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """Reads an image file.
+    """Read an image file.
 
     Args:
-        path: a file of any format that Pillow reads; its name's extension does not matter.
+        path: a file in one of `FORMATS`; its extension does not matter.
 
     Returns:
-        The upright image (EXIF orientation applied) in mode RGB. Greys are repeated, 16-bit values scaled to 8,
-        transparency is dropped, of an animation the first frame is taken.
+        The upright image (EXIF orientation applied) in mode RGB. Grey values are repeated in three channels, 16-bit
+        values are scaled to 8 bits, and transparency is dropped. Animations give their first frame.
 
     Raises:
-        DataError: the file is missing, no image, truncated or too large to be one; the message names it.
+        DataError: the file is missing, truncated, too large, too long and thin, or not an image. The message names it.
     """
     return decode_image(read_bytes(path), path)
 
 
 def as_image(image: ImageLike) -> Image.Image:
-    """Any kind of image as upright RGB, the same whether it is a file or already in memory.
+    """Convert any kind of image to upright RGB, with the same result for a file and for an image in memory.
 
     Args:
-        image: a path; a PIL image; an array of shape (height, width) or (height, width, 1, 3 or 4); a tensor of shape
-            (1, 3 or 4, height, width). Pixels are uint8, uint16, or floats in [0, 1].
+        image: a path, a PIL image, an array or a tensor. Arrays have the shape (height, width) or (height, width, 1, 3
+            or 4), tensors (height, width) or (1, 3 or 4, height, width). Pixels are uint8, uint16, or floats in [0, 1].
 
     Raises:
-        DataError: it cannot be read, or is not of these shapes and types.
+        DataError: the image cannot be read, or its shape, type or values are not among these.
     """
     if isinstance(image, str | Path):
         return read_image(image)
     if isinstance(image, Image.Image):
         try:
-            return _to_rgb(image)  # opened, it may not have been decoded yet
+            return _to_rgb(image)  # Pillow decodes lazily: an opened image may still be undecoded
         except Exception as error:
             raise _unreadable(getattr(image, "filename", "") or "an image", error) from None
     try:
@@ -80,7 +80,7 @@ def as_image(image: ImageLike) -> Image.Image:
 
 
 def _pixels(values: NDArray[Any]) -> NDArray[Any]:
-    """Pixels as Pillow takes them: uint8, or uint16 without channels."""
+    """Convert an array to uint8 pixels of shape (height, width) or (height, width, 3 or 4), as Pillow takes them."""
     shape = values.shape
     if values.ndim not in (2, 3) or (values.ndim == 3 and shape[2] not in (1, 3, 4)) or 0 in shape:
         raise DataError(
@@ -88,7 +88,7 @@ def _pixels(values: NDArray[Any]) -> NDArray[Any]:
             f"has its channels first."
         )
     if values.dtype.kind == "f":
-        if not (values.min() >= 0 and values.max() <= 1):  # NaN is refused, too
+        if not (values.min() >= 0 and values.max() <= 1):  # rejects NaN, too
             raise DataError(
                 f"floats from {values.min():.3g} to {values.max():.3g} are no pixels: expected values in [0, 1], or "
                 f"uint8 in [0, 255]. What is preprocessed already goes to Model.logits()."
@@ -102,10 +102,10 @@ def _pixels(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """The bytes of an image file.
+    """Read the bytes of an image file.
 
     Raises:
-        DataError: it is not there or cannot be read.
+        DataError: the file is missing, not a regular file, or cannot be read.
     """
     try:
         return regular(Path(path)).read_bytes()
@@ -116,21 +116,29 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def decode_image(data: bytes, path: str | Path) -> Image.Image:
-    """Decodes the bytes of an image file, as `read_image` does; `path` is for messages."""
+    """Decode the bytes of an image file, as `read_image` does.
+
+    Args:
+        data: the bytes.
+        path: the file that they come from, for messages.
+
+    Raises:
+        DataError: see `read_image`.
+    """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as file:
             return _to_rgb(file)
     except Exception as error:
-        # Of damaged files Pillow's parsers raise whatever they stumble over: SyntaxError, struct.error, ValueError, ...
+        # For damaged files, Pillow's parsers raise all sorts of errors: SyntaxError, struct.error, ValueError, ...
         raise _unreadable(path, error) from None
 
 
 def read_thumbnail(path: str | Path, side: int) -> Image.Image:
-    """Reads an image file at a small size, which takes a fraction of the time and the memory.
+    """Read an image file at a small size, in a fraction of the time and memory of `read_image`.
 
     Args:
         path: see `read_image`.
-        side: most pixels that its longer side will have.
+        side: maximum length of the longer side, in pixels.
 
     Raises:
         DataError: see `read_image`.
@@ -145,10 +153,10 @@ def read_thumbnail(path: str | Path, side: int) -> Image.Image:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Width and height of an image file as it stands upright, from its head alone.
+    """Return the width and height of the upright image in a file; only its header is read.
 
     Raises:
-        DataError: it is missing or no image.
+        DataError: the file is missing or not an image.
     """
     try:
         with Image.open(regular(Path(path)), formats=FORMATS) as file:
@@ -168,23 +176,23 @@ def _check_sides(size: tuple[int, int]) -> None:
 
 
 def _unreadable(path: str | Path, error: Exception) -> DataError:
-    # Pillow would name the buffer that the bytes are in.
+    # Pillow's own message would name the BytesIO object.
     what: object = "no format that is known" if isinstance(error, UnidentifiedImageError) else error
     if isinstance(error, OSError) and error.strerror:
-        what = error.strerror  # the path is named already
+        what = error.strerror  # without the path, which the message names already
     return DataError(f"{path}: not an image that can be read ({what}). Replace the file or take it out of the data.")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Upright RGB."""
+    """Convert an image to upright RGB."""
     _check_sides(image.size)
-    with suppress(struct.error):  # a damaged EXIF block: the picture is there, and nothing is known of its orientation
+    with suppress(struct.error):  # damaged EXIF: keep the image as it is, its orientation is unknown
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
-        # 16-bit greys come as I;16 or I, and Pillow's own conversion would clip them at 255.
+        # 16-bit grey images have mode I;16 or I, and Pillow's own conversion would clip them at 255.
         values = np.asarray(image)
         wide = image.mode != "I" or values.max(initial=0) > 255
         image = Image.fromarray(np.clip(values >> 8 if wide else values, 0, 255).astype(np.uint8))
     elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # Pillow warns when it drops a palette's transparency at once
+        image = image.convert("RGBA")  # converting a palette with transparency directly makes Pillow warn
     return image.convert("RGB")

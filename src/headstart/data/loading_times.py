@@ -1,4 +1,4 @@
-"""How long a loader's processes take to read, decode and transform images."""
+"""Stopwatch for the time that DataLoader workers spend on reading, decoding and transforming images."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from torch.utils.data import get_worker_info
 
 
 class Stopwatch:
-    """Adds up the seconds of a loader's processes, in memory that they share.
+    """Sums of the seconds that the workers of a DataLoader spend, in shared memory.
 
     Args:
-        workers: processes of the loader; 0 is this one.
+        workers: number of workers; with 0, this process loads the images.
 
     Attributes:
-        seconds: float64, shape (processes, 3): reading, decoding, transforming. Each process adds to a row of its own,
-            so that none has to wait for another.
+        seconds: float64, shape (max(workers, 1), 3), with columns for reading, decoding and transforming. Each process
+            adds to its own row, so that no locks are needed.
     """
 
     def __init__(self, workers: int) -> None:
@@ -23,7 +23,7 @@ class Stopwatch:
         self.seconds.share_memory_()  # type: ignore[no-untyped-call]
 
     def add(self, reading: float, decoding: float, transforming: float) -> None:
-        """Adds an image's seconds; takes microseconds."""
+        """Add the seconds that one image took; the call itself takes microseconds."""
         worker = get_worker_info()
         row = self.seconds.numpy()[worker.id if worker else 0]
         row[0] += reading

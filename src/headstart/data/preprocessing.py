@@ -1,4 +1,4 @@
-"""Preprocessing: from an RGB image to what the network's weights expect, the same wherever a model answers."""
+"""Preprocessing of RGB images as pretrained weights expect it, the same in training, evaluation and inference."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Transform = Callable[[Image.Image], Tensor]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What weights expect of an image.
+    """The preprocessing that pretrained weights expect.
 
     Attributes:
-        resize: the shorter side is resized to this, in pixels.
-        crop: side of the square that is cut out of the middle, in pixels.
+        resize: length to which the shorter side is resized, in pixels.
+        crop: side of the square center crop, in pixels.
         interpolation: "nearest", "bilinear" or "bicubic", with antialiasing.
-        mean: of the red, green and blue channels, of pixels in [0, 1].
-        std: likewise.
+        mean: mean of the red, green and blue channels, for pixels in [0, 1].
+        std: standard deviation of the three channels, for pixels in [0, 1].
     """
 
     resize: int
@@ -40,7 +40,7 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
-        """From what `dataclasses.asdict` gives, in which JSON has made lists of the tuples."""
+        """Create an instance from the output of `dataclasses.asdict`; lists, as JSON has them, become tuples."""
         return cls(**{**values, "mean": _three(values["mean"]), "std": _three(values["std"])})
 
     def changed(
@@ -52,10 +52,17 @@ class Preprocessing:
         mean: list[float] | None = None,
         std: list[float] | None = None,
     ) -> Preprocessing:
-        """The same, with what is not None put in its place; `image_size` keeps the ratio of resize to crop.
+        """Return a copy with some values replaced; None keeps a value.
+
+        Args:
+            image_size: new `crop`; `resize` is scaled with it unless it is given.
+            resize: new length of the shorter side, in pixels.
+            interpolation: new interpolation.
+            mean: new mean of the three channels.
+            std: new standard deviation of the three channels.
 
         Raises:
-            ConfigError: the square to cut out would be larger than the resized image.
+            ConfigError: `resize` is smaller than the crop.
         """
         crop = image_size or self.crop
         if resize is not None and resize < crop:
@@ -79,7 +86,7 @@ def _three(values: list[float]) -> tuple[float, float, float]:
 
 
 def evaluation_transform(preprocessing: Preprocessing) -> Transform:
-    """Resize, cut out the middle, scale and normalise: the same as torchvision's `weights.transforms()`.
+    """Return the transform that resizes, center-crops, scales and normalises, as torchvision's `weights.transforms()`.
 
     Returns:
         A function from an RGB image to a float32 tensor of shape (3, crop, crop).
@@ -88,15 +95,19 @@ def evaluation_transform(preprocessing: Preprocessing) -> Transform:
 
 
 def pixel_transform(preprocessing: Preprocessing) -> Transform:
-    """The first part of the evaluation transform: from an RGB image to uint8 pixels of shape (3, crop, crop)."""
+    """Return the evaluation transform without scaling and normalisation.
+
+    Returns:
+        A function from an RGB image to a uint8 tensor of shape (3, crop, crop).
+    """
     return compose(*resize_and_crop(preprocessing), v2.PILToTensor())
 
 
 class Normalisation(torch.nn.Module):
-    """Runs the last part of the evaluation transform, on any device and to the same bits.
+    """A module that scales and normalises pixels on any device, bit-identical to the evaluation transform.
 
     Args:
-        preprocessing: with whose mean and deviation.
+        preprocessing: gives the mean and the standard deviation.
     """
 
     mean: Tensor
@@ -108,17 +119,17 @@ class Normalisation(torch.nn.Module):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Scales and normalises uint8 pixels (..., 3, height, width) to float32 of the same shape."""
-        # Contiguous: where a pixel's three channels lie side by side, as in Pillow's images, this takes twice as long.
+        """Scale and normalise uint8 pixels of shape (..., 3, height, width) to float32 of the same shape."""
+        # `contiguous`: in channels-last memory, as Pillow's images have it, this would take twice as long.
         return pixels.contiguous().float().mul_(1.0 / 255).sub_(self.mean.float()).div_(self.std.float())
 
 
 def pixels_of(image: Tensor, preprocessing: Preprocessing) -> Image.Image:
-    """What the network sees as a picture: the normalisation is undone.
+    """Return a preprocessed image as a PIL image by undoing the normalisation.
 
     Args:
-        image: float32, of shape (3, height, width).
-        preprocessing: with whose mean and deviation it was normalised.
+        image: floating-point tensor of shape (3, height, width).
+        preprocessing: the mean and the standard deviation with which it was normalised.
     """
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
     picture: Image.Image = v2.functional.to_pil_image((image.float() * std + mean).clamp(0, 1))
@@ -126,15 +137,18 @@ def pixels_of(image: Tensor, preprocessing: Preprocessing) -> Image.Image:
 
 
 def several_views(preprocessing: Preprocessing, name: str) -> Transform:
-    """The evaluation transform with several fixed views of an image, to average the answers of.
+    """Return the evaluation transform for test-time augmentation: several fixed views of each image.
 
     Args:
-        preprocessing: what the weights expect.
-        name: "flip" for the image and its mirror image; "five" for the middle and the four corners of the resized
-            image (Krizhevsky et al., 2012, section 4.1).
+        preprocessing: the preprocessing that the weights expect.
+        name: "flip" gives the image and its mirror image. "five" gives the center crop and the four corner crops of
+            the resized image (Krizhevsky et al., 2012, section 4.1).
 
     Returns:
         A function from an RGB image to a float32 tensor of shape (views, 3, crop, crop).
+
+    Raises:
+        ConfigError: the name is unknown.
     """
     resize, middle = resize_and_crop(preprocessing)
     match name:
@@ -158,18 +172,18 @@ class _ToTensors(torch.nn.Module):
         self.steps = v2.Compose(steps)
 
     def forward(self, views: tuple[Image.Image, ...]) -> Tensor:
-        # One by one: of several plain tensors, v2's transforms would take the first one only.
+        # One by one: given several plain tensors, v2's transforms would change the first one only.
         return torch.stack([self.steps(view) for view in views])
 
 
 def compose(*steps: torch.nn.Module) -> Transform:
-    """Chains the steps of a transform."""
+    """Return a transform that runs the steps in order (`v2.Compose`)."""
     transform: Transform = v2.Compose(list(steps))
     return transform
 
 
 def resize_and_crop(preprocessing: Preprocessing) -> list[torch.nn.Module]:
-    """Returns the steps that give an image its size."""
+    """Return the steps that resize and center-crop an image."""
     return [
         v2.Resize(preprocessing.resize, InterpolationMode(preprocessing.interpolation), antialias=True),
         v2.CenterCrop(preprocessing.crop),
@@ -177,7 +191,7 @@ def resize_and_crop(preprocessing: Preprocessing) -> list[torch.nn.Module]:
 
 
 def to_normalised_tensor(preprocessing: Preprocessing) -> list[torch.nn.Module]:
-    """Returns the steps from an image to a normalised float32 tensor."""
+    """Return the steps that turn an image into a normalised float32 tensor."""
     return [
         v2.PILToTensor(),
         v2.ToDtype(torch.float32, scale=True),
@@ -186,14 +200,17 @@ def to_normalised_tensor(preprocessing: Preprocessing) -> list[torch.nn.Module]:
 
 
 def fixed_steps(transform: Transform) -> tuple[list[torch.nn.Module], list[torch.nn.Module]]:
-    """Splits a transform that `compose` gave: steps that give an image its size, always the same, and the others."""
+    """Split a transform of `compose` into its leading Resize and CenterCrop steps, which are fixed, and the rest."""
     steps = _steps(transform)
     fixed = list(takewhile(lambda step: isinstance(step, v2.Resize | v2.CenterCrop), steps))
     return fixed, steps[len(fixed) :]
 
 
 def without_normalisation(transform: Transform) -> Transform:
-    """Returns the transform up to uint8 pixels, or all of it where it does not end with the normalisation."""
+    """Return the transform without its final scaling and normalisation, so that it yields uint8 pixels.
+
+    A transform that does not end with these two steps is returned as it is.
+    """
     steps = _steps(transform)
     normalises = [type(step) for step in steps[-2:]] == [v2.ToDtype, v2.Normalize]
     return compose(*steps[:-2]) if normalises else transform
@@ -204,14 +221,14 @@ def _steps(transform: Transform) -> list[torch.nn.Module]:
 
 
 class PixelRow(torch.nn.Module):
-    """Packs an image into a row of bytes, whose length is the same for every image.
+    """A module that packs images into rows of bytes, all of the same length.
 
     Args:
-        pixels: the budget. An image within it is packed as it is; a larger one is resized to as many, or a few less.
-        nearest: how larger images are resized: to the nearest pixels, or with Lanczos' filter.
+        pixels: the largest number of pixels of an image. A larger image is resized to about this number, never more.
+        nearest: resize larger images with nearest-neighbour interpolation; False uses the Lanczos filter.
     """
 
-    SIZE_BYTES = 8  # width and height, as two little-endian 32-bit numbers
+    SIZE_BYTES = 8  # width and height as two little-endian unsigned 32-bit integers
 
     def __init__(self, pixels: int, *, nearest: bool = False) -> None:
         super().__init__()
@@ -219,34 +236,34 @@ class PixelRow(torch.nn.Module):
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a row."""
+        """Return the length of a row in bytes."""
         return 3 * self.pixels + self.SIZE_BYTES
 
     def kept_size(self, width: int, height: int) -> tuple[int, int]:
-        """Returns the width and height with which an image of this size is packed."""
+        """Return the width and height at which an image of this size is packed."""
         if width * height <= self.pixels:
             return width, height
-        # √(budget · width / height) by √(budget · height / width), each rounded down, is never more than the budget.
-        # Of a line so long that the shorter side comes to 0, the longer one may come to more than the budget.
+        # √(pixels · width / height) times √(pixels · height / width), each rounded down, never exceeds `pixels`.
+        # Very long, thin images are an exception: their shorter side rounds to 0, and the longer may exceed `pixels`.
         wide, high = isqrt(self.pixels * width // height), isqrt(self.pixels * height // width)
         return min(max(wide, 1), self.pixels), min(max(high, 1), self.pixels)
 
     def forward(self, image: Image.Image) -> Tensor:
-        """Packs an RGB image.
+        """Pack an RGB image.
 
         Returns:
-            uint8 of shape (row_bytes,): pixels line by line, zeros up to the budget, and the size that the image had.
+            A uint8 tensor of shape (row_bytes,): pixels line by line, zero padding, and the original width and height.
         """
         lengths = b"".join(length.to_bytes(4, "little") for length in image.size)
         size = self.kept_size(*image.size)
         if size != image.size:
-            # Parts are resized once more: what bilinear takes of an image's detail, it would take twice.
+            # Not bilinear: random crops are resized again later, and detail would be lost twice.
             image = image.resize(size, Image.Resampling.NEAREST if self.nearest else Image.Resampling.LANCZOS)
         pixels = image.tobytes()
         return torch.frombuffer(bytearray(pixels.ljust(3 * self.pixels, b"\0") + lengths), dtype=torch.uint8)
 
     def unpack(self, row: NDArray[np.uint8]) -> Image.Image:
-        """Returns the image that was packed into a row; its `info["size"]` is the size that it had."""
+        """Return the image that is packed in a row; its `info["size"]` is the original (width, height)."""
         original = tuple(np.frombuffer(row[-self.SIZE_BYTES :].tobytes(), dtype="<u4").tolist())
         width, height = self.kept_size(*original)
         image = Image.frombuffer("RGB", (width, height), row[: 3 * width * height], "raw", "RGB", 0, 1)
@@ -255,10 +272,10 @@ class PixelRow(torch.nn.Module):
 
 
 class PartOfPacked(torch.nn.Module):
-    """Cuts out of an unpacked image the part that v2.RandomResizedCrop cuts out of the image before it was packed.
+    """A module that applies a RandomResizedCrop to an unpacked image as if it still had its original size.
 
     Args:
-        part: that transform.
+        part: the transform to apply.
     """
 
     def __init__(self, part: v2.RandomResizedCrop) -> None:
@@ -266,7 +283,10 @@ class PartOfPacked(torch.nn.Module):
         self.part = part
 
     def forward(self, image: Image.Image) -> Image.Image:
-        """Draws the part in the size that the image had, so that what is random is the same."""
+        """Crop an unpacked image and resize the crop.
+
+        The crop is drawn for the original size in `info["size"]`, so that it is the same as without packing.
+        """
         width, height = image.info["size"]
         if image.size == (width, height):
             whole: Image.Image = self.part(image)
@@ -276,5 +296,5 @@ class PartOfPacked(torch.nn.Module):
         right, bottom = drawn["left"] + drawn["width"], drawn["top"] + drawn["height"]
         box = (drawn["left"] * across, drawn["top"] * down, right * across, bottom * down)
         high, wide = self.part.size
-        box = (*box[:2], min(box[2], image.width), min(box[3], image.height))  # rounding may lead beyond
+        box = (*box[:2], min(box[2], image.width), min(box[3], image.height))  # rounding may exceed the image
         return image.resize((wide, high), Image.Resampling[InterpolationMode(self.part.interpolation).name], box)

@@ -1,4 +1,4 @@
-"""Where are the images? Public data sets, and those that come with a dependency."""
+"""Data sources stl10, pets, caltech101, digits and glyphs: public data sets, and small ones without a download."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from headstart.data.dataset import LabelledImages, Samples, file_samples
 from headstart.data.image_folder import class_folders, image_files
 from headstart.utils.errors import DataError
 
-STL10_SHAPE = (3, 96, 96)  # channel, column, row: the binaries are written column by column
+STL10_SHAPE = (3, 96, 96)  # channel, column, row: the binary files are in column-major order
 
 
 def stl10(root: str | Path, *, download: bool = False) -> LabelledImages:
-    """STL-10: 96 × 96 images of 10 classes, "train" (5000) and "test" (8000).
+    """Return STL-10: 96 × 96 images of 10 classes in the splits "train" (5000) and "test" (8000).
 
     Args:
-        root: holds `stl10_binary/`, as torchvision keeps it.
-        download: fetch it by torchvision if it is not there.
+        root: contains `stl10_binary/`, in torchvision's layout.
+        download: let torchvision download the data set if it is missing.
 
     Raises:
-        DataError: files are missing or cut off; the message says where to put them.
+        DataError: files are missing or truncated, or the download failed. The message says what to do.
     """
     folder = Path(root) / "stl10_binary"
     _ensure(
@@ -51,20 +51,20 @@ def _stl10_split(folder: Path, split: str) -> Samples:
             f"{images_file} does not hold the {len(labels)} images that {labels_file.name} has labels for: "
             f"one of them is cut off. Unpack stl10_binary.tar.gz again."
         )
-    # Mapped: what is not taken into a split is not read.
+    # Memory-mapped, so that images outside the chosen splits are never read.
     images = np.memmap(images_file, dtype=np.uint8, mode="r").reshape(-1, *STL10_SHAPE)
     return Samples(images.transpose(0, 3, 2, 1), labels, _numbered(split, len(labels)))
 
 
 def pets(root: str | Path, *, download: bool = False) -> LabelledImages:
-    """Oxford-IIIT Pet by breed: "train" (the official trainval) and "test".
+    """Return Oxford-IIIT Pet by breed, in the splits "train" (the official trainval) and "test".
 
     Args:
-        root: holds `oxford-iiit-pet/{images,annotations}`, as torchvision keeps it.
-        download: fetch it by torchvision if it is not there.
+        root: contains `oxford-iiit-pet/{images,annotations}`, in torchvision's layout.
+        download: let torchvision download the data set if it is missing.
 
     Raises:
-        DataError: files are missing; the message says where to put them.
+        DataError: files are missing, the download failed, or the two splits have different breeds.
     """
     folder = Path(root) / "oxford-iiit-pet"
     _ensure(
@@ -76,7 +76,7 @@ def pets(root: str | Path, *, download: bool = False) -> LabelledImages:
         lambda datasets: datasets.OxfordIIITPet(str(root), download=True),
     )
     trainval = _pets_split(folder, "trainval")
-    class_names = tuple(trainval)  # in the order of the class numbers
+    class_names = tuple(trainval)  # in the order of the official class numbers
     splits = {}
     for split, by_class in (("train", trainval), ("test", _pets_split(folder, "test"))):
         if tuple(by_class) != class_names:
@@ -88,7 +88,7 @@ def pets(root: str | Path, *, download: bool = False) -> LabelledImages:
 
 
 def _pets_split(folder: Path, split: str) -> dict[str, list[str]]:
-    """The images of each breed, in the order of the official class numbers."""
+    """Return the image paths of each breed, in the order of the official class numbers."""
     table = folder / "annotations" / f"{split}.txt"
     if not table.is_file():
         raise DataError(f"{table}: missing. Unpack annotations.tar.gz again.")
@@ -106,14 +106,14 @@ def _pets_split(folder: Path, split: str) -> dict[str, list[str]]:
 
 
 def caltech101(root: str | Path, *, download: bool = False) -> LabelledImages:
-    """Caltech-101 without its background class; it has no splits of its own.
+    """Return Caltech-101 without its background class; it has no official splits, so that all images are "train".
 
     Args:
-        root: holds `caltech101/101_ObjectCategories/CLASS/*`, as torchvision keeps it.
-        download: fetch it by torchvision if it is not there.
+        root: contains `caltech101/101_ObjectCategories/CLASS/*`, in torchvision's layout.
+        download: let torchvision download the data set if it is missing.
 
     Raises:
-        DataError: the folder is missing; the message says where to put it.
+        DataError: the folder is missing, the download failed, or a class folder is empty. The message says what to do.
     """
     base = Path(root) / "caltech101"
     folder = base / "101_ObjectCategories"
@@ -137,7 +137,19 @@ def caltech101(root: str | Path, *, download: bool = False) -> LabelledImages:
 def _ensure(
     expected: Path, title: str, archive: str, place: Path, download: bool, fetch: Callable[[Any], object]
 ) -> None:
-    """Downloads a data set if it is not there and may be fetched, or says what is missing and where to put it."""
+    """Download a data set if it is missing.
+
+    Args:
+        expected: a path that exists once the data set is there.
+        title: name of the data set, for messages.
+        archive: the archive and its address, for messages.
+        place: folder in which to unpack the archive, for messages.
+        download: whether to download the data set.
+        fetch: downloads the data set, given the module `torchvision.datasets`.
+
+    Raises:
+        DataError: the data set is missing and `download` is false, or the download failed.
+    """
     if expected.exists():
         return
     by_hand = f"put {archive} into {place} and unpack it there"
@@ -155,7 +167,10 @@ def _ensure(
 
 
 def digits() -> LabelledImages:
-    """scikit-learn's handwritten digits: 1797 images of 8 × 8, 0 to 16 scaled to 0 to 255, no splits."""
+    """Return scikit-learn's handwritten digits: 1797 images of 8 × 8 pixels, without official splits.
+
+    Pixel values from 0 to 16 are scaled to 0 to 255.
+    """
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -167,7 +182,13 @@ def digits() -> LabelledImages:
 
 
 def glyphs(per_class: int, size: int, seed: int) -> LabelledImages:
-    """Letters and digits rendered from matplotlib's fonts; no splits. See `headstart.data.glyphs`."""
+    """Return letters and digits rendered from matplotlib's fonts, all in the split "train".
+
+    Args:
+        per_class: number of images of each class.
+        size: height and width of the images, in pixels.
+        seed: seed of the rendering; see `headstart.data.glyphs.render_glyphs`.
+    """
     from headstart.data.glyphs import GLYPHS, render_glyphs
 
     images, labels = render_glyphs(per_class, size, seed)

@@ -1,4 +1,4 @@
-"""In which order images are seen, and by which process."""
+"""Samplers: the order of images, and the shard of each process."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch.utils.data import Sampler
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """A new order and a new seed for every image each epoch, the same for the same (seed, epoch).
+    """A sampler of (index, seed) pairs with a new order and new seeds in each epoch, determined by (seed, epoch).
 
-    Lightning calls `set_epoch`, so a resumed run continues with the order that it would have had. Each of
-    `world` processes gets every `world`-th image; the first ones are repeated to make the shares equal, as
-    gradients are averaged step by step.
+    Lightning calls `set_epoch`, so that a resumed run continues with the order of an uninterrupted one. Each of `world`
+    processes gets every `world`-th image. The first images are repeated to make the shards equal in size, because
+    gradients are averaged in every step.
 
     Args:
-        size: how many images there are, and are drawn.
-        seed: of the run.
-        weights: of each image, in proportion to how often it is drawn, with replacement; None draws each once.
-        rank: of this process.
-        world: how many processes there are.
+        size: number of images, and of draws in an epoch.
+        seed: seed of the run.
+        weights: weight of each image for drawing with replacement, shape (size,). None draws each image once.
+        rank: rank of this process.
+        world: number of processes.
     """
 
     def __init__(self, size: int, seed: int, *, weights: Tensor | None = None, rank: int = 0, world: int = 1) -> None:
@@ -30,14 +30,18 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch that the next iteration is for."""
+        """Set the epoch of the next iteration."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         return -(-self.size // self.world)
 
     def draw(self) -> tuple[Tensor, Tensor]:
-        """The images of the epoch in order, and a seed for each: two int64 tensors of shape (len(self),)."""
+        """Draw the image indices of this process's shard in the epoch, and a seed for each.
+
+        Returns:
+            Two int64 tensors of shape (len(self),).
+        """
         generator = torch.Generator().manual_seed(mixed_seed("order", self.seed, self.epoch))
         if self.weights is None:
             order = torch.randperm(self.size, generator=generator)
@@ -55,7 +59,10 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 class ShareSampler(Sampler[int]):
-    """Every `world`-th image in order, none twice, so that figures over all processes count each image once."""
+    """A sampler of every `world`-th index in order, starting with `rank`.
+
+    Unlike `DistributedSampler` it repeats no image, so that metrics over all processes count each image once.
+    """
 
     def __init__(self, size: int, *, rank: int = 0, world: int = 1) -> None:
         self.indices = range(rank, size, world)
@@ -68,11 +75,14 @@ class ShareSampler(Sampler[int]):
 
 
 def mixed_seed(purpose: str, *parts: int) -> int:
-    """One seed from several numbers, unrelated to that of other numbers or for another purpose."""
+    """Derive a 63-bit seed from a purpose and several numbers.
+
+    It is a hash: any other purpose or number gives an unrelated seed.
+    """
     digest = hashlib.sha256(repr((purpose, *parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def drops_last(size: int, batch_size: int) -> bool:
-    """Whether an epoch leaves out its last batch: one image alone would be an error in BatchNorm."""
+    """Tell whether an epoch should drop its last batch because it has a single image, with which BatchNorm fails."""
     return size > batch_size and size % batch_size == 1

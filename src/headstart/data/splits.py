@@ -1,4 +1,4 @@
-"""Splits: stratified ones that depend on the labels and a seed alone, and the record of them."""
+"""Stratified train/val/test splits, which depend on the labels and a seed alone, and their csv record."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ Indices = NDArray[np.int64]
 def carve(
     labels: NDArray[np.int64], size: int, seed: int, *, class_names: Sequence[str], name: str
 ) -> tuple[Indices, Indices]:
-    """Divides samples in two with the same shares of the classes.
+    """Split samples in two, stratified by class.
 
     This is scikit-learn's `train_test_split(stratify=...)`, so that splits published as a `random_state` can be
-    had again.
+    reproduced.
 
     Args:
         labels: class indices, shape (N,).
-        size: how many samples to take away, between 1 and N - 1.
+        size: number of samples to split off, between 1 and N - 1.
         seed: scikit-learn's `random_state`.
         class_names: for the messages.
-        name: what is carved, "val" or "test", for the messages.
+        name: the split that is split off, "val" or "test", for the messages.
 
     Returns:
-        Indices of what is left and of what is taken away, each sorted.
+        Indices of the remaining samples and of those that are split off, each sorted.
 
     Raises:
-        DataError: a class has too few samples to be on both sides.
+        DataError: a class has too few samples to be in both parts, or `size` is too small or large for all classes.
     """
     from sklearn.model_selection import train_test_split
 
@@ -63,21 +63,21 @@ def carve(
 
 
 def carved_size(total: int, fraction: float) -> int:
-    """How many of `total` samples a fraction is, rounded up as scikit-learn does."""
+    """Return the number of samples in a fraction of `total`, rounded up as in scikit-learn."""
     return math.ceil(total * fraction)
 
 
 def few_per_class(labels: NDArray[np.int64], per_class: int, seed: int, *, class_names: Sequence[str]) -> Indices:
-    """Takes the same number of samples of each class at random.
+    """Draw the same number of samples of each class at random, without replacement.
 
     Args:
         labels: class indices, shape (N,).
-        per_class: how many of each.
-        seed: of the choice.
+        per_class: number of samples of each class.
+        seed: seed of the draw.
         class_names: for the message.
 
     Returns:
-        Sorted indices of the samples taken; with the same seed, more a class include fewer a class.
+        Sorted indices of the samples. With the same seed, a larger `per_class` gives a superset.
 
     Raises:
         DataError: a class has too few samples.
@@ -103,20 +103,20 @@ def make_splits(
     split_seed: int,
     train_per_class: int | None = None,
 ) -> dict[str, Samples]:
-    """Completes a source's own splits by carving what is missing out of train, stratified.
+    """Complete the splits of a data source: split missing ones off "train", stratified by class.
 
     Args:
-        source: its own "val" and "test" are left as they are and never mixed into training.
-        val_fraction: share of the source's training images for "val" where there is none.
-        test_fraction: likewise for "test"; 0 leaves it out.
-        split_seed: of the splits; nothing else changes them.
-        train_per_class: keep only this many training images of each class.
+        source: its own "val" and "test" are left as they are and never used for training.
+        val_fraction: fraction of the source's training images for "val", if the source has none.
+        test_fraction: fraction of the source's training images for "test", if the source has none; 0 makes none.
+        split_seed: seed of the splits; they depend on no other seed.
+        train_per_class: keep only this many training images of each class; None keeps all.
 
     Returns:
-        "train", "val" and, unless it is left out, "test"; no image is in two of them.
+        "train", "val" and, if there is one, "test"; no image is in two of them.
 
     Raises:
-        DataError: too few images to split.
+        DataError: there are too few images to split.
     """
     splits = dict(source.splits)
     total = len(splits["train"])
@@ -138,7 +138,7 @@ def make_splits(
 
 
 def split_table(images: LabelledImages) -> str:
-    """Returns which image is in which split, as a csv of image, class and split, with names as they are."""
+    """Return a csv with the columns image, class and split, in which names are not escaped for spreadsheets."""
     rows = [
         (name, images.class_names[label], split)
         for split, samples in images.splits.items()
@@ -148,5 +148,5 @@ def split_table(images: LabelledImages) -> str:
 
 
 def split_sha256(table: str) -> str:
-    """SHA-256, in hexadecimal, of what `split_table` gives: which images were trained on, by name, class and split."""
+    """Compute the SHA-256, in hexadecimal, of the output of `split_table`, which identifies the split."""
     return hashlib.sha256(table.encode("utf-8", "surrogateescape")).hexdigest()

@@ -1,4 +1,4 @@
-"""Processes that decode images beside the one that computes."""
+"""DataLoader workers: how many to use, their priority, and their end when the parent process dies."""
 
 from __future__ import annotations
 
@@ -7,57 +7,69 @@ import os
 import threading
 import time
 
-FEW = 8  # images for each process
-MAX_WORKERS = 8  # beyond about eight, decoding is rarely what a single accelerator waits for
-LOOK_S = 1.0  # between two looks for the parent
-CORES = "HEADSTART_CORES"  # in the environment: how many cores to use, where others run on the same machine
+FEW = 8  # minimum number of images for each worker
+MAX_WORKERS = 8  # with about eight, decoding is rarely the bottleneck of a single accelerator
+LOOK_S = 1.0  # seconds between two checks of the parent process
+CORES = "HEADSTART_CORES"  # environment variable: how many cores to use on a shared machine
 
 
 def available_cores() -> int:
-    """The cores that this process may use, or what `HEADSTART_CORES` says."""
+    """Return the number of cores that this process may use, at most `HEADSTART_CORES` if that is set."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     said = os.environ.get(CORES, "")
     return min(cores, int(said)) if said.isdigit() and int(said) > 0 else cores
 
 
 def default_workers(processes: int = 1) -> int:
-    """One worker a core that this process may use, and at most `MAX_WORKERS`.
+    """Return the default number of DataLoader workers: one for each available core, from 1 to `MAX_WORKERS`.
 
     Args:
-        processes: that train on this machine, and share its cores.
+        processes: training processes on this machine, which divide the cores among them.
     """
     return min(max(available_cores() // processes, 1), MAX_WORKERS)
 
 
 def workers_for(images: int) -> int:
-    """As many workers, but none for a few images: they are decoded sooner than a process starts."""
+    """Return the number of workers for some images: at most `default_workers()`, and one for every 8 images.
+
+    For fewer than 8 images it is 0, because decoding them takes less time than starting a process.
+    """
     return min(default_workers(), images // FEW)
 
 
-def begin_worker(worker: int) -> None:  # noqa: ARG001 (a DataLoader gives it)
-    """Has a worker process end with the process that started it, whatever it is doing then.
+def begin_worker(worker: int) -> None:  # noqa: ARG001 (required by worker_init_fn)
+    """End a worker process soon after its parent process ends; a `worker_init_fn` of a DataLoader.
 
-    A DataLoader's own worker looks for its parent only where it waits for work; one that waits to hand over a batch
-    would wait for ever when its parent was killed.
+    A DataLoader's worker checks its parent only while it waits for work. If the parent was killed, a worker that waits
+    to hand over a batch would wait forever.
+
+    Args:
+        worker: index of the worker.
     """
     end_with_parent()
 
 
 def end_with_parent() -> None:
-    """Ends this process soon after the one that started it."""
+    """End this process soon after its parent process ends; a daemon thread checks once a second."""
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:
     starter = multiprocessing.parent_process()
-    # Where the parent was gone before this began, its end of a pipe tells.
+    # If the parent ended before `getppid`, only multiprocessing knows: its pipe to the parent is closed.
     while os.getppid() == parent and (starter is None or starter.is_alive()):
         time.sleep(LOOK_S)
     os._exit(1)
 
 
 def step_back(worker: int) -> None:
-    """Likewise, and lets the forward pass go first: its threads wait for each other, and a late one holds up all."""
+    """Initialise a worker as `begin_worker` does, at a lower priority than the forward pass.
+
+    The threads of a forward pass on the CPU wait for one another, so that a late one delays all of them.
+
+    Args:
+        worker: index of the worker.
+    """
     begin_worker(worker)
     if hasattr(os, "nice"):
-        os.nice(5)  # further back, and on a machine that others use they would hardly run
+        os.nice(5)  # with a higher value, workers would hardly run on a shared machine

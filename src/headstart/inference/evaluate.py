@@ -1,4 +1,4 @@
-"""Figures of a trained model on any labelled images."""
+"""Evaluation of a trained model on labelled images."""
 
 from __future__ import annotations
 
@@ -33,25 +33,29 @@ from headstart.training.split_metrics import KeepOutputs, figures_of_splits
 from headstart.training.trainer import build_trainer, quiet_lightning
 from headstart.utils.errors import ConfigError, DataError
 
-FIRST = ("test", "val", "train")  # which split is evaluated, of those that the data have
+FIRST = ("test", "val", "train")  # the first of these that the data have is evaluated
 
 
 def evaluate(path: str | Path, *words: str | Path, split: str | None = None, tta: str | None = None) -> Evaluation:
-    """Evaluates a trained model on labelled images; classes are matched by name.
+    """Evaluate a trained model on labelled images, with classes matched by name.
 
     Args:
         path: a run folder, a model folder or a checkpoint.
-        *words: a folder with a folder for each class; or words as on train.py's command line, for data (`data=stl10
-            data.root=FOLDER`) and for where to compute (`trainer=gpu`). Without a folder or `data=`, the data are those
-            of the model's run, split as for its training; `data.root=` says where they are now. Other data are not
-            split: all images of their own test, val or train split are evaluated.
-        split: "test", "val" or "train"; None takes the first of these that there is.
-        tta: "flip" or "five" averages the probabilities of several views of each image, as `Model.predict` does.
+        *words: a folder with a subfolder for each class; or overrides as for train.py, for data (`data=stl10
+            data.root=FOLDER`) and hardware (`trainer=gpu`). Without a folder or `data=`, the data of the model's run
+            are used with the same splits; `data.root=` sets their present path. Other data are not split: every image
+            of their own test, val or train split is evaluated.
+        split: "test", "val" or "train"; None takes the first of these that the data have.
+        tta: test-time augmentation: "flip" or "five" averages the probabilities of several views, as in
+            `Model.predict`.
+
+    Returns:
+        Metrics, labels and model outputs of the split.
 
     Raises:
         ModelError: the model cannot be loaded.
-        ConfigError: it lies in no run folder and no data are named, or a word does not fit.
-        DataError: the images are not as they should be, there is no such split, or the model knows none of the classes.
+        ConfigError: the model lies in no run folder and no data are named, or an override does not fit.
+        DataError: the images cannot be used, the split does not exist, or the model knows none of the classes.
     """
     artifact = read_artifact(path)
     folder, settings = _folder_and_words([str(word) for word in words])
@@ -71,7 +75,7 @@ def evaluate(path: str | Path, *words: str | Path, split: str | None = None, tta
         check_split(images, artifact)
     splits = images.splits
     if folder and set(splits) == {"train"}:
-        splits = {"test": splits["train"]}  # a folder without splits: nobody trains on it here
+        splits = {"test": splits["train"]}  # a folder without splits is evaluated as a test split
     quiet_lightning()
     classifier = classifier_of(artifact)
     chosen = split or next(name for name in FIRST if name in splits)
@@ -95,7 +99,7 @@ def evaluate(path: str | Path, *words: str | Path, split: str | None = None, tta
     )
     keep = KeepOutputs()
     bars = [ProgressBar(leave=False)] if config.trainer.enable_progress_bar else []
-    # One process: each image counts once, and their order is known.
+    # One process on one device: each image is counted once, in a known order.
     whole = {"devices": 1, "num_nodes": 1, "strategy": "auto", "fast_dev_run": False, "limit_test_batches": 1.0}
     arguments = asdict(config.trainer) | whole | {"limit_train_batches": 1.0, "limit_val_batches": 1.0}
     trainer = build_trainer([keep, *bars], [], arguments)
@@ -122,10 +126,10 @@ def evaluate(path: str | Path, *words: str | Path, split: str | None = None, tta
 
 
 class OfEachView(nn.Module):
-    """A backbone that takes several views of each image.
+    """A backbone that is applied to several views of each image.
 
     Args:
-        backbone: from (batch, 3, height, width) to (batch, num_features).
+        backbone: a module from (batch, 3, height, width) to (batch, num_features).
     """
 
     def __init__(self, backbone: nn.Module) -> None:
@@ -133,17 +137,17 @@ class OfEachView(nn.Module):
         self.backbone = backbone
 
     def forward(self, views: Tensor) -> Tensor:
-        """From (batch, views, 3, height, width) to (batch, views, num_features)."""
+        """Map (batch, views, 3, height, width) to features of shape (batch, views, num_features)."""
         features: Tensor = self.backbone(views.flatten(0, 1))
         return features.view(*views.shape[:2], -1)
 
 
 class MeanOfViews(nn.Module):
-    """A head whose answer is the mean of the probabilities of several views.
+    """A head that averages the predicted probabilities of several views.
 
     Args:
-        head: from features to logits, along the last dimension.
-        temperature: that logits are divided by where they become probabilities.
+        head: a module from features to logits, along the last dimension.
+        temperature: the divisor of the logits before the softmax.
     """
 
     def __init__(self, head: nn.Module, temperature: float) -> None:
@@ -151,13 +155,20 @@ class MeanOfViews(nn.Module):
         self.head, self.temperature = head, temperature
 
     def forward(self, features: Tensor) -> Tensor:
-        """From (batch, views, num_features) to (batch, classes): the logits of the mean, before the temperature."""
+        """Map (batch, views, num_features) to (batch, classes): logits of the mean probabilities.
+
+        The logits are not divided by the temperature, like those of other heads.
+        """
         logarithms: Tensor = (self.head(features).float() / self.temperature).log_softmax(dim=-1)
         return self.temperature * (logarithms.logsumexp(dim=1) - math.log(features.shape[1]))
 
 
 def _folder_and_words(words: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """The folder of images, if one is named, and the words with an equals sign."""
+    """Split the arguments into the folder of images, if any, and the overrides, which contain an equals sign.
+
+    Raises:
+        ConfigError: several folders are named, or a folder and other data.
+    """
     settings = [word for word in words if "=" in word and not Path(word).is_dir()]
     folders = [Path(word) for word in words if word not in settings]
     if len(folders) > 1:
@@ -170,7 +181,7 @@ def _folder_and_words(words: Sequence[str]) -> tuple[Path | None, list[str]]:
 
 
 def _name(artifact: Artifact, split: str, folder: Path | None, words: Sequence[str]) -> str:
-    """A folder's name for an evaluation: other models, data and splits have other names."""
+    """Return the name of the evaluation's folder, which differs between checkpoints, data sets and splits."""
     parts = [word.partition("=")[2] for word in words if word.startswith("data=")]
     if folder:
         place = str(folder.resolve())
@@ -179,10 +190,10 @@ def _name(artifact: Artifact, split: str, folder: Path | None, words: Sequence[s
 
 
 def check_split(images: LabelledImages, artifact: Artifact) -> None:
-    """Makes sure that the images are split as they were for training.
+    """Check that the images have the same splits as in training.
 
     Raises:
-        DataError: they are not, so that some of the test images may have been trained on.
+        DataError: they do not, so that some of the test images may have been trained on.
     """
     if split_sha256(split_table(images)) != artifact.description.get("split"):
         raise DataError(
@@ -193,15 +204,15 @@ def check_split(images: LabelledImages, artifact: Artifact) -> None:
 
 
 def match_classes(samples: Samples, theirs: Sequence[str], ours: Sequence[str]) -> tuple[Samples, list[str]]:
-    """Relabels images by the names of their classes.
+    """Relabel images by class name.
 
     Args:
-        samples: labelled as the data do.
+        samples: images with the labels of the data.
         theirs: the data's class names, in the order of their labels.
-        ours: the model's.
+        ours: the model's class names, in the order of its logits.
 
     Returns:
-        The images whose class the model knows, labelled as the model does; and what is to be said of the others.
+        The images whose class the model knows, with the model's labels; and notes on unknown and missing classes.
 
     Raises:
         DataError: the model knows none of the classes.
@@ -231,7 +242,11 @@ def _named(names: Sequence[str]) -> str:
 def features_of(
     classifier: TransferClassifier, data: ImageDataModule, trainer: pl.Trainer, settings: Features
 ) -> FeatureDataModule | None:
-    """What the frozen backbone gives for the images, from the cache as far as it is there: as in training."""
+    """Return the features of the frozen backbone, read from the cache where possible, as in training.
+
+    Returns:
+        A data module of features; None if the backbone is not frozen, caching is off, or the features cannot be cached.
+    """
     frozen = classifier.hparams["freeze"] is True
     if not (frozen and isinstance(settings, CachedFeatures) and sees_all_images(trainer)):
         return None

@@ -1,4 +1,4 @@
-"""A trained model for other runtimes: ONNX and torch.export, each loaded again and held against the model."""
+"""Export of a trained model to ONNX and torch.export, with a comparison of the exported file and the model."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from headstart.utils.files import write_atomically
 if TYPE_CHECKING:
     from headstart.data.image_io import ImageLike
 
-# How far a logit may be from the model's, over the largest of them where that is above 1. Float32 in another order of
-# additions costs 1e-6 to 1e-5; a graph that is wrong costs 1e-1.
+# Largest error of a logit, relative to the largest logit if that is above 1. Another order of float32 additions costs
+# 1e-6 to 1e-5, a wrong graph 1e-1.
 TOLERANCE = 1e-3
 ENDINGS = {"onnx": ".onnx", "torch-export": ".pt2"}
-METADATA = "headstart.json"  # within a .pt2 file
-GENERATED = 40  # images to compare on where there are none
+METADATA = "headstart.json"  # name of the metadata within a .pt2 file
+GENERATED = 40  # number of images generated for the comparison if none are given
 BATCH = 16
 Run = Callable[[Tensor], Tensor]
 
 
 class Exported(NamedTuple):
-    """A file that was written and found to agree.
+    """An exported file whose outputs were compared with the model's.
 
     Attributes:
         path: the file.
-        takes: what to give it, in words.
-        images: how many it was compared on.
-        difference: the largest of any logit from the model's.
+        takes: a description of its input: dtype and shape.
+        images: the number of images that it was compared on.
+        difference: the largest absolute error of a logit, relative to the largest logit if that is above 1.
     """
 
     path: Path
@@ -53,11 +53,11 @@ class Exported(NamedTuple):
 
 
 class FromPixels(nn.Module):
-    """A network with scaling and normalisation in front of it.
+    """A network that scales and normalises its input itself.
 
     Args:
-        network: from preprocessed images to logits.
-        preprocessing: whose mean and deviation to take.
+        network: a module from preprocessed images to logits.
+        preprocessing: the preprocessing whose mean and standard deviation are used.
     """
 
     mean: Tensor
@@ -70,27 +70,32 @@ class FromPixels(nn.Module):
         self.register_buffer("std", torch.tensor(preprocessing.std)[:, None, None])
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Logits for uint8 RGB pixels of shape (batch, height, width, 3), resized and cut already."""
+        """Compute logits from uint8 RGB pixels of shape (batch, height, width, 3), already resized and cropped."""
         images = pixels.permute(0, 3, 1, 2).to(torch.float32) / 255
         logits: Tensor = self.network((images - self.mean) / self.std)
         return logits
 
 
 def export(model: Model, kind: str, folder: Path, images: Sequence[ImageLike] | None = None) -> list[Exported]:
-    """Writes a model twice: for preprocessed tensors (`model`), and for uint8 pixels (`model-uint8`).
+    """Export a model to two files: for preprocessed tensors (`model`), and for uint8 pixels (`model-uint8`).
 
-    Both take any number of images at once and give logits in the order of the class names; class names and
-    preprocessing are in the file's metadata. Resizing and cutting to the square is left to the caller.
+    Both take batches of any size and return logits in the order of the class names. Class names and preprocessing are
+    in the file's metadata. The caller resizes and crops the images.
 
     Args:
-        model: left as it is.
+        model: the model, which is not changed.
         kind: "onnx" or "torch-export".
-        folder: where the files go; made if it is not there.
-        images: to compare on, at least one; None generates some.
+        folder: the folder of the files; created if it does not exist.
+        images: one or more images for the comparison; None generates some.
+
+    Returns:
+        The file for tensors and the file for pixels.
 
     Raises:
-        ConfigError: the kind is unknown or its packages are not installed.
-        ModelError: an exported network does not give the model's answers; its file is not left there.
+        ConfigError: the kind is unknown, or its packages are not installed.
+        DataError: an image cannot be read.
+        ModelError: the network cannot be exported, or the exported network gives other outputs. Its file is not
+            written.
     """
     if kind not in ENDINGS:
         raise ConfigError(f"--to {kind}: expected {' or '.join(ENDINGS)}.")
@@ -117,7 +122,7 @@ def export(model: Model, kind: str, folder: Path, images: Sequence[ImageLike] | 
 
 
 def example_pixels(preprocessing: Preprocessing, images: Sequence[ImageLike] | None) -> Tensor:
-    """Images as uint8 of shape (N, 3, crop, crop): these, or generated ones of blurred colours with noise.
+    """Return images as uint8 of shape (N, 3, crop, crop): the given ones, or generated ones of blurred random colours.
 
     Raises:
         DataError: an image cannot be read.
@@ -131,12 +136,17 @@ def example_pixels(preprocessing: Preprocessing, images: Sequence[ImageLike] | N
 
 
 def metadata(model: Model, takes: str) -> dict[str, str]:
-    """What an exported file says about itself: values as JSON."""
+    """Return the metadata of an exported file, with each value as JSON.
+
+    Args:
+        model: the exported model.
+        takes: a description of the file's input: dtype and shape.
+    """
     about = {
         "headstart": headstart.__version__,
         "class_names": model.class_names,
         "preprocessing": model.description["preprocessing"],
-        "temperature": model.temperature,  # the file gives logits; probabilities are softmax(logits / temperature)
+        "temperature": model.temperature,  # for softmax(logits / temperature): the file returns logits
         "input": takes,
     }
     return {name: json.dumps(value, ensure_ascii=False) for name, value in about.items()}
@@ -145,19 +155,23 @@ def metadata(model: Model, takes: str) -> dict[str, str]:
 def _write(
     module: nn.Module, given: Tensor, expected: Tensor, path: Path, kind: str, about: Mapping[str, str]
 ) -> Exported:
-    """Writes one file; it comes to its place once it is found to agree."""
+    """Write one file atomically, after the written network was loaded and compared with the model.
+
+    Raises:
+        ModelError: the network cannot be exported, or the outputs differ.
+    """
     write, load = (_write_onnx, _load_onnx) if kind == "onnx" else (_write_program, _load_program)
     found: list[float] = []
 
     def write_and_compare(temporary: Path) -> None:
         try:
-            two = torch.cat([given[:1], given[-1:]])  # of one image alone, an exporter would fix the number
+            two = torch.cat([given[:1], given[-1:]])  # from one image, an exporter would fix the batch size
             write(module, two, temporary, about)
             run = load(temporary)
             sizes = _sizes(len(given))
             pairs = zip(torch.split(given, sizes), torch.split(expected, sizes), strict=True)
             found.append(max(_difference(run(images), logits) for images, logits in pairs))
-        except Exception as error:  # what an exporter or a runtime makes of a network is anybody's guess
+        except Exception as error:  # exporters and runtimes may raise anything
             raise ModelError(f"{path} is not written: {kind} cannot follow this network ({brief(error)}).") from error
         if not found[0] <= TOLERANCE:
             raise ModelError(
@@ -170,12 +184,15 @@ def _write(
 
 
 def _sizes(images: int) -> list[int]:
-    """How many images to compare at a time: one, then batches, then what is left."""
+    """Return the batch sizes of the comparison: one image, then full batches, then the remainder."""
     return [1, *[BATCH] * ((images - 1) // BATCH), *([left] if (left := (images - 1) % BATCH) else [])]
 
 
 def _difference(given: Tensor, expected: Tensor) -> float:
-    """The largest difference of a logit, over the largest logit where that is above 1; infinite for another class."""
+    """Return the largest error of a logit, relative to the largest logit if that is above 1.
+
+    It is infinite if the shape or a predicted class differs.
+    """
     if given.shape != expected.shape or not torch.equal(given.argmax(dim=1), expected.argmax(dim=1)):
         return math.inf
     return float((given - expected).abs().max() / expected.abs().max().clamp(min=1))
@@ -186,7 +203,7 @@ def _difference(given: Tensor, expected: Tensor) -> float:
 
 def _write_program(module: nn.Module, images: Tensor, path: Path, about: Mapping[str, str]) -> None:
     program = torch.export.export(module, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    with path.open("wb") as file:  # by its name it would have to end in .pt2
+    with path.open("wb") as file:  # torch.export.save requires file names to end in .pt2
         torch.export.save(program, file, extra_files={METADATA: json.dumps(dict(about))})
 
 
@@ -200,14 +217,14 @@ def _load_program(path: Path) -> Run:
 
 
 def has_onnx() -> bool:
-    """Whether ONNX Runtime and what exports to it are installed."""
+    """Tell whether ONNX, its exporter and ONNX Runtime are installed."""
     return all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 
 
 def _write_onnx(module: nn.Module, images: Tensor, path: Path, about: Mapping[str, str]) -> None:
     onnx: Any = importlib.import_module("onnx")
-    # By torch.export: it takes seconds, where the exporter for `features.engine` takes a half; but it follows any
-    # number of images, and pooling to more places than there are, as in a VGG at 96 pixels.
+    # The exporter by torch.export takes seconds, the one for `features.engine` half a second. But it supports dynamic
+    # batch sizes, and adaptive pooling to an output larger than its input, as in a VGG at 96 pixels.
     torch.onnx.export(
         module,
         (images,),

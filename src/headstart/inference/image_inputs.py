@@ -1,4 +1,4 @@
-"""Which images are meant: files, folders, patterns and tables, as they are given on a command line."""
+"""Images named on a command line by files, folders, glob patterns and CSV tables."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ EXTENSIONS_TEXT = " ".join(EXTENSIONS)
 
 
 class Input(NamedTuple):
-    """An image that is asked for.
+    """An image that was asked for.
 
     Attributes:
-        name: what it was called.
-        path: where it is.
-        error: why there is none, if that is known before it is read.
+        name: the name that it was given.
+        path: the path of the file; empty if the name is not valid.
+        error: why there is no image, if that is known before the file is read.
     """
 
     name: str
@@ -33,12 +33,12 @@ class Input(NamedTuple):
 
 @dataclass
 class Inputs:
-    """The images that are asked for.
+    """The images that were asked for.
 
     Attributes:
-        images: in order.
-        notes: what a user should know, such as what was skipped.
-        column: the column of a table that names them, if the images stand in tables.
+        images: the images, in order.
+        notes: messages for the user, such as skipped files.
+        column: the column of file names, if images come from a table.
     """
 
     images: list[Input] = field(default_factory=list)
@@ -49,33 +49,33 @@ class Inputs:
 def find_images(
     sources: Sequence[str], *, images: str | None = None, column: str | None = None, usual: str | None = None
 ) -> Inputs:
-    """Finds the images that are meant, in the order of the sources.
+    """Find the images that the sources name, in the order of the sources.
 
     Args:
-        sources: each an image, a folder (everything in it that looks like an image, in the order of names), a
-            pattern such as `photos/**/*.jpg`, or a csv with a header.
-        images: the folder that a table's file names are relative to; None takes the table's own.
+        sources: each an image, a folder, a glob pattern such as `photos/**/*.jpg`, or a CSV file with a header. A
+            folder stands for all files below it that look like images, sorted by name.
+        images: the folder that file names in a table are relative to; None takes the table's own folder.
         column: the table's column of file names.
-        usual: that column's name where the model was trained; taken if it is there and `column` is None.
+        usual: the name of that column in the model's training data, used if it exists and `column` is None.
 
     Returns:
-        The images. What is missing, or leaves its folder, is an `Input` with an error in its place.
+        The images. A file that is missing or lies outside its folder is an `Input` with an error.
 
     Raises:
-        ConfigError: a table does not say which images it means.
-        DataError: it is no table.
+        ConfigError: a table has no such column, or it is not clear which column holds the file names.
+        DataError: a table cannot be read.
     """
     inputs = Inputs()
     for source in sources:
         try:
             _find(source, images, column, usual, inputs)
-        except OSError as error:  # such as a folder that this user may not look into
+        except OSError as error:  # such as a folder without read permission
             inputs.images.append(_missing(source, f"{error.strerror}."))
     return inputs
 
 
 def _find(source: str, images: str | None, column: str | None, usual: str | None, inputs: Inputs) -> None:
-    """Adds what one source means."""
+    """Add the images of one source to `inputs`."""
     path = Path(source)
     if not source:
         inputs.images.append(_missing("''", "the name is empty."))
@@ -98,7 +98,7 @@ def _find(source: str, images: str | None, column: str | None, usual: str | None
         if not rows:
             inputs.images.append(_missing(source, "a header and no rows."))
     elif glob.has_magic(source) and not path.exists():
-        # Path.glob does not follow links to folders: they may lead in a circle.
+        # Path.glob does not follow symbolic links to folders, which may form a cycle.
         matches = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
         files = sorted(str(file) for file in matches if not file.name.startswith(".") and not file.is_dir())
         inputs.images += [Input(file, file) for file in files]
@@ -113,7 +113,7 @@ def _missing(source: str, why: str) -> Input:
 
 
 def _listed(table: Path, folder: Path, named: Sequence[tuple[int, str]]) -> Iterator[Input]:
-    """The images of a folder that a table names in its lines."""
+    """Yield the images of a folder that the lines of a table name."""
     for line, file in named:
         try:
             yield Input(file, inside(folder, file, f"{table}, line {line}"))
@@ -122,10 +122,10 @@ def _listed(table: Path, folder: Path, named: Sequence[tuple[int, str]]) -> Iter
 
 
 def image_column(table: Path, columns: Sequence[str], usual: str | None) -> str:
-    """Returns the column of file names: that of the model's own data, or the only one.
+    """Return the column of file names: that of the model's training data, or the only one.
 
     Raises:
-        ConfigError: it is not clear which.
+        ConfigError: the table has no header, or it is not clear which column holds the file names.
     """
     if not columns or any(name.lower().endswith(EXTENSIONS) for name in columns):
         raise ConfigError(f"{table} has no header: expected a first line with the names of its columns.")

@@ -1,4 +1,4 @@
-"""Model: a trained classifier to use, without Lightning, Hydra, the training data or a download."""
+"""Model, a trained classifier for inference that needs no Lightning, Hydra, training data or download."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CPU_BATCH, GPU_BATCH = 8, 64  # MobileNetV2 on two cores: 51 images a second at 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer to one image.
+    """The prediction for one image.
 
     Attributes:
         class_name: the most probable class.
@@ -44,25 +44,28 @@ class Prediction:
 
 
 class Model:
-    """A trained classifier.
+    """A trained classifier for inference.
 
     Args:
-        artifact: what was read of it.
-        device: where to compute; None takes a GPU where there is one.
+        artifact: the contents of a model folder or checkpoint.
+        device: the device to compute on; None takes a GPU if there is one.
 
     Attributes:
-        class_names: in the order of the logits.
-        preprocessing: what happens to an image before the network.
-        temperature: what logits are divided by for probabilities, so that these are as high as they are right; fitted
-            on validation images at the end of a run, and 1 for a checkpoint.
+        class_names: class names in the order of the logits.
+        preprocessing: the preprocessing that the network expects.
+        temperature: the divisor of the logits before the softmax, which calibrates the probabilities (temperature
+            scaling). It is fitted on validation images at the end of a run, and is 1 for a checkpoint.
         path: the model folder or checkpoint.
-        run_folder: that it lies in, or None.
-        description: all that model.json says, such as "metrics".
-        network: from preprocessed float32 images of shape (batch, 3, height, width) to logits of shape
-            (batch, len(class_names)); in evaluation mode.
+        run_folder: the run folder that contains it, or None.
+        description: the contents of model.json, such as "metrics".
+        device: the device to compute on.
+        network: a module in evaluation mode from preprocessed float32 images of shape (batch, 3, height, width) to
+            logits of shape (batch, len(class_names)).
+        transform: the evaluation transform from an image to the network's input.
 
     Raises:
-        ModelError: the weights are not those of the network that is described.
+        ConfigError: the device is not available.
+        ModelError: the weights do not fit the described network.
     """
 
     def __init__(self, artifact: Artifact, device: str | torch.device | None = None) -> None:
@@ -85,24 +88,26 @@ class Model:
         batch_size: int | None = None,
         num_workers: int | None = None,
     ) -> Any:
-        """Classifies one image or many.
+        """Classify one image or several.
 
         Args:
-            images: one or several of: a path; a PIL image; an array of shape (height, width) or (height, width, 1, 3
-                or 4); a tensor of shape (1, 3 or 4, height, width). Arrays and tensors are pixels: uint8, uint16, or
-                floats in [0, 1]. An array or tensor of one dimension more is several images.
-            top: how many classes to name for each image.
-            tta: "flip" averages the probabilities of the image and its mirror image, "five" those of the middle and
-                the four corners (Krizhevsky et al., 2012, section 4.1).
-            batch_size: images at a time; None takes 8 on a CPU and 64 on a GPU.
-            num_workers: processes that decode files; None takes one a core where there are more than a few files and
-                processes are forked. Elsewhere a script that asks for some needs `if __name__ == "__main__":`.
+            images: one or several of: a path; a PIL image; an array of shape (height, width) or (height, width, 1, 3 or
+                4); a tensor of shape (1, 3 or 4, height, width). Arrays and tensors hold pixels as uint8, uint16, or
+                floats in [0, 1]. An array or tensor with one more dimension is a batch of images.
+            top: the number of classes to return for each image.
+            tta: test-time augmentation. "flip" averages the probabilities of the image and its mirror image, "five"
+                those of the centre and four corner crops (Krizhevsky et al., 2012, section 4.1).
+            batch_size: images per batch; None takes 8 on a CPU and 64 on a GPU.
+            num_workers: processes that decode files. None starts one per core if there are more than a few files and
+                processes are forked. Where they are not forked, a script that sets it needs `if __name__ ==
+                "__main__":`.
 
         Returns:
-            A `Prediction` for one image, a list of them, in order, for several.
+            A `Prediction` for one image, or a list of them in the order of the images.
 
         Raises:
-            DataError: an image cannot be read, or is not of these shapes and types.
+            ConfigError: `top` is less than 1.
+            DataError: an image cannot be read or has another shape or dtype, or its logits are not finite.
         """
         one = _is_one(images)
         many: Sequence[ImageLike] = [images] if one else list(images)  # type: ignore[arg-type, list-item]
@@ -122,17 +127,20 @@ class Model:
         batch_size: int | None = None,
         num_workers: int | None = None,
     ) -> Iterator[Prediction | DataError]:
-        """Classifies images one after the other, in order, holding few of them in memory.
+        """Classify images lazily, in order, with few of them in memory at a time.
 
         Args:
-            images: see `predict`.
-            top: likewise.
-            tta: likewise.
-            batch_size: likewise.
-            num_workers: likewise.
+            images: the images; see `predict`.
+            top: the number of classes to return for each image.
+            tta: test-time augmentation; see `predict`.
+            batch_size: images per batch; see `predict`.
+            num_workers: processes that decode files; see `predict`.
 
         Yields:
-            For every image its answer, or the error that tells why there is none.
+            For each image its prediction, or the error that explains why there is none.
+
+        Raises:
+            ConfigError: `top` is less than 1; raised when iteration begins.
         """
         if top < 1:
             raise ConfigError(f"top={top}: expected how many classes to name, 1 or more.")
@@ -143,7 +151,7 @@ class Model:
             if not logits.isfinite().all():
                 yield DataError(f"{self.path}: its answer is not a number. Training diverged: try a lower lr.")
                 continue
-            # Of several views, the mean of their probabilities.
+            # With test-time augmentation, average the probabilities over the views.
             probabilities, classes = (
                 (logits / self.temperature).softmax(dim=1).mean(dim=0).sort(descending=True, stable=True)
             )
@@ -159,20 +167,21 @@ class Model:
         batch_size: int | None = None,
         num_workers: int | None = None,
     ) -> Iterator[Tensor | DataError]:
-        """Logits of images one after the other, in order.
+        """Compute the logits of images lazily, in order.
 
         Args:
-            images: see `predict`.
-            tta: likewise.
-            batch_size: likewise.
-            num_workers: likewise.
+            images: the images; see `predict`.
+            tta: test-time augmentation; see `predict`.
+            batch_size: images per batch; see `predict`.
+            num_workers: processes that decode files; see `predict`.
 
         Yields:
-            For every image float32 logits of shape (views, classes) on the CPU, one view without `tta`; or its error.
+            For each image, float32 logits of shape (views, classes) on the CPU, with one view if `tta` is None; or its
+            error.
         """
         files = all(isinstance(image, str | Path) for image in images)
         if num_workers is None:
-            # Processes that are not forked start by running the caller's script again: that is for him to ask for.
+            # Processes that are not forked import the caller's script again, so they are opt-in.
             forked = torch.multiprocessing.get_start_method() == "fork"
             num_workers = workers_for(len(images)) if forked and files else 0
         transform = several_views(self.preprocessing, tta) if tta else self.transform
@@ -183,7 +192,7 @@ class Model:
             collate_fn=_join,
             pin_memory=self.device.type == "cuda",
             worker_init_fn=step_back if self.device.type == "cpu" else begin_worker,
-            generator=torch.Generator(),  # of its own: it leaves the caller's random numbers alone
+            generator=torch.Generator(),  # keeps the caller's random state unchanged
         )
         for views, problems in loader:
             logits = iter(torch.split(self.logits(views.flatten(0, 1)), views.shape[1]) if len(views) else ())
@@ -191,22 +200,30 @@ class Model:
                 yield problem or next(logits)
 
     def evaluate(self, *words: str | Path, split: str | None = None, tta: TTA | None = None) -> Evaluation:
-        """Figures on labelled images, the test split of its own run or others; see `evaluation.evaluate`.
+        """Evaluate the model on labelled images; see `headstart.inference.evaluate.evaluate`.
 
         Args:
-            *words: a folder with a folder for each class, or data as on train.py's command line, such as `data=stl10`.
-            split: "test", "val" or "train"; None takes the first of these that there is.
-            tta: see `predict`.
+            *words: a folder with a subfolder for each class, or overrides as for train.py, such as `data=stl10`.
+                Without them, the data of the model's run are used.
+            split: "test", "val" or "train"; None takes the first of these that the data have.
+            tta: test-time augmentation; see `predict`.
+
+        Returns:
+            Metrics, labels and model outputs of the split.
+
+        Raises:
+            ConfigError: an override does not fit, or the model lies in no run folder and no data are named.
+            DataError: the images cannot be used, the split does not exist, or the model knows none of the classes.
         """
-        from headstart.inference.evaluate import evaluate  # late: it imports Lightning and Hydra
+        from headstart.inference.evaluate import evaluate  # imported late: it needs Lightning and Hydra
 
         return evaluate(self.path, *words, split=split, tta=tta)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Logits of preprocessed images.
+        """Compute the logits of preprocessed images.
 
         Args:
-            images: float32, of shape (batch, 3, height, width), as `transform` gives them.
+            images: float32 tensor of shape (batch, 3, height, width), such as a batch of outputs of `transform`.
 
         Returns:
             float32 logits of shape (batch, classes) on the CPU.
@@ -218,7 +235,7 @@ class Model:
 
 
 class _Prepared(Dataset[Tensor | DataError]):
-    """Images as the network sees them, or why there is none."""
+    """A dataset of preprocessed images of shape (views, 3, height, width), or the error where one cannot be read."""
 
     def __init__(self, images: Sequence[ImageLike], transform: Transform) -> None:
         self.images, self.transform = images, transform
@@ -235,7 +252,11 @@ class _Prepared(Dataset[Tensor | DataError]):
 
 
 def _join(items: list[Tensor | DataError]) -> tuple[Tensor, list[DataError | None]]:
-    """A batch of shape (images, views, 3, height, width) of those that can be read, and for all what is wrong."""
+    """Collate the readable images into a batch of shape (images, views, 3, height, width).
+
+    Returns:
+        The batch; and for each image, readable or not, its error or None.
+    """
     views = [item for item in items if isinstance(item, Tensor)]
     problems = [item if isinstance(item, DataError) else None for item in items]
     return torch.stack(views) if views else torch.empty(0, 1, 3, 1, 1), problems

@@ -1,4 +1,4 @@
-"""Pretrained networks without their last layer."""
+"""Backbones: pretrained networks from torchvision, timm and headstart without their classifier."""
 
 from __future__ import annotations
 
@@ -16,19 +16,18 @@ from headstart.models.small_networks import SimpleCNN
 from headstart.models.weights import described_preprocessing, load_weights
 from headstart.utils.errors import ModelError, suggestion
 
-CLASSES = 1000  # width of the last layer of every network trained on ImageNet-1k
+CLASSES = 1000  # output width of a classifier for ImageNet-1k
 
 
 class Backbone(NamedTuple):
-    """A network from images to features.
+    """A network that computes features from images.
 
     Attributes:
-        module: from float32 images of shape (batch, 3, height, width) to features of shape
-            (batch, num_features).
+        module: maps float32 images of shape (batch, 3, height, width) to features of shape (batch, num_features).
         num_features: width of the features.
-        preprocessing: what the weights expect of an image.
-        description: the arguments of `build_backbone` that build the same network again.
-        licence: of the weights, as far as the library knows it.
+        preprocessing: preprocessing that the weights expect.
+        description: arguments of `build_backbone`, without weights, that build the same network again.
+        licence: licence of the pretrained weights, or None if the library does not state it.
     """
 
     module: nn.Module
@@ -39,17 +38,17 @@ class Backbone(NamedTuple):
 
 
 def build_backbone(library: str, name: str, weights: str | None) -> Backbone:
-    """Builds a network and takes its last layer off.
+    """Build a network without its classifier.
 
     Args:
-        library: "torchvision", "timm" (with the extra of that name) or "headstart".
-        name: the network's name in that library.
-        weights: "default" for the library's pretrained ones (downloaded once, by its own cache), None for
-            random ones, or the path of a .pth or .safetensors file, which must fit in everything but the old
-            classifier. A file of headstart's own brings its preprocessing with it.
+        library: "torchvision", "timm" (needs the extra of that name) or "headstart".
+        name: name of the network in that library.
+        weights: "default" for the library's pretrained weights, which the library downloads once; None for random
+            weights; or the path of a .pth or .safetensors file. A file must match the network except for the old
+            classifier. A file written by headstart also determines the preprocessing.
 
     Raises:
-        ModelError: no such network, or weights that cannot be had or do not fit.
+        ModelError: if there is no such network, or the weights are not available or do not match it.
     """
     if library == "torchvision":
         backbone = _torchvision(name, weights)
@@ -60,10 +59,14 @@ def build_backbone(library: str, name: str, weights: str | None) -> Backbone:
 
 
 def check_input(backbone: Backbone, image_size: int) -> None:
-    """Tries the backbone on one black image, so that a size it does not take is known before training.
+    """Run the backbone on one black image, to detect an unsupported image size before training.
+
+    Args:
+        backbone: the backbone; the mode of its modules does not change.
+        image_size: height and width of images in pixels.
 
     Raises:
-        ModelError: the network does not give (1, num_features) for an image of this size.
+        ModelError: if the network does not return features of shape (1, num_features) for an image of this size.
     """
     module = backbone.module
     was_training = [m for m in module.modules() if m.training]
@@ -91,21 +94,21 @@ def check_input(backbone: Backbone, image_size: int) -> None:
 def _torchvision(name: str, weights: str | None) -> Backbone:
     from torchvision import models
 
-    names = models.list_models(module=models)  # classification only, without detection and the like
+    names = models.list_models(module=models)  # classification only, without detection, segmentation and video
     if name not in names:
         raise ModelError(
             f"torchvision has no classification network '{name}'.{suggestion(name, names)} "
             f"There are {', '.join(names)}."
         )
     chosen = _torchvision_weights(models, name, weights)
-    # Without a choice: torchvision's first weights of a network, whose preprocessing is its paper's.
+    # Other weights: the preprocessing of torchvision's first weights of a network is that of its paper.
     expected = (chosen or next(iter(models.get_model_weights(name)))).transforms()
     description = {"library": "torchvision", "name": name}
     options: dict[str, Any] = {}
     if name.startswith("vit_"):
-        options = {"image_size": expected.crop_size[0]}  # which their position embeddings are made for
+        options = {"image_size": expected.crop_size[0]}  # their position embeddings have this size
     if name in ("googlenet", "inception_v3"):
-        # Built alike whatever the weights. transform_input turns our normalisation into the weights' own.
+        # The same architecture for all weights. transform_input converts our normalisation to that of the weights.
         options = {"aux_logits": True, "transform_input": True, "init_weights": False}
     if weights == "default":
         network = _downloaded(
@@ -130,7 +133,7 @@ def _torchvision(name: str, weights: str | None) -> Backbone:
 
 
 def _torchvision_weights(models: Any, name: str, weights: str | None) -> Any:
-    """The entry of torchvision's list that these weights are: by choice, or by the name of the file."""
+    """Return the entry of torchvision's weights enum: the default, or the one with the same file name, or None."""
     choices = models.get_model_weights(name)
     if weights == "default":
         return choices.DEFAULT
@@ -141,34 +144,40 @@ def _torchvision_weights(models: Any, name: str, weights: str | None) -> Any:
 
 
 def _remove_classifier(network: nn.Module) -> tuple[list[str], int]:
-    """Makes the 1000-way layer an identity, so that the network gives the features in front of it.
+    """Replace the 1000-way layer by an identity, so that the network returns the features in front of it.
+
+    The auxiliary classifiers of GoogLeNet and Inception are removed, too.
 
     Returns:
-        The prefixes of the state that is gone, and the width of the features.
+        The state dict prefixes of the removed layers, and the width of the features.
+
+    Raises:
+        ModelError: if the network has no 1000-way layer.
     """
     dropped = []
-    for auxiliary in ("aux1", "aux2", "AuxLogits"):  # GoogLeNet's and Inception's further outputs
+    for auxiliary in ("aux1", "aux2", "AuxLogits"):  # of GoogLeNet and Inception
         if getattr(network, auxiliary, None) is not None:
             setattr(network, auxiliary, None)
-            setattr(network, "aux_logits", False)  # noqa: B010 (mypy takes a module's attributes for tensors)
+            setattr(network, "aux_logits", False)  # noqa: B010 (mypy types a module's attributes as tensors)
             dropped.append(f"{auxiliary}.")
     for name, layer in network.named_modules():
         if isinstance(layer, nn.Linear) and layer.out_features == CLASSES:
             network.set_submodule(name, nn.Identity())
             return [*dropped, f"{name}."], layer.in_features
         if isinstance(layer, nn.Conv2d) and layer.out_channels == CLASSES:
-            # SqueezeNet: dropout, convolution, ReLU, average. Averaging first leaves features for any head.
+            # SqueezeNet ends in dropout, convolution, ReLU and average pooling. Without the convolution, the average
+            # pooling returns features.
             network.set_submodule(name, nn.Identity())
             return [*dropped, f"{name}."], layer.in_channels
     raise ModelError(f"{type(network).__name__} has no {CLASSES}-way layer to replace.")
 
 
 def _downloaded(what: str, remedy: str, fetch: Callable[[], nn.Module]) -> nn.Module:
-    """Runs a library's own download, with a message that helps where there is no network."""
+    """Run a library's own download; if it fails, raise ModelError with what to do without an internet connection."""
     try:
         return fetch()
     except Exception as error:
-        # A library's hub raises what its HTTP client raises; whatever it is, the remedy is the same.
+        # Libraries raise the errors of their HTTP clients; the remedy is the same for all of them.
         raise ModelError(f"{what} could not be downloaded ({type(error).__name__}: {error}). {remedy}.") from error
 
 
@@ -206,7 +215,7 @@ def _timm(name: str, weights: str | None) -> Backbone:
         mean=tuple(expected["mean"]),
         std=tuple(expected["std"]),
     )
-    # num_features is not what every network gives once its classifier is off; head_hidden_size is, where set.
+    # The width without the classifier is head_hidden_size where it is set; num_features may differ from it.
     width = getattr(network, "head_hidden_size", None) or network.num_features
     licence = network.pretrained_cfg.get("license") if weights == "default" else None
     return Backbone(network, int(width), preprocessing, {"library": "timm", "name": name}, licence)

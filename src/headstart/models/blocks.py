@@ -1,4 +1,4 @@
-"""The blocks of a network, first to last: what unfreezes one after the other and has a learning rate of its own."""
+"""Blocks of a network in forward order; each can be unfrozen separately and have its own learning rate."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalRes
 
 @dataclass(frozen=True)
 class Block:
-    """A part of a network that is trained as one: a residual block, a transformer layer, a convolution of a VGG.
+    """A unit of unfreezing, for example a residual block, a transformer layer or a convolution of a VGG.
 
     Attributes:
-        name: of its last module that has parameters, as `named_modules()` spells it.
-        parameters: names of its parameters, as `named_parameters()` spells them.
+        name: name of its last module that has parameters, as in `named_modules()`.
+        parameters: names of its parameters, as in `named_parameters()`.
     """
 
     name: str
@@ -24,18 +24,18 @@ class Block:
 
 
 def blocks_of(network: nn.Module) -> list[Block]:
-    """Takes a network apart where it is a chain; networks register their modules in forward order.
+    """Divide a network into blocks, assuming that it registers its modules in forward order.
 
-    A sequence of layers is a chain, and so is a module that stacks blocks of one kind, such as the stages of a
-    ConvNeXt or the layers of a vision transformer. What computes in any other way, such as a residual block, stays
-    whole. A normalisation belongs to the layer in front of it, and a parameter that is in no layer, such as a position
-    embedding, to the block that follows.
+    Sequences of layers are divided, and so are modules that stack blocks of one type. Examples are the stages of a
+    ConvNeXt and the layers of a vision transformer. Other modules, such as residual blocks, are not divided. A
+    normalisation layer belongs to the block in front of it. A parameter outside of any layer, such as a position
+    embedding, belongs to the block after it.
 
     Args:
-        network: any; nothing is run.
+        network: any network; it is not run.
 
     Returns:
-        The blocks in forward order; every parameter is in one of them. None if there are no parameters.
+        The blocks in forward order; every parameter is in one of them. Empty if the network has no parameters.
     """
     parts = list(_parts("", network))
     blocks: list[Block] = []
@@ -53,7 +53,7 @@ def blocks_of(network: nn.Module) -> list[Block]:
 
 
 def _parts(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module | None, tuple[str, ...]]]:
-    """The links of a chain: name, module and parameters; None for the module of a chain's own parameters."""
+    """Yield name, module and parameter names of each link of a chain; the chain's own parameters have no module."""
     if not _is_chain(module, root=not name):
         yield name, module, tuple(_joined(name, inner) for inner, _ in module.named_parameters())
         return
@@ -79,20 +79,20 @@ def _is_chain(module: nn.Module, *, root: bool) -> bool:
 
 
 def _is_one_layer(children: list[nn.Module]) -> bool:
-    """Whether a sequence is one layer with what belongs to it, such as convolution, normalisation, activation."""
+    """Tell whether a sequence has at most one layer with weights, such as convolution, normalisation, activation."""
     return sum(map(_layers, children)) <= 1
 
 
 def _is_stack(module: nn.Module) -> bool:
-    """Whether a module holds several blocks of one kind, each of more than one layer."""
+    """Tell whether a module contains several blocks of the same type, each of more than one layer."""
     children = [child for child in module.children() if next(child.parameters(), None) is not None]
     kinds = {type(child) for child in children}
-    alike = len(children) > 1 and len(kinds) == 1 and nn.Sequential not in kinds  # those would be parallel branches
+    alike = len(children) > 1 and len(kinds) == 1 and nn.Sequential not in kinds  # Sequentials are parallel branches
     return alike and all(_layers(child) > 1 for child in children)
 
 
 def _layers(module: nn.Module) -> int:
-    """How many modules in it have weights that are more than those of a normalisation."""
+    """Count the modules that have weights of more than one dimension, without normalisation layers."""
     return sum(
         not isinstance(inner, NORMS) and any(parameter.dim() > 1 for parameter in inner.parameters(recurse=False))
         for inner in module.modules()

@@ -1,4 +1,4 @@
-"""The network that the control panel asks for: its group `model`."""
+"""Construction of the backbone from the config group `model`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,17 @@ log = logging.getLogger(__name__)
 
 
 def open_backbone(config: Config) -> Backbone:
-    """The pretrained network, with the preprocessing that it gets here."""
+    """Build the backbone and check that it accepts images of the configured size.
+
+    Args:
+        config: the config of the run; its group `data` may change the preprocessing of the weights.
+
+    Returns:
+        The backbone, with the preprocessing that the run uses.
+
+    Raises:
+        ModelError: if there is no such network, its weights are not available, or it does not accept the image size.
+    """
     backbone = build_backbone(**asdict(config.model))
     preprocessing = backbone.preprocessing.changed(**config.data.of_preprocessing())
     check_input(backbone, preprocessing.crop)

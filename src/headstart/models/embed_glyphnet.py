@@ -1,4 +1,4 @@
-"""Puts a pretrained glyph backbone into the package: `python -m headstart.models.embed_glyphnet RUN`."""
+"""Script that copies a pretrained GlyphNet into the package: `python -m headstart.models.embed_glyphnet RUN`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ FIGURES = ("accuracy", "loss", "top5_accuracy", "macro_accuracy")
 
 
 def embed(run: Path, place: Path = PLACE) -> None:
-    """Copies the backbone of a run into the package, and records beside it where it comes from.
+    """Copy the backbone of a run into the package, and write a record of its origin beside it.
 
     Args:
-        run: the folder of a finished run of `experiment=pretrain_glyphs`.
-        place: of the weights; the record has the same name and ends in .json.
+        run: folder of a finished run of `experiment=pretrain_glyphs`.
+        place: path of the weights file to write; the record has the same name with the suffix .json.
     """
     state = load_file(run / "model" / "model.safetensors")
     backbone = {n.removeprefix("backbone."): t for n, t in state.items() if n.startswith("backbone.")}

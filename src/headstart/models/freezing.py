@@ -1,4 +1,4 @@
-"""What is frozen: parameters and buffers that do not change, and modules that stay in evaluation mode."""
+"""Freezing: parameters without gradients, and modules that stay in evaluation mode so that buffers do not change."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ from headstart.utils.errors import ModelError, suggestion
 
 
 def freeze_backbone(backbone: nn.Module, up_to: bool | str) -> list[nn.Module]:
-    """Freezes a backbone, or its first blocks.
+    """Freeze a backbone, or its first blocks.
 
-    `requires_grad_(False)` alone does not freeze: BatchNorm's running statistics drift and dropout stays on
-    while a module is in training mode. So the modules that are frozen as a whole are returned, to be held in
-    evaluation mode by `hold_in_eval`.
+    `requires_grad_(False)` alone is not enough: in training mode, BatchNorm updates its running statistics and dropout
+    is active. The modules that are frozen completely are therefore returned; pass them to `hold_in_eval` after every
+    call of `train()`.
 
     Args:
-        backbone: modified in place: frozen parameters no longer require gradients.
-        up_to: True for all of it, False for nothing, or the name of the last block to freeze, as
-            `backbone.named_modules()` spells it ("layer3", "features.5"): it and all that is registered in
-            front of it.
+        backbone: the backbone; its frozen parameters no longer require gradients.
+        up_to: True to freeze the whole backbone, False to freeze nothing, or the name of the last block to freeze, as
+            in `backbone.named_modules()` ("layer3", "features.5"). All modules registered before it are frozen, too.
 
     Returns:
-        The modules that are frozen with everything in them.
+        The modules whose submodules and parameters are all frozen.
 
     Raises:
-        ModelError: there is no such block.
+        ModelError: if there is no such block.
     """
     if up_to is False:
         return []
@@ -40,7 +39,11 @@ def freeze_backbone(backbone: nn.Module, up_to: bool | str) -> list[nn.Module]:
 
 
 def _up_to(backbone: nn.Module, block: str) -> list[nn.Module]:
-    """Modules from the first to the end of the block; networks register their modules in forward order."""
+    """Return all modules up to the end of the block, assuming that modules are registered in forward order.
+
+    Raises:
+        ModelError: if there is no such block.
+    """
     names = [name for name, _ in backbone.named_modules() if name]
     if block not in names:
         top = [name for name, _ in backbone.named_children()]
@@ -59,7 +62,7 @@ def _up_to(backbone: nn.Module, block: str) -> list[nn.Module]:
 
 
 def freeze_batchnorm(backbone: nn.Module) -> list[nn.Module]:
-    """Freezes every BatchNorm, scale and shift included, and returns them, to be held in evaluation mode."""
+    """Freeze the scale and shift of every BatchNorm, and return these modules to be passed to `hold_in_eval`."""
     norms: list[nn.Module] = [module for module in backbone.modules() if isinstance(module, _BatchNorm)]
     for norm in norms:
         norm.requires_grad_(False)
@@ -67,6 +70,10 @@ def freeze_batchnorm(backbone: nn.Module) -> list[nn.Module]:
 
 
 def hold_in_eval(frozen: Iterable[nn.Module]) -> None:
-    """Puts frozen modules into evaluation mode: BatchNorm uses its statistics, dropout is off."""
+    """Set frozen modules to evaluation mode: BatchNorm uses its running statistics, and dropout is inactive.
+
+    Args:
+        frozen: the modules; only they are set, not their submodules.
+    """
     for module in frozen:
         module.training = False

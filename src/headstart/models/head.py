@@ -1,4 +1,4 @@
-"""What replaces a network's last layer."""
+"""Heads: classifiers on the features of a backbone, in place of a network's last layer."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ from torch import nn
 
 
 def build_head(name: str, num_features: int, num_classes: int, **settings: float) -> nn.Module:
-    """Builds a head by its name.
+    """Build a head by its name.
 
     Args:
         name: "linear" or "mlp".
         num_features: width of the backbone's output.
         num_classes: width of the logits.
-        **settings: the arguments of that head, as `conf/head/` names them.
+        **settings: arguments of the head, named as in `conf/head/`: none for "linear", `hidden` and `dropout` for
+            "mlp".
 
     Returns:
-        A module from features of shape (batch, num_features) to logits of shape (batch, num_classes).
+        A module that maps features of shape (batch, num_features) to logits of shape (batch, num_classes).
+
+    Raises:
+        ValueError: if there is no head of this name.
     """
     match name:
         case "linear":
@@ -26,7 +30,14 @@ def build_head(name: str, num_features: int, num_classes: int, **settings: float
 
 
 def mlp(num_features: int, num_classes: int, hidden: int, dropout: float) -> nn.Sequential:
-    """A hidden layer with ReLU and dropout in front of the classes."""
+    """Build a multilayer perceptron: a hidden layer with ReLU and dropout, then a linear classifier.
+
+    Args:
+        num_features: width of the input.
+        num_classes: width of the logits.
+        hidden: number of units in the hidden layer.
+        dropout: probability of dropout.
+    """
     return nn.Sequential(
         nn.Linear(num_features, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, num_classes)
     )

@@ -1,4 +1,4 @@
-"""The model folder: a trained classifier's weights with everything that is needed to use them. Saving and reading."""
+"""Model folder: saving and loading a trained classifier's weights with everything that is needed to use them."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from headstart.utils.versions import versions
 
 FORMAT_VERSION = 2
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
-# Without these nobody can build the network or feed it.
+# Keys of the description without which the network cannot be built or used.
 NEEDED = {"model", "head", "class_names", "preprocessing"}
-PARTS = ("backbone.", "head.")  # in front of the names of the network's tensors
-COMPILED = "_orig_mod."  # torch.compile puts it into the names of what it wraps
+PARTS = ("backbone.", "head.")  # prefixes of the network's state dict
+COMPILED = "_orig_mod."  # torch.compile inserts it into the names of a module's parameters
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """What a trained classifier is made of.
+    """The description and the weights of a trained classifier.
 
     Attributes:
-        path: the model folder or checkpoint that it was read from.
-        description: `model` (the arguments of `build_backbone`), `head`, `class_names`, `preprocessing` and whatever
-            else is known.
-        state: the tensors of the network, their names beginning with "backbone." and "head.".
+        path: model folder or checkpoint that the classifier was read from.
+        description: plain values: `model` (arguments of `build_backbone`), `head`, `class_names`, `preprocessing` and
+            optional further keys.
+        state: state dict of the network; its names begin with "backbone." or "head.".
     """
 
     path: Path
@@ -43,19 +43,19 @@ class Artifact:
 
     @property
     def run_folder(self) -> Path | None:
-        """The run folder that it lies in, or None if it was copied out of it."""
+        """Return the run folder that contains the classifier, or None if it is not in a run folder."""
         path = self.path.resolve()
         folder = path.parent if path.is_dir() else path.parent.parent
         return folder if all((folder / name).is_file() for name in ("config.yaml", "split.csv")) else None
 
 
 def save_model(folder: Path, state: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
-    """Writes `model.safetensors` (backbone and head) and `model.json` (how to build and feed them).
+    """Write `model.safetensors` (backbone and head) and `model.json` (how to build and use them).
 
     Args:
-        folder: made if it is not there.
-        state: a classifier's tensors, compiled or not.
-        description: plain values; those named in `NEEDED` among them.
+        folder: the model folder; it is created if it does not exist.
+        state: state dict of a classifier, compiled or not.
+        description: plain values, with at least the keys in `NEEDED`.
     """
     tensors = {name: value.detach().cpu().contiguous() for name, value in network_state(state).items()}
     about = {
@@ -67,18 +67,18 @@ def save_model(folder: Path, state: Mapping[str, Tensor], description: Mapping[s
     path = folder / WEIGHTS
     metadata = {"format": "pt", "description_sha256": described_sha256(about)}
     write_tensors(path, tensors, metadata)
-    # Last: where it is, the weights are those that it describes.
+    # Written last, so that a model.json never describes weights that are not complete.
     write_json(folder / DESCRIPTION, {**about, "sha256": {WEIGHTS: file_sha256(path).hex()}})
 
 
 def network_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of backbone and head, without what torch.compile puts into their names."""
+    """Return the state dict of backbone and head, without the prefix that torch.compile inserts into names."""
     clean = {name.replace(COMPILED, ""): value for name, value in state.items()}
     return {name: value for name, value in clean.items() if name.startswith(PARTS)}
 
 
 def described_sha256(description: Mapping[str, Any]) -> str:
-    """SHA-256, in hexadecimal, of a description without the digests in it."""
+    """Return the SHA-256, in hexadecimal, of a description without its key `sha256`."""
     return description_sha256({name: value for name, value in description.items() if name != "sha256"})
 
 
@@ -86,13 +86,13 @@ def described_sha256(description: Mapping[str, Any]) -> str:
 
 
 def read_artifact(path: str | Path) -> Artifact:
-    """Reads a trained classifier, without pickle.
+    """Read a trained classifier, without pickle.
 
     Args:
-        path: a run folder, a model folder, one of its files, or a checkpoint of headstart's.
+        path: a run folder, a model folder, one of its files, or a checkpoint written by headstart.
 
     Raises:
-        ModelError: nothing of the kind is there, or it is damaged, changed, or of a newer headstart.
+        ModelError: if there is no classifier, or it is damaged, modified, or written by a newer version of headstart.
     """
     place = find_artifact(Path(path))
     if not place.is_dir():
@@ -117,10 +117,13 @@ def read_artifact(path: str | Path) -> Artifact:
 
 
 def find_artifact(path: Path) -> Path:
-    """The model folder or checkpoint that is meant by a path.
+    """Return the model folder or checkpoint that a path refers to.
+
+    Args:
+        path: a run folder, a model folder, one of its files, or a checkpoint.
 
     Raises:
-        ModelError: there is none.
+        ModelError: if there is none.
     """
     if path.is_dir():
         for folder in (path, path / "model"):
@@ -165,21 +168,21 @@ def _from_checkpoint(path: Path) -> Artifact:
 
 
 def has_backbone(checkpoint: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint is of the whole network; see `checkpoints.without_backbone`."""
+    """Tell whether a checkpoint contains the backbone, not only the head; see `checkpoints.without_backbone`."""
     return any(name.startswith(PARTS[0]) for name in checkpoint["state_dict"])
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The content of a checkpoint of headstart's, without pickle.
+    """Load a checkpoint written by headstart onto the CPU, without pickle.
 
     Raises:
-        ModelError: no such file, damaged, or not one of headstart's.
+        ModelError: if the file does not exist, is damaged, or was not written by headstart.
     """
     if not Path(path).is_file():
         raise ModelError(f"{path}: no such checkpoint. Expected a file such as outputs/.../checkpoints/last.ckpt.")
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of what is no such file, torch's unpickler raises whatever it stumbles over
+    except Exception as error:  # torch's unpickler can raise anything if the file is not a checkpoint
         raise ModelError(
             f"{path} is damaged, or no checkpoint of headstart's: it does not hold tensors and plain values alone "
             f"({type(error).__name__})."

@@ -1,4 +1,4 @@
-"""A trained classifier's network, built from its description."""
+"""Network of a trained classifier, built from the description and weights of a model folder or checkpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ from headstart.utils.errors import ModelError
 
 
 def build_parts(description: Mapping[str, Any]) -> tuple[nn.Module, nn.Module]:
-    """A described classifier's backbone and head, with random weights."""
+    """Build the backbone and the head of a classifier with random weights.
+
+    Args:
+        description: the classifier's description; `model`, `head` and `class_names` are used.
+
+    Raises:
+        ModelError: if there is no such network.
+    """
     backbone = build_backbone(**description["model"], weights=None)
     num_classes = len(description["class_names"])
     return backbone.module, build_head(
@@ -26,17 +33,20 @@ def build_parts(description: Mapping[str, Any]) -> tuple[nn.Module, nn.Module]:
 
 
 def build_network(artifact: Artifact) -> nn.Sequential:
-    """Backbone and head in evaluation mode, with the weights that were read.
+    """Build the network of a trained classifier, load its weights, and set it to evaluation mode without gradients.
+
+    Returns:
+        A sequence of the modules `backbone` and `head`.
 
     Raises:
-        ModelError: the weights are not those of this network.
+        ModelError: if the weights do not match the network.
     """
     check_sizes(artifact)
     with Uninitialised():
         backbone, head = build_parts(artifact.description)
     network = nn.Sequential(OrderedDict(backbone=backbone, head=head))
     state: Any = OrderedDict(artifact.state)
-    state._metadata = getattr(network.state_dict(), "_metadata", {})  # MNASNet asks for the version in it
+    state._metadata = getattr(network.state_dict(), "_metadata", {})  # MNASNet reads its version from it
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -50,15 +60,15 @@ def build_network(artifact: Artifact) -> nn.Sequential:
 
 
 def check_sizes(artifact: Artifact) -> None:
-    """Makes sure that the weights are those of the network that is described, before memory is taken for it.
+    """Check that the shapes of the weights match the described network, before memory is allocated for it.
 
     Raises:
-        ModelError: the description and the weights do not go together, or there is no such network.
+        ModelError: if the weights do not match the description, or there is no such network.
     """
     try:
-        with torch.device("meta"):  # shapes without numbers
+        with torch.device("meta"):  # shapes without data
             parts = build_parts(artifact.description)
-    except (NotImplementedError, RuntimeError):  # a network that looks at numbers while it is built
+    except (NotImplementedError, RuntimeError):  # a network whose constructor needs data
         return
     described = {
         f"{part}.{name}": tuple(value.shape)
@@ -81,7 +91,7 @@ def _size(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:
 
 
 class Uninitialised(TorchFunctionMode):
-    """Leaves new layers as they are in memory: filling them takes longer than loading what replaces it."""
+    """A context manager that skips weight initialisation, which would take longer than loading the weights."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None

@@ -1,4 +1,4 @@
-"""What may stand in files that others can have written: model.json, checkpoints, what runs and sweeps record."""
+"""Pydantic schemas that validate files from untrusted sources: model.json, checkpoints, records of runs and sweeps."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ SHOWN = 80  # characters of a wrong value in a message
 
 
 class Strict(BaseModel):
-    """Takes values of exactly these types; other keys are refused."""
+    """A base model with strict types that rejects unknown keys, NaN and infinity."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
 class Open(BaseModel):
-    """Likewise, and other keys may be there: they are for people to read."""
+    """A base model with strict types that rejects NaN and infinity but accepts unknown keys, which people may read."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
@@ -36,7 +36,7 @@ def _class_names(names: list[str]) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    # Not pydantic's str: the name of a file may hold bytes that are not UTF-8.
+    # pydantic's str rejects file names with bytes that are not UTF-8.
     if not isinstance(value, str):
         raise ValueError("expected a text")
     return value
@@ -62,13 +62,13 @@ class Network(Strict):
 
 
 class Linear(Strict):
-    """A head that is one layer."""
+    """The arguments of a linear head."""
 
     name: Literal["linear"]
 
 
 class MLP(Strict):
-    """A head with a hidden layer."""
+    """The arguments of a head with a hidden layer."""
 
     name: Literal["mlp"]
     hidden: int = Field(ge=1, le=MAX_HIDDEN)
@@ -92,7 +92,7 @@ class Preprocessed(Strict):
 
 
 class Told(Open):
-    """What is said of the images that a classifier was trained on."""
+    """The description of the images that a classifier was trained on."""
 
     image_column: Text | None = None
     label_column: Text | None = None
@@ -100,7 +100,7 @@ class Told(Open):
 
 
 class Description(Open):
-    """What a classifier is built from and used by."""
+    """The description of a classifier: everything that is needed to build and use it."""
 
     model: Network
     head: Annotated[Linear | MLP, Field(discriminator="name")]
@@ -114,14 +114,14 @@ class Description(Open):
 
 
 class ModelFile(Description):
-    """model.json."""
+    """The content of model.json."""
 
     format_version: int
     sha256: dict[Text, Text]
 
 
 class Checkpoint(Open):
-    """A checkpoint of Lightning's, as far as headstart reads it; tensors are looked at by themselves."""
+    """The keys of a Lightning checkpoint that headstart reads; `read_checkpoint` checks the tensors."""
 
     epoch: int = Field(ge=0)
     hyper_parameters: Description
@@ -132,7 +132,7 @@ class Checkpoint(Open):
 
 
 class Environment(Open):
-    """environment.json."""
+    """The content of environment.json."""
 
     command: list[Text] = Field(default_factory=list)
     folder: Text | None = None
@@ -140,7 +140,7 @@ class Environment(Open):
 
 
 class JobRecord(Open):
-    """job.json; a figure may be no number."""
+    """The content of job.json; numbers may be NaN or infinite."""
 
     model_config = ConfigDict(allow_inf_nan=True)
 
@@ -163,17 +163,17 @@ ABOUT: TypeAdapter[dict[Text, Any]] = TypeAdapter(dict[Text, Any], config=Config
 
 
 def check_values(schema: type[BaseModel], values: Any, path: Path, error: type[HeadstartError], remedy: str) -> None:
-    """Makes sure that values are what a schema takes.
+    """Validate values against a schema.
 
     Args:
-        schema: of them.
-        values: as they were read.
-        path: the file, for the message.
-        error: what is raised.
-        remedy: what to do, a sentence.
+        schema: the pydantic model.
+        values: values as they were read from the file.
+        path: path of the file, for the message.
+        error: class of the error to raise.
+        remedy: a sentence for the message that tells what to do.
 
     Raises:
-        HeadstartError: of the given kind: a value is missing, unknown, of another type, or out of range.
+        HeadstartError: an `error`, if a value is missing, unknown, of another type, or out of range.
     """
     try:
         schema.model_validate(values)
@@ -184,7 +184,7 @@ def check_values(schema: type[BaseModel], values: Any, path: Path, error: type[H
 
 
 def _first(problems: ValidationError) -> str:
-    """The first problem, in words."""
+    """Describe the first problem in words."""
     problem: Mapping[str, Any] = problems.errors(include_url=False)[0]
     place = ".".join(map(str, problem["loc"]))
     if problem["type"] == "missing":

@@ -1,4 +1,4 @@
-"""Small convolutional networks: the default, pretrained on glyphs, and the baseline of the articles."""
+"""Small convolutional networks: GlyphNet, the pretrained default, and SimpleCNN, the baseline of the articles."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch import Tensor, nn
 class GlyphNet(nn.Module):
     """A convolutional backbone for 32 x 32 images: a stem, three blocks that halve height and width, a pool.
 
-    The pool averages over each quarter of the image, not over all of it, so that the features still tell the
-    upper half of a glyph from the lower: what sets a 6 apart from a 9.
+    The pool averages over each quarter of the image instead of the whole image. The features thereby still distinguish
+    the upper half of a glyph from its lower half, which distinguishes a 6 from a 9.
 
     Attributes:
-        num_features: Length of the feature vector of an image.
+        num_features: length of an image's feature vector.
     """
 
     def __init__(self) -> None:
@@ -35,12 +35,12 @@ class GlyphNet(nn.Module):
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:
-    """Two convolutions, the first of which halves height and width."""
+    """Build two convolutions, the first of which halves height and width."""
     return nn.Sequential(_convolution(inputs, outputs, stride=2), _convolution(outputs, outputs))
 
 
 def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    """A 3 x 3 convolution with batch normalisation, whose shift takes the place of a bias, and ReLU."""
+    """Build a 3 x 3 convolution with batch normalisation, whose shift replaces the bias, and ReLU."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=False),
         nn.BatchNorm2d(outputs),
@@ -49,7 +49,11 @@ def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 class SimpleCNN(nn.Module):
-    """The articles' baseline: two convolutions, for images of 224 × 224."""
+    """The articles' baseline: a backbone of two convolutions for 224 x 224 images.
+
+    Attributes:
+        num_features: length of an image's feature vector.
+    """
 
     num_features = 8 * 56 * 56
 
@@ -69,6 +73,6 @@ class SimpleCNN(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features of shape (batch, 25088) for images of shape (batch, 3, 224, 224)."""
+        """Map images, float (batch, 3, 224, 224), to features, float (batch, 25088)."""
         features: Tensor = self.flatten(self.block2(self.block1(images)))
         return features

@@ -1,4 +1,4 @@
-"""Unfreezing: which part of a backbone trains in which epoch, and at which learning rate."""
+"""Gradual unfreezing: the parts of a backbone that train in each epoch, and their learning rates."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from headstart.models.freezing import freeze_backbone, freeze_batchnorm
 
 @dataclass(frozen=True)
 class Finetuning:
-    """Settings of fine-tuning; the default trains all that is not frozen from the start, at one learning rate.
+    """Settings of fine-tuning; the default trains everything that is not frozen from the start, at one learning rate.
 
     Attributes:
-        head_epochs: epochs in which the head trains alone.
-        unfrozen_by: fraction of the remaining epochs after which everything is unfrozen, block by block from the top;
-            0 unfreezes everything at once.
-        backbone_lr: the backbone's learning rate, as a fraction of the head's.
-        layer_decay: factor between the learning rates of a block and the one above it; the head is the topmost.
-        batchnorm: "train", or "frozen" for its statistics, scale and shift to stay what they are.
+        head_epochs: number of epochs at the start in which only the head trains.
+        unfrozen_by: fraction of the remaining epochs during which blocks are unfrozen one by one, from the last to the
+            first; 0 unfreezes all blocks at once.
+        backbone_lr: learning rate of the backbone, as a fraction of the head's.
+        layer_decay: factor by which the learning rate decreases from each block to the block in front of it, beginning
+            at the head.
+        batchnorm: "train", or "frozen" to keep statistics, scale and shift of every BatchNorm in the backbone constant.
     """
 
     head_epochs: int = 0
@@ -34,11 +35,17 @@ class Finetuning:
 
     @property
     def has_stages(self) -> bool:
-        """Whether what is frozen changes during training."""
+        """Tell whether parts of the backbone are unfrozen during training."""
         return self.head_epochs > 0 or self.unfrozen_by > 0
 
     def unfrozen(self, blocks: int, epoch: int, epochs: int) -> int:
-        """How many of the blocks, counted from the top, train in an epoch, counted from 0."""
+        """Return how many blocks, counted from the last, train in an epoch.
+
+        Args:
+            blocks: number of blocks that can be unfrozen.
+            epoch: index of the epoch, counted from 0.
+            epochs: number of epochs of the whole training.
+        """
         if epoch < self.head_epochs:
             return 0
         stages = max(1, math.ceil(self.unfrozen_by * (epochs - self.head_epochs)))
@@ -46,14 +53,17 @@ class Finetuning:
 
 
 class Unfreezing:
-    """Freezes and unfreezes parts of a backbone by the epoch.
+    """A schedule that freezes and unfreezes parts of a backbone.
 
-    What is frozen follows from the epoch alone, so that a resumed run needs nothing else.
+    The frozen part depends on the epoch only, so that a resumed run needs no further state.
 
     Args:
-        backbone: frozen in place.
-        freeze: what stays frozen for good; see `freeze_backbone`.
-        finetuning: how the rest is trained.
+        backbone: the backbone, which is frozen in place.
+        freeze: part of the backbone that stays frozen permanently; see `freeze_backbone`.
+        finetuning: settings for the other parts.
+
+    Attributes:
+        frozen: modules that are frozen completely at present; see `hold_in_eval`.
     """
 
     def __init__(self, backbone: nn.Module, freeze: bool | str, finetuning: Finetuning) -> None:
@@ -65,18 +75,18 @@ class Unfreezing:
         self._blocks = [
             block for block in blocks_of(backbone) if not self._trainable.keys().isdisjoint(block.parameters)
         ]
-        self.frozen: list[nn.Module] = []  # modules that are frozen with everything in them
+        self.frozen: list[nn.Module] = []
         self._unfreeze(0 if finetuning.has_stages else len(self._blocks))
 
     def begin_epoch(self, epoch: int, epochs: int) -> bool:
-        """Unfreezes what trains in an epoch, if that is not done yet.
+        """Unfreeze the blocks that train in an epoch, and freeze the others.
 
         Args:
-            epoch: counted from 0.
-            epochs: of the whole training.
+            epoch: index of the epoch, counted from 0.
+            epochs: number of epochs of the whole training.
 
         Returns:
-            Whether that changed anything.
+            Whether the number of unfrozen blocks has changed.
         """
         count = self.finetuning.unfrozen(len(self._blocks), epoch, epochs)
         changed = count != self._unfrozen
@@ -86,11 +96,11 @@ class Unfreezing:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all that ever trains is unfrozen."""
+        """Tell whether everything that is not frozen permanently is unfrozen."""
         return self._unfrozen == len(self._blocks)
 
     def unfreeze_all(self) -> None:
-        """Unfreezes all that ever trains."""
+        """Unfreeze all blocks that are not frozen permanently."""
         self._unfreeze(len(self._blocks))
 
     def _unfreeze(self, count: int) -> None:
@@ -98,12 +108,21 @@ class Unfreezing:
         for parameter in self._trainable.values():
             parameter.requires_grad_()
         below = self._blocks[: len(self._blocks) - count]
-        head_alone = count == 0 and self.finetuning.has_stages  # with all that follows the last block
+        head_alone = count == 0 and self.finetuning.has_stages  # freezes what follows the last block, too
         up_to = True if head_alone else below[-1].name if below else False
         self.frozen = [*self._for_good, *freeze_backbone(self.backbone, up_to)]
 
     def parameter_groups(self, head: nn.Module) -> list[ParameterGroup]:
-        """Returns all parameters that ever train, by learning rate; while frozen, they have no gradients."""
+        """Return all parameters that are not frozen permanently, grouped by learning rate.
+
+        Parameters that are frozen temporarily are included; they have no gradients until they are unfrozen.
+
+        Args:
+            head: the head, whose parameters have the full learning rate.
+
+        Returns:
+            The groups, from the head to the first block; one group called "all" if there is only one learning rate.
+        """
         groups = [ParameterGroup("head", list(head.parameters()), 1.0)]
         for depth, block in enumerate(reversed(self._blocks), start=1):
             rate = self.finetuning.backbone_lr * self.finetuning.layer_decay**depth
@@ -117,12 +136,12 @@ class Unfreezing:
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Parameters with a learning rate of their own.
+    """A group of parameters with its own learning rate.
 
     Attributes:
-        name: for the chart of learning rates.
-        parameters: that train together.
-        rate: their learning rate, as a fraction of the optimizer's.
+        name: name of the group in charts of learning rates.
+        parameters: the parameters.
+        rate: learning rate of the group, as a fraction of the optimizer's.
     """
 
     name: str
@@ -131,12 +150,13 @@ class ParameterGroup:
 
 
 class Strategy(NamedTuple):
-    """What of a network trains, and how.
+    """A choice of the weights that a run starts from, and of the parts that it trains.
 
     Attributes:
-        backbone: with its pretrained weights, or with random ones where `finetune=auto` finds those useless.
-        freeze: see `freezing.freeze_backbone`.
-        finetuning: of what is not frozen.
+        backbone: the backbone, with pretrained weights, or with random ones if `finetune=auto` has found that the
+            pretrained ones do not help.
+        freeze: part of the backbone that stays frozen; see `freezing.freeze_backbone`.
+        finetuning: settings for the parts that are not frozen.
     """
 
     backbone: Backbone

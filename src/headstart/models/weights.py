@@ -1,8 +1,7 @@
-"""Loading a backbone's weights from a file, strictly and without pickle."""
+"""Loading of a backbone's weights from a file, strictly and without pickle."""
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 import zipfile
@@ -13,21 +12,25 @@ import torch
 from torch import Tensor, nn
 
 from headstart.data.preprocessing import Preprocessing
-from headstart.utils.errors import ModelError
+from headstart.models.schemas import Preprocessed, check_values
+from headstart.utils.errors import ModelError, told
+from headstart.utils.files import read_json
+
+AWAY = "Copy it again, or take it away from the weights."
 
 
 def load_weights(backbone: nn.Module, path: str | Path, dropped: Sequence[str]) -> None:
-    """Loads a file into a backbone; everything but the old classifier must fit.
+    """Load weights from a file into a backbone; everything except the old classifier must match.
 
     Args:
-        backbone: a network whose classifier is gone.
-        path: a .safetensors file, or one by torch.save that holds tensors only: a state dict, one under
-            "state_dict", or one of headstart's own with "backbone." in front.
-        dropped: prefixes of the old classifier's entries, which the file may have and which are left out.
+        backbone: a network whose classifier was removed.
+        path: a .safetensors file, or a file by torch.save that contains tensors only. It holds a state dict, or a
+            state dict under the key "state_dict", or names with the prefix "backbone." if headstart has written it.
+        dropped: prefixes of the old classifier's entries, which are ignored if the file has them.
 
     Raises:
-        ModelError: the file is missing, damaged or needs pickle, or entries are missing, unknown or of another
-            shape; the message names them.
+        ModelError: if the file is missing, is damaged or needs pickle, or if entries are missing, unknown or of
+            another shape; the message names them.
     """
     state = _strip(read_state(path))
     state = {name: value for name, value in state.items() if not name.startswith(tuple(dropped))}
@@ -54,10 +57,10 @@ def load_weights(backbone: nn.Module, path: str | Path, dropped: Sequence[str]) 
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """The tensors in a .safetensors or torch.save file.
+    """Read the state dict in a .safetensors or torch.save file onto the CPU.
 
     Raises:
-        ModelError: the file is missing, damaged, needs pickle, or holds something else.
+        ModelError: if the file is missing, is damaged, needs pickle, or contains no state dict.
     """
     path = Path(path)
     if not path.is_file():
@@ -84,34 +87,42 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 
 
 def described_preprocessing(path: str | Path) -> Preprocessing | None:
-    """What a file of headstart's own says about its images: a checkpoint itself, or the model.json beside a model.
+    """Read the preprocessing that belongs to a weights file written by headstart.
+
+    It is part of a checkpoint, and in the model.json beside a .safetensors file.
 
     Returns:
-        The preprocessing that its backbone was trained with, or None for any other file.
+        The preprocessing that the backbone was trained with, or None for any other file.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
-        beside = path.with_name("model.json")
-        described = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+        path = path.with_name("model.json")
+        try:
+            described = read_json(path) if path.is_file() else {}
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{path} is damaged ({told(error)}). {AWAY}") from None
     else:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
         described = loaded.get("hyper_parameters", {})
     found = described.get("preprocessing") if isinstance(described, dict) else None
-    return Preprocessing.from_dict(found) if found else None
+    if not found:
+        return None
+    check_values(Preprocessed, found, path, ModelError, AWAY)
+    return Preprocessing.from_dict(found)
 
 
 def _strip(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names as the network itself has them."""
+    """Return the state dict with the names that the network itself uses, and without a head."""
     prefix = "backbone."
-    if any(name.startswith(prefix) for name in state):  # a TransferClassifier's: its head is not wanted
+    if any(name.startswith(prefix) for name in state):  # written by headstart: leave the head out
         state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    # torchvision's files of DenseNets are from before 2018, when a layer could be called "norm.1".
+    # torchvision's DenseNet files date from before 2018, when a layer could be called "norm.1".
     old = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.(?=[12]\.)")
     return {old.sub(r"\1", name): value for name, value in state.items()}
 
 
 def _named(what: str, names: Iterable[str]) -> list[str]:
-    """One item such as "3 missing: a, b, c", with at most five names; none without names."""
+    """Return one item such as "3 missing: a, b, c", with at most five names; return no item if there are no names."""
     listed = sorted(names)
     if not listed:
         return []

@@ -1,4 +1,4 @@
-"""Charts of a trained classifier: curves, confusion, classes, calibration. Each function gives a matplotlib figure."""
+"""Charts of a trained classifier: learning curves, confusion matrix, accuracy by class, reliability diagram."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ from headstart.report.style import BLUE, INK, ORANGE, SKY, SPLIT_COLOURS, figure
 from headstart.runs.finished import Curves
 
 Colour = str | tuple[float, float, float, float] | None
-NUMBERED = 12  # classes up to which a confusion matrix has its counts written into it
-NAMED = 40  # classes up to which an axis names each of them
-WIDTH = 5.2  # inches: on a phone, letters are still to be read
-PAIRS = 15  # the most confused pairs that are shown
-LISTED = 4  # learning rates up to which a legend names each of them
-HARDEST = 30  # classes that are shown where there are too many
+NUMBERED = 12  # most classes for which a confusion matrix shows its counts
+NAMED = 40  # most classes for which an axis labels each of them
+WIDTH = 5.2  # inches: text stays readable on a phone
+PAIRS = 15  # most confused pairs shown
+LISTED = 4  # most learning rates that the legend lists completely
+HARDEST = 30  # classes shown if there are more than `NAMED`
 
 
 @figure
 def curve(found: Curves, kind: str, *, best: float | None = None, stopped: bool = False) -> Figure:
-    """A metric of all splits, or the learning rate, over epochs.
+    """Draw a metric of all splits, or the learning rate, by epoch.
 
     Args:
-        found: the scalars of the run.
-        kind: such as "loss", for `train/loss`, `val/loss` and `test/loss`; or "learning_rate", of each group.
+        found: the scalars that the run logged: (epoch, value) pairs by name.
+        kind: a metric such as "loss", for `train/loss`, `val/loss` and `test/loss`; or "learning_rate", for the rate of
+            each parameter group.
         best: the epoch of the best checkpoint, which is marked.
         stopped: whether early stopping ended the run, which is marked, too.
     """
@@ -50,7 +51,7 @@ def curve(found: Curves, kind: str, *, best: float | None = None, stopped: bool 
         lines = {split: (found.get(f"{split}/{kind}", ()), colour) for split, colour in SPLIT_COLOURS.items()}
     epochs = [epoch for name, (points, _) in lines.items() for epoch, _ in points if name != "test"] or [1.0]
     last = max(epochs)
-    best = best if best and min(epochs) <= best <= last else None  # of a resumed run, other folders have the first ones
+    best = best if best and min(epochs) <= best <= last else None  # a resumed run lacks the first epochs
     for name, (points, colour) in lines.items():
         # The test split is evaluated with the best checkpoint.
         _line(axes, [(best or last, points[-1][1])] if points and name == "test" else points, colour, name)
@@ -61,7 +62,7 @@ def curve(found: Curves, kind: str, *, best: float | None = None, stopped: bool 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if "accuracy" in kind:
         axes.yaxis.set_major_formatter(PercentFormatter(1))
-    if kind == "learning_rate":  # whose lines may be anywhere
+    if kind == "learning_rate":  # no corner is sure to be free
         drawn.legend(loc="outside lower center", ncols=3, fontsize=8)
     else:
         axes.legend(fontsize=8)
@@ -69,13 +70,16 @@ def curve(found: Curves, kind: str, *, best: float | None = None, stopped: bool 
 
 
 def _rates(found: Curves) -> dict[str, tuple[Sequence[tuple[float, float]], Colour]]:
-    """Learning rates of groups of parameters, paler from the head down; of many, the legend has the first and last."""
-    # What does not decay has the rate of what does.
+    """Return the learning rate of each parameter group with its colour, paler from the head down.
+
+    If there are more than `LISTED` groups, the legend has only the first and the last one.
+    """
+    # Groups without weight decay have the same learning rate as those with it.
     names = [name for name in found if name.startswith("lr-") and not name.endswith(", no decay")]
     lines: dict[str, tuple[Sequence[tuple[float, float]], Colour]] = {}
     for number, name in enumerate(names):
         told = len(names) <= LISTED or number in (0, len(names) - 1)
-        label = name.removeprefix("lr-") if told else f"_{name}"  # matplotlib leaves out what begins like this
+        label = name.removeprefix("lr-") if told else f"_{name}"  # matplotlib omits labels that begin with _
         lines[label] = found[name], to_rgba(BLUE, 1 - 0.75 * number / max(1, len(names) - 1))
     return lines
 
@@ -93,11 +97,11 @@ def _mark(axes: Axes, epoch: float | None, label: str, style: str) -> None:
 
 @figure
 def lr_range(steps: NDArray[np.float64], lr: float) -> Figure:
-    """The loss of a learning-rate range test against the rate.
+    """Draw the loss of a learning rate range test against the learning rate.
 
     Args:
-        steps: rate, loss and smoothed loss, shape (steps, 3).
-        lr: the rate that was taken, which is marked.
+        steps: learning rate, loss and smoothed loss, shape (steps, 3).
+        lr: the learning rate that was chosen, which is marked.
     """
     rates, losses, smoothed = steps.T
     drawn = new_figure(WIDTH, 2.9)
@@ -108,7 +112,7 @@ def lr_range(steps: NDArray[np.float64], lr: float) -> Figure:
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss", title="loss by learning rate")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
-    # The end of a test that diverged would press all that matters into a line.
+    # The diverged end of the test would compress the rest of the curve.
     top = max(1.5 * float(np.median(losses[:10])), 1.1 * float(smoothed[: smoothed.argmin() + 1].max()))
     axes.set_ylim(-0.04 * top, top)
     axes.legend(fontsize=8)
@@ -117,11 +121,11 @@ def lr_range(steps: NDArray[np.float64], lr: float) -> Figure:
 
 @figure
 def confusion(matrix: NDArray[np.int64], class_names: Sequence[str]) -> Figure:
-    """A confusion matrix: of few classes with the counts, of many as colours alone.
+    """Draw a confusion matrix, with counts if there are at most `NUMBERED` classes.
 
     Args:
-        matrix: images by true class (rows) and predicted class (columns), shape (classes, classes).
-        class_names: in label order.
+        matrix: number of images by true class (rows) and predicted class (columns), shape (classes, classes).
+        class_names: class names in label order.
     """
     named = [short(name, 16) for name in class_names] if len(class_names) <= NAMED else [""]
     side, labels = min(max(1.9, 0.42 * len(class_names)), 5.6), 0.07 * max(map(len, named))
@@ -132,7 +136,12 @@ def confusion(matrix: NDArray[np.int64], class_names: Sequence[str]) -> Figure:
 
 @figure
 def most_confused(matrix: NDArray[np.int64], class_names: Sequence[str]) -> Figure:
-    """The pairs of classes that are confused most often, as bars; see `confusion`."""
+    """Draw the most frequently confused pairs of classes as bars.
+
+    Args:
+        matrix: the confusion matrix; see `confusion`.
+        class_names: class names in label order.
+    """
     pairs = confused_pairs(matrix, class_names)[::-1]
     drawn = new_figure(WIDTH, 1.0 + 0.24 * max(len(pairs), 1))
     axes = drawn.subplots()
@@ -148,7 +157,7 @@ def most_confused(matrix: NDArray[np.int64], class_names: Sequence[str]) -> Figu
 
 
 def confused_pairs(matrix: NDArray[np.int64], class_names: Sequence[str]) -> list[tuple[str, str, int]]:
-    """The most confused pairs as (true class, predicted class, images), the most frequent first."""
+    """Return the most confused pairs as (true class, predicted class, images), the most frequent first."""
     wrong = matrix * (1 - np.eye(len(matrix), dtype=np.int64))
     order = np.argsort(-wrong, axis=None, kind="stable")[:PAIRS]
     places = [divmod(int(place), len(matrix)) for place in order]
@@ -176,12 +185,12 @@ def _matrix(axes: Axes, matrix: NDArray[np.int64], class_names: Sequence[str]) -
 
 @figure
 def class_accuracy(correct: NDArray[np.int64], images: NDArray[np.int64], class_names: Sequence[str]) -> Figure:
-    """The share of each class's images that is right, with 95 % intervals, the hardest first.
+    """Draw the accuracy of each class with its 95 % confidence interval, the lowest first.
 
     Args:
-        correct: how many images of each class are right, shape (classes,).
-        images: how many there are; classes without any are left out.
-        class_names: in label order.
+        correct: number of correctly classified images of each class, shape (classes,).
+        images: number of images of each class, shape (classes,); classes without images are left out.
+        class_names: class names in label order.
     """
     there = np.flatnonzero(images)
     order = there[np.argsort(correct[there] / images[there], kind="stable")]
@@ -207,13 +216,13 @@ def class_accuracy(correct: NDArray[np.int64], images: NDArray[np.int64], class_
 def accuracy_by_size(
     trained: NDArray[np.int64], correct: NDArray[np.int64], images: NDArray[np.int64], class_names: Sequence[str]
 ) -> Figure:
-    """Accuracy of each class against the number of its training images; the hardest are named.
+    """Draw the accuracy of each class against the number of its training images, with the hardest classes labelled.
 
     Args:
-        trained: training images of each class, shape (classes,).
-        correct: evaluated images of each class that are right.
-        images: evaluated images of each class; classes without any are left out.
-        class_names: in label order.
+        trained: number of training images of each class, shape (classes,).
+        correct: number of correctly classified images of each class in the evaluated split.
+        images: number of images of each class in the evaluated split; classes without images are left out.
+        class_names: class names in label order.
     """
     there = np.flatnonzero(images)
     sizes, shares = trained[there], correct[there] / images[there]
@@ -228,7 +237,7 @@ def accuracy_by_size(
     named: list[int] = []
     near = 0.06 * (1 - min(0.9, shares.min()))
     for place in np.argsort(shares, kind="stable")[:NAMED]:
-        # Names that would be written over each other are left out.
+        # Labels that would overlap are left out.
         clear = all(abs(shares[place] - shares[k]) > near or abs(places[place] - places[k]) > 0.45 for k in named)
         if clear and len(named) < 8:
             named.append(int(place))
@@ -253,12 +262,12 @@ def accuracy_by_size(
 
 @figure
 def reliability(logits: Tensor, labels: NDArray[np.int64], temperature: float) -> Figure:
-    """Accuracy against confidence, and how often each confidence occurs, before and after temperature scaling.
+    """Draw a reliability diagram and a histogram of confidence, before and after temperature scaling.
 
     Args:
         logits: shape (N, classes).
         labels: int64, shape (N,).
-        temperature: what logits are divided by.
+        temperature: the divisor of the logits before the softmax.
     """
     drawn = new_figure(WIDTH, 3.9)
     upper, lower = drawn.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -277,7 +286,7 @@ def reliability(logits: Tensor, labels: NDArray[np.int64], temperature: float) -
         shares = np.bincount(places, right, BINS)[there] / counts[there]
         error = calibration_error(logits / divisor, labels)
         upper.plot(centres, shares, color=colour, linewidth=1.2, label=f"{name}: ECE {error:.3f}")
-        # A point is as large as the number of its images: a few of them tell next to nothing.
+        # The area of a point shows its number of images, because a few say little about accuracy.
         upper.scatter(centres, shares, s=8 + 160 * counts[there] / len(labels), color=colour, alpha=0.7, clip_on=False)
         lower.stairs(counts / len(labels), edges, color=colour, fill=True, alpha=0.35)
     upper.set(ylabel="right", xlim=(0, 1), ylim=(0, 1.03))

@@ -1,4 +1,4 @@
-"""Runs side by side on the same images: figures with intervals, a paired test, curves over each other."""
+"""Comparison of runs on the same images: accuracy with intervals, McNemar's test and learning curves."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from headstart.utils.files import write_text
 
 @dataclass(frozen=True)
 class Compared:
-    """A run beside others.
+    """A run with its results on the images that several runs have in common.
 
     Attributes:
-        run: its folder's contents.
-        name: what tells it apart.
-        right: whether it has each of the common images right.
-        interval: 95 %, of its accuracy on them.
-        against_best: the paired test against the best of the runs; None for that one.
+        run: the run.
+        name: a name that distinguishes it from the other runs.
+        right: for each common image, whether it is classified correctly.
+        interval: the 95 % confidence interval of its accuracy on the common images.
+        against_best: the paired test against the best run; None for the best run itself.
     """
 
     run: FinishedRun
@@ -44,28 +44,28 @@ class Compared:
 
     @property
     def accuracy(self) -> float:
-        """On the common images."""
+        """Return the accuracy on the common images."""
         return float(self.right.mean())
 
     @property
     def val_loss(self) -> str:
-        """Of the whole validation split."""
+        """Return the loss on the whole validation split as text."""
         value = self.run.run.metrics.get("val/loss")
         return "not finite" if value is None else f"{value:.3f}"
 
 
 def write_comparison(runs: Sequence[FinishedRun], folder: Path) -> Path:
-    """Writes a page that compares runs.
+    """Write a web page that compares runs.
 
     Args:
-        runs: two or more.
-        folder: where index.html goes.
+        runs: two or more runs.
+        folder: the folder of the index.html to write.
 
     Returns:
-        The page.
+        The path of the page.
 
     Raises:
-        DataError: they have no split with images in common.
+        DataError: the runs have no evaluated images in common.
     """
     split, compared = compare_runs(runs)
     settings = differing([run.run for run in runs])
@@ -93,10 +93,10 @@ def write_comparison(runs: Sequence[FinishedRun], folder: Path) -> Path:
 
 
 def compare_runs(runs: Sequence[FinishedRun]) -> tuple[str, list[Compared]]:
-    """Compares runs on the images that all of them were evaluated on, matched by name and class.
+    """Compare runs on the images that all of them were evaluated on, matched by name and class.
 
     Returns:
-        The split, "test" if all runs have one, and the runs, the best first.
+        The split and the compared runs, the best first.
 
     Raises:
         DataError: there are no such images.
@@ -128,7 +128,7 @@ def compare_runs(runs: Sequence[FinishedRun]) -> tuple[str, list[Compared]]:
 
 
 def _answers(run: FinishedRun, split: str) -> dict[tuple[str, str], bool]:
-    """Whether each image, by name and class, is right."""
+    """Return whether each image, identified by name and class, is classified correctly."""
     found = run.evaluations[split]
     classes = (run.class_names[label] for label in found.labels)
     right = (found.predicted == found.labels).tolist()
@@ -136,7 +136,7 @@ def _answers(run: FinishedRun, split: str) -> dict[tuple[str, str], bool]:
 
 
 def names_of(runs: Sequence[FinishedRun]) -> list[str]:
-    """What tells each run apart: the settings that differ, or else the folder."""
+    """Return a name for each run: its settings that differ from the other runs', otherwise its folder's name."""
     settings = differing([run.run for run in runs])
     told = [{name.removesuffix(".name"): setting(run.run.settings.get(name)) for name in settings} for run in runs]
     names = [", ".join(f"{name}={value}" for name, value in found.items() if value) for found in told]
@@ -149,7 +149,7 @@ def names_of(runs: Sequence[FinishedRun]) -> list[str]:
 
 @figure
 def accuracies(compared: Sequence[Compared]) -> Figure:
-    """Accuracy of each run with its 95 % interval, the best on top."""
+    """Draw the accuracy of each run with its 95 % confidence interval, the best on top."""
     drawn = new_figure(WIDTH, 1.0 + 0.3 * len(compared))
     axes = drawn.subplots()
     rows = np.arange(len(compared))[::-1]
@@ -166,7 +166,7 @@ def accuracies(compared: Sequence[Compared]) -> Figure:
 
 @figure
 def curves(compared: Sequence[Compared], metric: str) -> Figure:
-    """A metric of several runs by epoch; with many runs, the best ones are in colour."""
+    """Draw a metric of several runs by epoch; the best runs are coloured, further ones are grey."""
     drawn = new_figure(WIDTH, 3.1)
     axes = drawn.subplots()
     for place, one in reversed(list(enumerate(compared))):

@@ -1,4 +1,4 @@
-"""What a report shows: every chart and picture of a run, made once for the web page and for TensorBoard."""
+"""Contents of a run's report: charts and image grids, made once for the web page and for TensorBoard."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from headstart.utils.errors import told
 
 log = logging.getLogger(__name__)
 Made = TypeVar("Made")
-WORST = 50  # images that the page lists
-EXPLAINED = 12  # of these are explained: it takes a forward and a backward pass each
+WORST = 50  # misclassified images that the page lists
+EXPLAINED = 12  # those that get a heat map: each needs a forward and a backward pass
 
 
 @dataclass
 class Contents:
-    """What a report shows.
+    """The contents of a report.
 
     Attributes:
-        run: what it is of.
-        charts: by name, in order; those that could be drawn.
-        tiles: images with what is said of them, by name; those that could be read.
+        run: the run that is reported.
+        charts: the charts that could be drawn, by name, in order.
+        tiles: the images that could be read, with captions, by name.
         problems: what could not be drawn, and why.
     """
 
@@ -44,10 +44,13 @@ class Contents:
     problems: list[str] = field(default_factory=list)
 
     def attempt(self, name: str, make: Callable[[], Made]) -> Made | None:
-        """What `make` gives; or None, a warning and a line for the page, as a picture must not cost the rest."""
+        """Return the result of `make`; if it raises, log a warning, note the problem and return None.
+
+        One chart that fails thus does not prevent the rest of the report.
+        """
         try:
             return make()
-        except Exception as error:  # of whatever library
+        except Exception as error:  # any library may raise anything
             reason = told(error)
             self.problems.append(f"{name}: {reason}")
             log.warning("%s: %s cannot be shown: %s", self.run.folder, name, reason)
@@ -55,7 +58,7 @@ class Contents:
 
     @cached_property
     def pngs(self) -> dict[str, bytes]:
-        """All charts, and the tiles as figures, as PNG files by name."""
+        """Return all charts and image grids as PNG files, by name."""
         return {name: png(drawn) for name, drawn in {**self.charts, **self._grids()}.items()}
 
     def _grids(self) -> dict[str, Figure]:
@@ -72,11 +75,14 @@ class Contents:
 
 
 def collect(run: FinishedRun, data: ImageDataModule | None) -> Contents:
-    """Draws everything that a report shows.
+    """Make everything that a report shows.
 
     Args:
-        run: read from its folder.
-        data: its images; None leaves the pictures of images out.
+        run: the run, read from its folder.
+        data: the images of the run; None leaves out the image grids.
+
+    Returns:
+        The contents, with the problems of those parts that failed.
     """
     contents = Contents(run)
     for name, draw in _charts(run).items():
@@ -121,7 +127,15 @@ def _tiles(run: FinishedRun, data: ImageDataModule, artifact: Artifact) -> dict[
 
 
 def explained(tiles: list[Tile], artifact: Artifact) -> list[Tile]:
-    """The first of the tiles with what speaks for their answers, seen as the network sees them."""
+    """Add heat maps of the predicted classes to the first `EXPLAINED` tiles, cropped as the network sees them.
+
+    Args:
+        tiles: misclassified images.
+        artifact: the model to explain.
+
+    Returns:
+        All tiles; unchanged, with a warning, if the heat maps cannot be made.
+    """
     if not tiles:
         return tiles
     try:
@@ -129,7 +143,7 @@ def explained(tiles: list[Tile], artifact: Artifact) -> list[Tile]:
         found = explain(
             Model(artifact), [tile.path or tile.image for tile in first], [tile.bars[0][0] for tile in first]
         )
-    except Exception as error:  # such as a network without a map: the images are shown without
+    except Exception as error:  # such as a network without a feature map: show the images alone
         log.warning("%s: the worst mistakes are not explained: %s", artifact.path, told(error))
         return tiles
     pairs = zip(first, found, strict=True)

@@ -1,4 +1,4 @@
-"""The data before training: how many images of each class, how large, what they look like, what was skipped."""
+"""Web page on a data set before training: class counts, image sizes, sample images, augmented views and notes."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ from headstart.utils.errors import DataError
 from headstart.utils.files import csv_text, write_bytes, write_text
 from headstart.utils.progress import progress_bar
 
-MEASURED = 5000  # files whose size is read: enough for a distribution, and a few seconds on a slow disk
-ENDS = 20  # of many classes, the largest and the smallest ones that are shown
-SAMPLED = (10, 6)  # classes, and images of each, in the sample
+MEASURED = 5000  # most files whose size is read: enough for a distribution, in seconds on a slow disk
+ENDS = 20  # number of largest and of smallest classes shown if there are many
+SAMPLED = (10, 6)  # most classes, and most images of each, in the sample
 
 
 def look(config: Config, folder: Path, words: Sequence[str] = ()) -> Path:
-    """Writes index.html, counts.csv and each figure as a PNG.
+    """Write index.html, counts.csv and each figure as a PNG.
 
     Args:
-        config: the checked control panel: data, model (for its preprocessing) and augment.
-        folder: where they go.
-        words: of the command line, to be shown.
+        config: the validated configuration: data, model (for its preprocessing) and augment.
+        folder: the folder to write to.
+        words: the overrides of the command line, for display.
 
     Returns:
-        The page.
+        The path of the page.
 
     Raises:
-        DataError: the data are not as they should be; the message is that of training.
+        DataError: the data cannot be used; the message is the same as in training.
     """
     images = open_images(config.data)
     splits = images.splits
@@ -90,7 +90,7 @@ def look(config: Config, folder: Path, words: Sequence[str] = ()) -> Path:
 
 
 def preprocessing_of(config: Config) -> Preprocessing:
-    """What the model expects, without fetching its weights."""
+    """Return the preprocessing that the model expects, without downloading its weights."""
     model = asdict(config.model)
     if model["weights"] == "default" and model["library"] != "headstart":
         model["weights"] = None
@@ -98,10 +98,10 @@ def preprocessing_of(config: Config) -> Preprocessing:
 
 
 def measured(splits: Mapping[str, Samples]) -> tuple[NDArray[np.int64], list[str]]:
-    """Width and height of the images, of at most `MEASURED` evenly spread ones, and what could not be read.
+    """Read the size of at most `MEASURED` evenly spread images.
 
     Returns:
-        int64 of shape (images, 2), and a sentence for each problem.
+        Widths and heights, int64 of shape (images, 2), and a sentence for each image that cannot be read.
     """
     everything = [(samples, index) for samples in splits.values() for index in range(len(samples))]
     chosen = everything[:: -(-len(everything) // MEASURED)]
@@ -118,7 +118,7 @@ def measured(splits: Mapping[str, Samples]) -> tuple[NDArray[np.int64], list[str
 
 
 def samples_by_class(samples: Samples, class_names: Sequence[str]) -> list[Tile]:
-    """Some images of each class, a class after the other; of many classes, evenly spread ones."""
+    """Return some images of each class, class by class; of many classes, evenly spread ones."""
     there = np.unique(samples.labels)
     classes = there[np.linspace(0, len(there) - 1, min(len(there), SAMPLED[0])).round().astype(int)]
     tiles = []
@@ -128,12 +128,12 @@ def samples_by_class(samples: Samples, class_names: Sequence[str]) -> list[Tile]
             try:
                 tiles.append(Tile(image_grids.thumbnail(samples, int(index)), (class_names[label],)))
             except DataError:
-                continue  # it is among the notes, or will be at the image
+                continue  # among the notes, if `measured` has read it
     return tiles
 
 
 def counts_csv(splits: Mapping[str, Samples], class_names: Sequence[str]) -> str:
-    """Images of each class in each split, as a csv."""
+    """Return the number of images by class and split as CSV text."""
     columns = [np.bincount(samples.labels, minlength=len(class_names)).tolist() for samples in splits.values()]
     return csv_text([("class", *splits), *zip(class_names, *columns, strict=True)])
 
@@ -143,7 +143,10 @@ def counts_csv(splits: Mapping[str, Samples], class_names: Sequence[str]) -> str
 
 @figure
 def counts(splits: Mapping[str, Samples], class_names: Sequence[str]) -> Figure:
-    """Images of each class by split, the largest class on top; of many classes, the largest and the smallest."""
+    """Draw the number of images of each class by split, the largest class on top.
+
+    Of more than `NAMED` classes, only the `ENDS` largest and the `ENDS` smallest are shown.
+    """
     table = np.array([np.bincount(samples.labels, minlength=len(class_names)) for samples in splits.values()])
     order = np.argsort(-table.sum(axis=0), kind="stable")
     many = len(order) > NAMED
@@ -169,11 +172,11 @@ def counts(splits: Mapping[str, Samples], class_names: Sequence[str]) -> Figure:
 
 @figure
 def size_distribution(sizes: NDArray[np.int64], crop: int) -> Figure:
-    """Width and height of the images, and the side of what the network sees.
+    """Draw the widths and heights of the images, and the size of the network's input.
 
     Args:
         sizes: (width, height) in pixels, shape (images, 2).
-        crop: in pixels.
+        crop: side of the network's input, in pixels.
     """
     drawn = new_figure(WIDTH, 4.2)
     axes = drawn.subplots()

@@ -1,4 +1,4 @@
-"""The web page of a report: one file, with everything in it."""
+"""Self-contained web page of a run's report, and its templates."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from headstart.runs.finished import FinishedRun
 from headstart.runs.predictions import Evaluation
 from headstart.utils.files import csv_text, write_bytes, write_text
 
-SLOW = 10  # classes in each of the two lists
-LEARNED = 0.9  # a class is learned when it first has this share of its best accuracy
+SLOW = 10  # most classes in each of the two lists
+LEARNED = 0.9  # a class counts as learned at this fraction of its best accuracy
 METRICS = ("accuracy", "macro_accuracy", "top5_accuracy", "loss")
-FRACTIONS = ("accuracy", "top5_accuracy")  # of all images
+FRACTIONS = ("accuracy", "top5_accuracy")  # fractions of all images, which have a Wilson interval
 
 
 def write_page(contents: Contents, folder: Path) -> Path:
-    """Writes index.html, worst.csv and figures/NAME.png.
+    """Write index.html, worst.csv and figures/NAME.png.
 
     Args:
-        contents: what to show.
-        folder: where; what was there before is written over.
+        contents: the contents of the report.
+        folder: the folder to write to; an existing report in it is replaced.
 
     Returns:
-        The page.
+        The path of the page.
     """
     run, settings = contents.run, contents.run.run.settings
     write_text(folder / "worst.csv", worst_csv(run.judged))
@@ -65,7 +65,12 @@ def write_page(contents: Contents, folder: Path) -> Path:
 
 
 def render(name: str, **values: Any) -> str:
-    """A page from its template; what comes from data is escaped."""
+    """Render a template of this package; values are escaped unless they are `Markup`.
+
+    Args:
+        name: the template's file name.
+        **values: the variables of the template.
+    """
     loader = jinja2.PackageLoader("headstart.report")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
@@ -75,7 +80,10 @@ def render(name: str, **values: Any) -> str:
 
 
 def worst_csv(evaluation: Evaluation, count: int = WORST) -> str:
-    """The worst mistakes: image, true and predicted class, its probability, the true class's, loss."""
+    """Return the misclassified images with the largest losses as CSV text.
+
+    The columns are image, true and predicted class, the probabilities of the predicted and the true class, and loss.
+    """
     names, shares, losses = evaluation.class_names, evaluation.probabilities, evaluation.losses
     rows: list[Sequence[Any]] = [("image", "true", "predicted", "probability", "true_probability", "loss")]
     for index in worst_indices(evaluation)[:count]:
@@ -86,13 +94,13 @@ def worst_csv(evaluation: Evaluation, count: int = WORST) -> str:
 
 
 def data_name(settings: Mapping[str, Any]) -> str:
-    """What data are called: those of a user by their folder."""
+    """Return a data set's name: for a user's own data the folder's name."""
     source = str(settings["data.source"])
     return Path(settings["data.root"]).resolve().name if source in ("csv", "imagefolder") else source
 
 
 def headline(run: FinishedRun) -> dict[str, Any]:
-    """The one figure that counts: accuracy on the split that is shown, with its interval."""
+    """Return the accuracy on the reported split, with its 95 % confidence interval and the number of images."""
     accuracy, split = run.run.metrics[f"{run.judged.split}/accuracy"] or 0.0, run.judged.split
     images = len(run.judged.labels)
     low, high = wilson(round(accuracy * images), images)
@@ -100,7 +108,12 @@ def headline(run: FinishedRun) -> dict[str, Any]:
 
 
 def metric_rows(run: FinishedRun) -> list[tuple[tuple[str, int] | None, str, str, str]]:
-    """Split (in its first row, with how many rows it has), metric, value, and 95 % interval where there is one."""
+    """Return the rows of the table of metrics.
+
+    Returns:
+        For each row: (split, number of rows) in the first row of a split, otherwise None; metric; value; 95 %
+        confidence interval, or an empty string.
+    """
     rows: list[tuple[tuple[str, int] | None, str, str, str]] = []
     for split in ("train", "val", "test"):
         images = int(run.run.metrics.get(f"data/{split}_size") or 0)
@@ -121,7 +134,7 @@ def metric_rows(run: FinishedRun) -> list[tuple[tuple[str, int] | None, str, str
 
 
 def calibration_rows(run: FinishedRun) -> list[tuple[str, str, str]]:
-    """Split, and expected calibration error before and after temperature scaling."""
+    """Return, for each split, the expected calibration error before and after temperature scaling."""
     return [
         (
             f"{split}, which the temperature was fitted on" if split == "val" else split,
@@ -133,7 +146,11 @@ def calibration_rows(run: FinishedRun) -> list[tuple[str, str, str]]:
 
 
 def hardest(run: FinishedRun) -> list[tuple[str, float, int, int, str]]:
-    """The classes with most mistakes: name, accuracy, images, training images, what they are taken for."""
+    """Return the classes with the lowest accuracy.
+
+    Returns:
+        For each class: name, accuracy, images, training images, and the class it is most often confused with.
+    """
     correct, images = run.counts(run.judged)
     matrix = run.matrix(run.judged)
     there = np.flatnonzero(images > correct)
@@ -148,7 +165,12 @@ def hardest(run: FinishedRun) -> list[tuple[str, float, int, int, str]]:
 
 
 def slowest(run: FinishedRun) -> list[tuple[str, int, float]]:
-    """The classes that took longest: name, the epoch when `LEARNED` of the best accuracy was there, that accuracy."""
+    """Return the classes that were learned last.
+
+    Returns:
+        For each class: name, the first epoch with `LEARNED` of its best accuracy, and that best accuracy. Empty with
+        fewer than two epochs.
+    """
     curves = run.class_curves
     if len(curves) < 2:
         return []

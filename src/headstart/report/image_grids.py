@@ -1,4 +1,4 @@
-"""Pictures of images: what the network sees, what augmentation does, what it answers, and where it is wrong."""
+"""Grids of images: inputs of the network, augmented views, predictions, and the worst mistakes."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from headstart.report.style import BLUE, DPI, GREEN, INK, ORANGE, figure, short
 from headstart.runs.predictions import TOP, Evaluation
 from headstart.utils.errors import DataError
 
-SIDE = 150  # of an image in a figure, in pixels
-GAP = 14
-LINE = 15  # height of a line of text
-LETTERS = 21  # that fit below an image
-SHOWN = 16  # images of a batch
-THUMBNAIL = 512  # most pixels of an image that is shown, on either side
-VIEWS = 5  # augmented, of an image
+SIDE = 150  # side of an image in a figure, in pixels
+GAP = 14  # between images, in pixels
+LINE = 15  # height of a line of text, in pixels
+LETTERS = 21  # characters that fit below an image
+SHOWN = 16  # images in a grid
+THUMBNAIL = 512  # longest side of a loaded image, in pixels
+VIEWS = 5  # augmented views of an image
 
 
 @dataclass(frozen=True)
 class Tile:
-    """An image with what is said of it.
+    """An image with its caption.
 
     Attributes:
-        image: RGB, of any size.
-        lines: what stands below it.
-        right: whether the answer is right, if there is one.
+        image: RGB image of any size.
+        lines: the lines of text below it.
+        right: whether the prediction is correct; None if there is none.
         bars: the most probable classes with their probabilities.
-        overlay: the image with what speaks for the answer, if it was asked for.
-        path: of the file, if it is one.
+        overlay: the image with a heat map of the predicted class over it, if one was made.
+        path: the path of the image file; empty if the image is not a file.
     """
 
     image: Image.Image
@@ -54,7 +54,12 @@ class Tile:
     path: str = ""
 
     def data_uri(self, side: int = SIDE, *, overlay: bool = False) -> str:
-        """The image as a JPEG within a web page, of at most `side` pixels."""
+        """Encode the image as a JPEG data URI.
+
+        Args:
+            side: the longest side, in pixels.
+            overlay: whether to encode the overlay, if there is one.
+        """
         image = (self.overlay if overlay and self.overlay else self.image).copy()
         image.thumbnail((side, side))
         file = io.BytesIO()
@@ -68,13 +73,16 @@ class Tile:
 def seen(
     samples: Samples, transform: Transform, preprocessing: Preprocessing, class_names: Sequence[str]
 ) -> list[Tile]:
-    """Images as the network sees them in training, evenly spread over the classes.
+    """Return training images as the network sees them, spread evenly over the classes.
 
     Args:
         samples: the training images.
-        transform: the training transform; seeded, so that the picture is the same again.
-        preprocessing: whose normalisation is undone.
-        class_names: in label order.
+        transform: the training transform, seeded so that the result is reproducible.
+        preprocessing: the preprocessing whose normalisation is undone.
+        class_names: class names in label order.
+
+    Raises:
+        DataError: an image cannot be read.
     """
     dataset = ImageDataset(samples, transform)
     chosen = by_class(samples.labels, SHOWN)
@@ -91,14 +99,23 @@ def augmented(
     images: int = 3,
     views: int = VIEWS,
 ) -> list[Tile]:
-    """The same images without and with augmentation: of each one the evaluation's view, then several random ones."""
+    """Return images without augmentation, each followed by several random augmented views of it.
+
+    Args:
+        samples: the training images.
+        transform: the training transform, seeded so that the result is reproducible.
+        evaluation: the evaluation transform, for the image without augmentation.
+        preprocessing: the preprocessing whose normalisation is undone.
+        images: the number of images.
+        views: augmented views of each image.
+    """
     plain, random = ImageDataset(samples, evaluation), ImageDataset(samples, transform)
     tiles: list[Tile] = []
     for index in by_class(samples.labels, 10 * images):
         try:
             tiles.append(Tile(pixels_of(plain[index][0], preprocessing), ("without",)))
         except DataError:
-            continue  # the next one, then: `headstart look` is there to find such files
+            continue  # try the next one: `headstart look` reports unreadable files
         for view in range(views):
             pixels = random[index, mixed_seed("augmented", index, view)][0]
             tiles.append(Tile(pixels_of(pixels, preprocessing), (f"view {view + 1}",)))
@@ -108,7 +125,15 @@ def augmented(
 
 
 def by_class(labels: NDArray[np.int64], count: int) -> list[int]:
-    """Indices of images, one of each class in turn, the same every time."""
+    """Choose up to `count` images, one of each class in turn, with a fixed seed.
+
+    Args:
+        labels: the label of each image.
+        count: how many to choose.
+
+    Returns:
+        Indices of images.
+    """
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).numpy()
     turn = np.zeros(len(labels), dtype=np.int64)
     for label in np.unique(labels):
@@ -121,17 +146,25 @@ def by_class(labels: NDArray[np.int64], count: int) -> list[int]:
 
 
 def examples(evaluation: Evaluation, samples: Samples, count: int = 8) -> list[Tile]:
-    """Images of all classes with the most probable classes."""
+    """Return images of all classes with their predictions.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
     return answered(evaluation, samples, by_class(evaluation.labels, count))
 
 
 def worst(evaluation: Evaluation, samples: Samples, count: int) -> list[Tile]:
-    """The images with the largest losses that are wrong, the worst first."""
+    """Return the misclassified images with the largest losses, the worst first.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
     return answered(evaluation, samples, worst_indices(evaluation)[:count])
 
 
 def thumbnail(samples: Samples, index: int, side: int = THUMBNAIL) -> Image.Image:
-    """One of the images, at most that large: photographs as they are would fill the memory.
+    """Load an image, reduced to sides of at most `side` pixels if it is a file: full-size photographs need much memory.
 
     Raises:
         DataError: it cannot be read.
@@ -141,16 +174,21 @@ def thumbnail(samples: Samples, index: int, side: int = THUMBNAIL) -> Image.Imag
 
 
 def worst_indices(evaluation: Evaluation) -> list[int]:
-    """Images that are wrong, by loss."""
+    """Return the indices of the misclassified images, sorted by descending loss."""
     order = torch.argsort(evaluation.losses, descending=True, stable=True).numpy()
     return [int(index) for index in order[(evaluation.predicted != evaluation.labels)[order]]]
 
 
 def answered(evaluation: Evaluation, samples: Samples, indices: Sequence[int]) -> list[Tile]:
-    """Images with their names and what was answered.
+    """Return images with their names and predictions.
+
+    Args:
+        evaluation: the predictions of a split.
+        samples: the images of that split.
+        indices: which of them to return.
 
     Raises:
-        DataError: one cannot be read.
+        DataError: an image cannot be read.
     """
     names = evaluation.class_names
     tiles = []
@@ -175,7 +213,7 @@ def answered(evaluation: Evaluation, samples: Samples, indices: Sequence[int]) -
 
 @figure
 def grid(tiles: Sequence[Tile], columns: int = 8) -> Figure:
-    """Images side by side with their lines below; an explanation stands beside its image."""
+    """Draw images in a grid with their captions; an overlay is drawn to the right of its image."""
     wide = any(tile.overlay for tile in tiles)
     width, lines = (2 * SIDE if wide else SIDE), max((len(tile.lines) for tile in tiles), default=0)
     columns = max(1, min(columns // (1 + wide), len(tiles)))
@@ -196,7 +234,7 @@ def grid(tiles: Sequence[Tile], columns: int = 8) -> Figure:
 
 @figure
 def with_bars(tiles: Sequence[Tile], columns: int = 2) -> Figure:
-    """Images with bars of their most probable classes beside them."""
+    """Draw images in a grid, each with bars of its most probable classes beside it."""
     bar, width, height = 210, SIDE + 210 + GAP, SIDE + LINE * 3
     columns = min(columns, len(tiles))
     drawn, axes = _canvas(columns * (width + GAP) + GAP, -(-len(tiles) // columns) * (height + GAP) + GAP)
@@ -215,14 +253,14 @@ def with_bars(tiles: Sequence[Tile], columns: int = 2) -> Figure:
 
 
 def _colour(tile: Tile, line: int) -> str:
-    """Of a line below an image: what was answered is green or orange."""
+    """Return the colour of a line of the caption: green for a correct prediction, orange for a wrong one."""
     if tile.right is None or line == 0:
         return INK
     return GREEN if tile.right else ORANGE
 
 
 def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure to put things onto, in pixels from its upper left corner."""
+    """Create a figure whose coordinates are pixels from its upper left corner."""
     drawn = Figure(figsize=(width / DPI, height / DPI), facecolor="white")
     axes = drawn.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(height, 0))
@@ -231,7 +269,7 @@ def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _image(axes: Axes, image: Image.Image, left: float, top: float) -> None:
-    """Puts an image into a square, in the middle of it."""
+    """Draw an image, scaled to fit and centred, in a square of `SIDE` pixels."""
     scale = SIDE / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
     pixels = np.asarray(

@@ -1,4 +1,4 @@
-"""Reports of finished runs: figures for the web page, TensorBoard and notebooks."""
+"""Reports of finished runs, as a web page and for TensorBoard."""
 
 from __future__ import annotations
 
@@ -29,34 +29,34 @@ log = logging.getLogger(__name__)
 
 @rank_zero_only
 def report_run(folder: Path, data: ImageDataModule) -> None:
-    """Reports on a run that has just ended; whatever goes wrong is a warning.
+    """Write the report of a run that has just ended; any error becomes a warning.
 
     Args:
         folder: the run folder.
-        data: its images.
+        data: the images of the run.
     """
     try:
         place = write_report(folder, data)
-    except Exception as error:  # the run is recorded, and nothing here may look as if it were not
+    except Exception as error:  # the run itself succeeded: a report must not fail it
         log.warning("there is no report: %s. Try headstart report %s", told(error).rstrip("."), folder)
     else:
         print(printable(f"report: {place}"))
 
 
 def write_report(folder: Path, data: ImageDataModule | None) -> Path:
-    """Writes report/index.html and report/worst.csv of a run, and adds the pictures to its TensorBoard.
+    """Write report/index.html and report/worst.csv of a run, and add its figures to the run's TensorBoard events.
 
     Args:
         folder: the run folder.
-        data: its images; None leaves out the pictures that show them.
+        data: the images of the run; None leaves out the image grids.
 
     Returns:
-        The web page.
+        The path of the web page.
 
     Raises:
         DataError: the folder holds no finished run.
     """
-    from headstart.report.contents import collect  # late: matplotlib takes half a second
+    from headstart.report.contents import collect  # imported late: matplotlib takes half a second
     from headstart.report.html import write_page
     from headstart.report.tensorboard import write_pictures
     from headstart.runs.finished import read_finished
@@ -70,17 +70,20 @@ def write_report(folder: Path, data: ImageDataModule | None) -> Path:
 
 
 def report_again(folder: Path, words: Sequence[str] = ()) -> Path:
-    """Writes the report of a run; without its images where they are not to be had, and no former report has them.
+    """Write the report of a run again.
+
+    If its images are not available, the report has none, unless that would replace an earlier report with images.
 
     Args:
         folder: the run folder.
-        words: as on train.py's command line, such as `data.root=FOLDER` for images that were moved.
+        words: overrides as for train.py, such as `data.root=FOLDER` for images that were moved.
 
     Returns:
-        The web page.
+        The path of the web page.
 
     Raises:
-        DataError: the folder holds no finished run, or a report whose images are not to be had any more.
+        HeadstartError: `words` are given, and they do not fit or the images are not available.
+        DataError: the folder holds no finished run, or the images of its existing report are not available any more.
     """
     try:
         config = evaluation_config(folder, words)
@@ -103,7 +106,7 @@ def report_again(folder: Path, words: Sequence[str] = ()) -> Path:
 
 
 def former_root(folder: Path, config: Config) -> Path | None:
-    """A relative `data.root` from where the run was started."""
+    """Return a relative `data.root`, resolved from the folder where the run was started; None if it is unknown."""
     root = getattr(config.data, "root", None)
     environment = read_environment(folder)
     if root is None or "folder" not in environment:
@@ -112,10 +115,10 @@ def former_root(folder: Path, config: Config) -> Path | None:
 
 
 def images_of(folder: Path, config: Config) -> ImageDataModule:
-    """The images of a run, split and transformed as they were.
+    """Open the images of a run with the same splits and transforms.
 
     Raises:
-        DataError: they are not there, or not those that split.csv lists.
+        DataError: they do not exist, or differ from those in split.csv.
     """
     images = open_images(config.data)
     artifact = read_artifact(folder)

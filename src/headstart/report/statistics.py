@@ -1,4 +1,4 @@
-"""How certain figures are: intervals, calibration, and the comparison of two models on the same images."""
+"""Confidence intervals, calibration error, and McNemar's test for two models on the same images."""
 
 from __future__ import annotations
 
@@ -11,48 +11,58 @@ from scipy.stats import binom, binomtest
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-BINS = 15  # of confidence, as in Guo et al., arXiv:1706.04599
+BINS = 15  # bins of confidence, as in Guo et al., 2017, arXiv:1706.04599
 
 
 def wilson(correct: int, images: int) -> tuple[float, float]:
-    """The 95 % interval of an accuracy (Wilson, 1927): good for few images and near 0 and 1, too.
+    """Compute the 95 % confidence interval of an accuracy (Wilson, 1927).
+
+    It is accurate for few images and for accuracies near 0 and 1, too.
 
     Args:
-        correct: how many images have the right answer.
-        images: of how many; at least 1.
+        correct: number of correctly classified images.
+        images: number of images, at least 1.
+
+    Returns:
+        The lower and the upper bound, in [0, 1].
     """
     interval = binomtest(correct, images).proportion_ci(confidence_level=0.95, method="wilson")
     return float(interval.low), float(interval.high)
 
 
 def mean_interval(values: NDArray[np.float32]) -> tuple[float, float]:
-    """The 95 % interval of a mean, by the normal distribution.
+    """Compute the 95 % confidence interval of a mean by the normal approximation.
 
     Args:
-        values: at least one, of images that were drawn independently.
+        values: one or more values, of independently drawn images. A single value gives an interval of width 0.
+
+    Returns:
+        The lower and the upper bound.
     """
     mean, error = float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
     return mean - 1.96 * error, mean + 1.96 * error
 
 
 def calibration_error(logits: Tensor, labels: NDArray[np.int64]) -> float:
-    """Expected calibration error: how far confidence is from accuracy, on average over images; in [0, 1].
+    """Compute the expected calibration error with `BINS` bins.
+
+    It is the mean absolute difference between confidence and accuracy, weighted by images, in [0, 1].
 
     Args:
-        logits: of shape (N, classes).
-        labels: int64, of shape (N,).
+        logits: shape (N, classes).
+        labels: int64, shape (N,).
     """
     probabilities, targets = logits.softmax(dim=1), torch.from_numpy(labels)
     return float(multiclass_calibration_error(probabilities, targets, num_classes=logits.shape[1], n_bins=BINS))
 
 
 class Comparison(NamedTuple):
-    """Two models on the same images.
+    """The result of McNemar's test for two models on the same images.
 
     Attributes:
-        only_first: images that only the first one has right.
-        only_second: likewise.
-        p_value: how often two equally good models differ as much; McNemar's test with the mid-p value.
+        only_first: number of images that only the first model classifies correctly.
+        only_second: number of images that only the second model classifies correctly.
+        p_value: mid-p value: how probable such a difference or a larger one is between equally good models.
     """
 
     only_first: int
@@ -61,11 +71,11 @@ class Comparison(NamedTuple):
 
 
 def compare(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Comparison:
-    """McNemar's test, with the mid-p value (Fagerland et al., 2013, doi:10.1186/1471-2288-13-91).
+    """Compare two models by McNemar's test with the mid-p value (Fagerland et al., 2013, doi:10.1186/1471-2288-13-91).
 
     Args:
-        first: whether the first model has each image right.
-        second: likewise, of the same images in the same order.
+        first: for each image, whether the first model classifies it correctly.
+        second: the same for the second model, with the images in the same order.
     """
     only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
     fewer, differing = min(only_first, only_second), only_first + only_second

@@ -1,4 +1,4 @@
-"""One look for all figures: colours, sizes, and how a figure becomes a file."""
+"""Common matplotlib style of all figures, and their conversion to SVG and PNG."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ from matplotlib.figure import Figure
 
 Parameters = ParamSpec("Parameters")
 
-# Okabe and Ito's colours, which colour-blind people tell apart (https://jfly.uni-koeln.de/color/).
+# Okabe and Ito's palette for colour-blind readers (https://jfly.uni-koeln.de/color/).
 BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"
 SPLIT_COLOURS = {"train": BLUE, "val": ORANGE, "test": GREEN}
 CYCLE = (BLUE, ORANGE, GREEN, PURPLE, SKY, "#E69F00")
-# The colour of text and axes. On a web page it becomes the page's own, light or dark.
+# The colour of text and axes. In an SVG it becomes the page's text colour, for light and dark mode.
 INK = "#10131a"
 DPI = 110
 OTHER_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Hiragino Sans", "Microsoft YaHei", "Malgun Gothic")
 STYLE: dict[str, Any] = {
-    # matplotlib brings the first along; it has no Chinese, Japanese or Korean letters, which the others have, if they
-    # are installed.
+    # matplotlib bundles the first; the others, if installed, add Chinese, Japanese and Korean characters.
     "font.family": ["DejaVu Sans", *(name for name in OTHER_FONTS if name in font_manager.get_font_names())],
     "axes.edgecolor": INK,
     "axes.grid": True,
@@ -48,8 +47,8 @@ STYLE: dict[str, Any] = {
     "legend.framealpha": 0,
     "lines.linewidth": 1.8,
     "savefig.dpi": DPI,
-    "svg.fonttype": "path",  # a reader's machine has other fonts, of other widths
-    "svg.hashsalt": "headstart",  # the same figure is the same file
+    "svg.fonttype": "path",  # fonts on the reader's machine may differ in width
+    "svg.hashsalt": "headstart",  # makes files reproducible
     "text.color": INK,
     "text.parse_math": False,  # a class may be called "$100"
     "xtick.color": INK,
@@ -59,14 +58,14 @@ STYLE: dict[str, Any] = {
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Figures that are made or written here look like headstart's; others are left alone."""
-    settings: Any = STYLE  # matplotlib's stubs want its keys as literals
+    """Apply headstart's style to figures that are made or saved in this context, without changing the global style."""
+    settings: Any = STYLE  # matplotlib's type stubs require literal keys
     with mpl.rc_context(settings):
         yield
 
 
 def figure(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
-    """Marks a function that makes a figure: it is drawn in this style, whatever the caller's is."""
+    """Decorate a function that makes a figure, so that it draws in headstart's style whatever the caller's style is."""
 
     @wraps(draw)
     def drawn(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Figure:
@@ -77,12 +76,12 @@ def figure(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, of a size in inches, that finds room for its labels by itself."""
+    """Create an empty figure of a size in inches, with constrained layout."""
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
 def svg(drawn: Figure) -> str:
-    """A figure for a web page: an `<svg>` element without a background, with text in the page's colour."""
+    """Convert a figure to an `<svg>` element with a transparent background and text in the page's colour."""
     file = io.StringIO()
     _save(drawn, file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = file.getvalue()
@@ -90,7 +89,7 @@ def svg(drawn: Figure) -> str:
 
 
 def png(drawn: Figure) -> bytes:
-    """A figure as a PNG file on white."""
+    """Convert a figure to a PNG file with a white background."""
     file = io.BytesIO()
     _save(drawn, file, format="png", facecolor="white")
     return file.getvalue()
@@ -98,14 +97,14 @@ def png(drawn: Figure) -> bytes:
 
 def _save(drawn: Figure, file: io.StringIO | io.BytesIO, **settings: Any) -> None:
     with styled(), warnings.catch_warnings():
-        # One for each letter that no font here has; it is drawn as a box.
+        # matplotlib warns of every character that no installed font has, and draws a box.
         warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
         drawn.savefig(file, **settings)
-        drawn.set_layout_engine("none")  # everything has its place now: finding it again takes as long as drawing
+        drawn.set_layout_engine("none")  # the layout is computed; repeating it is as slow as drawing
 
 
 def short(name: str, length: int = 24) -> str:
-    """A name of at most that many characters: the middle of a longer one is left out."""
+    """Shorten a name to at most `length` characters by omitting its middle, and replace unprintable ones by "?"."""
     printable = "".join(letter if letter.isprintable() else "?" for letter in name)
     if len(printable) <= length:
         return printable

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a finished run: the pictures of its report, texts, precision and recall, the projector."""
+"""TensorBoard events of a finished run: figures, texts, precision-recall curves and the embedding projector."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from headstart.report import image_grids
 from headstart.report.contents import Contents
 from headstart.runs.predictions import Evaluation
 
-SUFFIX = ".report"  # of the file of events that a report writes, and writes over
-CURVED = 200  # classes up to which each has its precision-recall curve
-DIMENSIONS = 50  # of features in the projector: what PCA leaves out is noise to its methods, and 2048 take a minute
-THUMBNAIL = 48  # pixels
-# TensorBoard sorts by name, hence the numbers; the curves are scalars there already.
+SUFFIX = ".report"  # of the event file that a report writes and replaces
+CURVED = 200  # most classes that get a precision-recall curve
+DIMENSIONS = 50  # PCA components in the projector: its methods lose little, and 2048 take a minute
+THUMBNAIL = 48  # side of a thumbnail in the projector, in pixels
+# TensorBoard sorts by name, hence the numbers. Learning curves are scalars there already.
 ORDER = (
     *("seen", "augmented", "confusion", "most_confused", "reliability", "class_accuracy", "accuracy_by_size"),
     *("examples", "worst", "lr_range"),
@@ -31,18 +31,18 @@ ORDER = (
 
 
 def write_pictures(folder: Path, contents: Contents, samples: Samples | None) -> None:
-    """Adds a report's charts and pictures, texts, precision-recall curves and the projector to a run's events.
+    """Add a report's charts, image grids, texts, precision-recall curves and embeddings to a run's TensorBoard events.
 
     Args:
-        folder: the run's `tensorboard/`; what an earlier report has written there is replaced.
-        contents: what to show.
-        samples: the images of the split that is shown, for thumbnails; None shows points.
+        folder: the run's `tensorboard/`; the events of an earlier report are replaced.
+        contents: the contents of the report.
+        samples: the images of the reported split, for thumbnails in the projector; None shows points.
     """
     for former in folder.glob(f"events.*{SUFFIX}"):
         former.unlink()
     run, judged = contents.run, contents.run.judged
     step = int(run.run.metrics["epochs/run"] or 0)
-    shutil.rmtree(folder / f"{step:05}", ignore_errors=True)  # the projector's files
+    shutil.rmtree(folder / f"{step:05}", ignore_errors=True)  # the projector's files of an earlier report
     with SummaryWriter(str(folder), filename_suffix=SUFFIX) as writer:
         for number, name in enumerate(ORDER, start=1):
             if file := contents.pngs.get(name):
@@ -59,33 +59,31 @@ def write_pictures(folder: Path, contents: Contents, samples: Samples | None) ->
 
 
 def _picture(tag: str, file: bytes) -> Summary:
-    """A PNG file as it is; `add_image` would have it decoded, to encode it again."""
+    """Wrap an encoded PNG in a summary; `add_image` would need it decoded, and encode it again."""
     width, height = Image.open(io.BytesIO(file)).size
     image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=file)
     return Summary(value=[Summary.Value(tag=tag, image=image)])
 
 
 def _text(text: str) -> str:
-    """Text as TensorBoard takes it: a name that is no UTF-8 has question marks."""
+    """Return text that is valid UTF-8, with question marks for lone surrogates."""
     return text.encode(errors="replace").decode()
 
 
 def _classes(contents: Contents) -> str:
-    """The classes as a table in Markdown."""
+    """Return a Markdown table of the classes, with training images, evaluated images and accuracy."""
     run = contents.run
     correct, images = run.counts(run.judged)
     rows = zip(run.class_names, run.trained, images, correct, strict=True)
     lines = [
-        f"| {name.replace('|', '/')} | {trained} | {there} | {right / there:.3f} |"
-        if there
-        else f"| {name} | {trained} | 0 | |"
+        f"| {name.replace('|', '/')} | {trained} | {there} | {f'{right / there:.3f}' if there else ''} |"
         for name, trained, there, right in rows
     ]
     return "\n".join([f"| class | train | {run.judged.split} | accuracy |", "| --- | --- | --- | --- |", *lines])
 
 
 def _project(writer: SummaryWriter, evaluation: Evaluation, samples: Samples | None, step: int) -> None:
-    """The projector: features as points, by class, with the images on them."""
+    """Add features to the embedding projector, with class names and thumbnails."""
     chosen = evaluation.outputs.featured
     features = evaluation.outputs.features.float().numpy()
     if len(features) > DIMENSIONS < features.shape[1]:
@@ -97,7 +95,7 @@ def _project(writer: SummaryWriter, evaluation: Evaluation, samples: Samples | N
     ]
     cells = [
         [_text(" ".join(cell.split())) for cell in row] for row in rows
-    ]  # a tab or a line's end would be another cell
+    ]  # the metadata are a TSV file: no tabs or newlines in cells
     thumbnails = torch.stack([_thumbnail(samples, int(index)) for index in chosen]) if samples else None
     writer.add_embedding(
         np.ascontiguousarray(features),

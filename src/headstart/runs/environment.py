@@ -1,4 +1,4 @@
-"""What a run depends on besides its configuration: the machine, the versions and the state of git."""
+"""Environment of a run: command, machine, package versions and git state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from headstart.utils.versions import versions
 
 
 def environment() -> dict[str, Any]:
-    """What a run depends on besides its configuration: its command and folder, versions, the machine, git's state."""
+    """Return what a run depends on besides its config: command, working folder, machine, versions and git state."""
     import torch
 
     return {
@@ -28,11 +28,11 @@ def environment() -> dict[str, Any]:
 
 
 def _git() -> dict[str, Any] | None:
-    """The commit of headstart's own checkout and the files changed since, or None outside of one."""
+    """Return the commit of headstart's own checkout and the files changed since; None if it is not a git checkout."""
     folder = Path(__file__).parent
 
     def ask(*words: str) -> str:
-        # Without locks: a run that is killed meanwhile would leave one, and no commit could be made.
+        # Without locks, because a killed run would leave a lock file that blocks later commits.
         command = ("git", "--no-optional-locks", "-C", str(folder), *words)
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
 

@@ -1,4 +1,4 @@
-"""What a finished run has left in its folder, read back for its report."""
+"""Reader of finished run folders: metrics, evaluations, curves and settings for the report."""
 
 from __future__ import annotations
 
@@ -22,24 +22,25 @@ from headstart.runs.predictions import CLASS_CURVES, KEPT, Evaluation, read_eval
 from headstart.utils.errors import DataError, told
 from headstart.utils.files import csv_value, read_json, read_text, regular
 
-Curves = Mapping[str, Sequence[tuple[float, float]]]  # of each metric, (epoch, value) in order
+Curves = Mapping[str, Sequence[tuple[float, float]]]  # metric name -> (epoch, value) pairs in order
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run that has ended.
+    """The content of a finished run's folder.
 
     Attributes:
         run: its folder, settings and metrics.
-        config: its config.yaml.
-        environment: its environment.json.
-        class_names: in label order.
-        trained: training images of each class, int64, shape (classes,).
-        names: of the images of each split, as in split.csv and in the order of the evaluations.
-        evaluations: by split, those that the run has kept.
-        curves: of each scalar by epoch, as far as a logger kept them.
-        lr_range: rate, loss and smoothed loss of each step of the test of lr=auto, shape (steps, 3); empty without.
-        class_curves: accuracy of each class on the validation split by epoch, shape (epochs, classes).
+        config: text of its config.yaml.
+        environment: content of its environment.json.
+        class_names: class names in label order.
+        trained: number of training images of each class, int64, shape (classes,).
+        names: image names of each split, as in split.csv and in the order of the evaluations.
+        evaluations: the evaluations that the run has saved, by split.
+        curves: logged scalars by epoch; empty if no logger has written them.
+        class_curves: validation accuracy of each class by epoch, shape (epochs, classes).
+        lr_range: learning rate, loss and smoothed loss of each step of the learning rate range test of lr=auto, shape
+            (steps, 3); empty without that test.
     """
 
     run: Run
@@ -55,31 +56,31 @@ class FinishedRun:
 
     @property
     def folder(self) -> Path:
-        """The run folder."""
+        """Return the path of the run folder."""
         return self.run.folder
 
     @cached_property
     def judged(self) -> Evaluation:
-        """The evaluation that the pictures are of."""
+        """Return the evaluation that the report's charts show: that of test if there is one, else that of val."""
         return next(self.evaluations[split] for split in KEPT if split in self.evaluations)
 
     @property
     def command(self) -> str:
-        """The command line that started it."""
+        """Return the command line that started the run, quoted for a shell."""
         return shlex.join(map(str, self.environment.get("command", ())))
 
     @property
     def best_epoch(self) -> float | None:
-        """The epoch of the best checkpoint, counted from 1."""
+        """Return the epoch of the best checkpoint, counted from 1; None if it is not known."""
         return self.run.metrics.get("epochs/best")
 
     @property
     def stopped_early(self) -> bool:
-        """Whether it ended before its last epoch."""
+        """Tell whether the run ended before its last epoch."""
         return bool(self.run.metrics["epochs/run"] < self.run.settings["epochs"])  # type: ignore[operator]
 
     def counts(self, evaluation: Evaluation) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Of each class, how many images are right and how many there are: int64, shape (classes,)."""
+        """Count the correctly classified images and all images of each class: two int64 arrays, shape (classes,)."""
         classes = len(self.class_names)
         right = evaluation.predicted == evaluation.labels
         return np.bincount(evaluation.labels[right], minlength=classes), np.bincount(
@@ -87,17 +88,17 @@ class FinishedRun:
         )
 
     def matrix(self, evaluation: Evaluation) -> NDArray[np.int64]:
-        """Images by true class (rows) and predicted class (columns): int64, shape (classes, classes)."""
+        """Compute the confusion matrix: true classes in rows, predicted in columns; int64, shape (classes, classes)."""
         classes = len(self.class_names)
         places = evaluation.labels * classes + evaluation.predicted
         return np.bincount(places, minlength=classes**2).reshape(classes, classes)
 
 
 def read_finished(folder: Path) -> FinishedRun:
-    """Reads a run folder.
+    """Read a run folder.
 
     Raises:
-        DataError: it is none, or its run has not ended, or kept no answers.
+        DataError: if it is not a run folder or is damaged, or its run has not finished or saved no evaluations.
     """
     run = read_run(folder)
     if run is None:
@@ -132,7 +133,11 @@ def read_finished(folder: Path) -> FinishedRun:
 
 
 def _check_run(run: Run, evaluations: Mapping[str, Evaluation]) -> None:
-    """Makes sure that a run's files go together."""
+    """Check that a run's files are complete and belong together.
+
+    Raises:
+        ValueError: if they do not.
+    """
     for name in ("epochs/run", "time/total_s", "time/fit_s", "params/total", "params/trainable"):
         if run.metrics.get(name) is None:
             raise ValueError(f"metrics.json has no {name}")
@@ -143,10 +148,10 @@ def _check_run(run: Run, evaluations: Mapping[str, Evaluation]) -> None:
 
 
 def read_environment(folder: Path) -> dict[str, Any]:
-    """A run folder's environment.json.
+    """Read a run folder's environment.json.
 
     Raises:
-        DataError: it is missing or damaged.
+        DataError: if it is missing or damaged.
     """
     path = folder / "environment.json"
     try:
@@ -158,7 +163,7 @@ def read_environment(folder: Path) -> dict[str, Any]:
 
 
 def _splits(path: Path, class_names: Sequence[str]) -> tuple[NDArray[np.int64], dict[str, list[str]]]:
-    """How many training images each class has, and what the images of each split are called."""
+    """Read split.csv: return the number of training images of each class, and the image names of each split."""
     counts = dict.fromkeys(class_names, 0)
     names: dict[str, list[str]] = {}
     with regular(path).open(encoding="utf-8", errors="surrogateescape", newline="") as file:
@@ -170,7 +175,7 @@ def _splits(path: Path, class_names: Sequence[str]) -> tuple[NDArray[np.int64], 
 
 
 def _numbers(path: Path) -> NDArray[np.float64]:
-    """The numbers below the header of a csv; none without the file."""
+    """Read the numbers below the header of a CSV file; return an array of shape (0, 0) if there are none."""
     if not path.is_file():
         return np.empty((0, 0))
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
@@ -182,7 +187,10 @@ def _numbers(path: Path) -> NDArray[np.float64]:
 
 
 def read_curves(folder: Path) -> Curves:
-    """The scalars of a run by epoch, counted from 1: TensorBoard's, or those of the csv logger; else none."""
+    """Read the logged scalars of a run by epoch, counted from 1.
+
+    They come from the TensorBoard logger, or else from the CSV logger. The result is empty if neither has logged.
+    """
     steps = _of_tensorboard(folder / "tensorboard") or _of_csv(folder / "csv" / "metrics.csv")
     ends = sorted(steps.pop("epoch", {}).items())
     last_steps = [step for step, _ in ends]
@@ -190,18 +198,18 @@ def read_curves(folder: Path) -> Curves:
     for name, points in steps.items():
         # Learning rates are logged at the first step of an epoch, everything else at its last one.
         places = [(min(bisect_left(last_steps, step), len(ends) - 1), value) for step, value in sorted(points.items())]
-        if ends and not name.startswith("best/"):  # the final figures, for HPARAMS
+        if ends and not name.startswith("best/"):  # the final metrics for TensorBoard's HPARAMS tab are no curves
             found[name] = [(ends[place][1] + 1, value) for place, value in places]
     return found
 
 
 def _of_tensorboard(folder: Path) -> dict[str, dict[int, float]]:
-    """Values by step of every scalar; a resumed run's later value counts."""
+    """Read the values of every scalar by step; if a resumed run has logged a step twice, the later value counts."""
     from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
     if not folder.is_dir():
         return {}
-    logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it tells which files it opens
+    logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it logs which files it opens
     events = EventAccumulator(str(folder), size_guidance={SCALARS: 0})
     events.Reload()
     return {name: {event.step: event.value for event in events.Scalars(name)} for name in events.Tags()[SCALARS]}

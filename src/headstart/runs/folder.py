@@ -1,4 +1,4 @@
-"""What a run writes into its folder, by the first of its processes alone."""
+"""Run folder: the files that a run writes, on the process with rank 0 only."""
 
 from __future__ import annotations
 
@@ -27,12 +27,14 @@ log = logging.getLogger(__name__)
 
 @rank_zero_only
 def check_folder(folder: Path, ckpt_path: str | None) -> None:
-    """Refuses to write a run over another one; a run may be resumed in its own folder.
+    """Check that the folder does not contain another run, and remove checkpoints that a killed run left unfinished.
 
-    What it had begun to write when it was killed is removed.
+    Args:
+        folder: the run folder.
+        ckpt_path: checkpoint that the run resumes from, or None; a run may be resumed in its own folder.
 
     Raises:
-        ConfigError: the folder holds another run.
+        ConfigError: if the folder contains another run.
     """
     own = ckpt_path is not None and Path(ckpt_path).resolve().is_relative_to(folder.resolve())
     if (folder / "config.yaml").exists() and not own:
@@ -46,7 +48,14 @@ def check_folder(folder: Path, ckpt_path: str | None) -> None:
 
 @rank_zero_only
 def record_start(folder: Path, config: str, split: str, lr_range: str | None) -> None:
-    """Writes what the run depends on: config.yaml, environment.json, split.csv and, of lr=auto, lr_range.csv."""
+    """Write what the run depends on: config.yaml, environment.json, split.csv and, for lr=auto, lr_range.csv.
+
+    Args:
+        folder: the run folder.
+        config: text of config.yaml.
+        split: text of split.csv.
+        lr_range: text of lr_range.csv, the result of the learning rate range test; None without that test.
+    """
     write_text(folder / "config.yaml", config)
     write_json(folder / "environment.json", environment())
     write_text(folder / "split.csv", csv_text(csv.reader(io.StringIO(split, newline=""))))
@@ -56,7 +65,15 @@ def record_start(folder: Path, config: str, split: str, lr_range: str | None) ->
 
 @rank_zero_only
 def record_answers(folder: Path, answers: Sequence[Evaluation], class_curves: Sequence[Sequence[float]]) -> None:
-    """Writes what `headstart evaluate` would write, and how each class was learned: evaluation/SPLIT/."""
+    """Write evaluation/: for each split the files of `headstart evaluate`, and the accuracy of each class by epoch.
+
+    A file that cannot be written causes a warning, not an error.
+
+    Args:
+        folder: the run folder.
+        answers: the evaluations to save.
+        class_curves: validation accuracy of each class, one row per epoch.
+    """
     place = folder / "evaluation"
     try:
         for answer in answers:
@@ -64,20 +81,20 @@ def record_answers(folder: Path, answers: Sequence[Evaluation], class_curves: Se
         if answers:
             rows = [(epoch, *row) for epoch, row in enumerate(class_curves, start=1)]
             write_text(place / CLASS_CURVES, csv_text([("epoch", *answers[0].class_names), *rows]))
-    except (OSError, SafetensorError, DiskError) as error:  # the run itself has all that it needs
+    except (OSError, SafetensorError, DiskError) as error:  # the run can finish without these files
         log.warning("the answers to each image cannot be kept in %s: %s", place, told(error))
 
 
 @rank_zero_only
 def record_model(folder: Path, state: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
-    """Writes the model folder."""
+    """Write the model folder, `model/` in the run folder; see `save_model` for the arguments."""
     save_model(folder / "model", state, description)
 
 
 @rank_zero_only
 def record_end(folder: Path, metrics: Mapping[str, float]) -> None:
-    """Writes metrics.json."""
+    """Write metrics.json, with a warning if a metric is not finite because the run has diverged."""
     diverged = [name for name, value in metrics.items() if not math.isfinite(value)]
     if diverged:
         log.warning("the run diverged: %s is not a finite number. Try a lower lr.", ", ".join(diverged))
-    write_json(folder / "metrics.json", metrics)  # last: where it is, the run is finished
+    write_json(folder / "metrics.json", metrics)  # written last: it marks the run as finished

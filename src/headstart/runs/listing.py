@@ -1,4 +1,4 @@
-"""Finished and unfinished runs below a folder, side by side: what differs between them, and what came out."""
+"""Comparison table of all runs below a folder, finished or not: the settings that differ, and the metrics."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from headstart.utils.files import read_json
 from headstart.utils.metrics import direction
 
 Plain = bool | int | float | str
-# Settings of the machine and of what is written, and those that others reach down to: they tell no runs apart.
+# Settings that do not distinguish runs: of the machine, of the output, and copies of top-level settings.
 LEFT_OUT = (
     "trainer",
     "callbacks",
@@ -34,12 +34,12 @@ SHOWN = ("val/accuracy", "val/loss", "test/accuracy", "epochs/run", "time/total_
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder.
+    """The settings and metrics of a run folder.
 
     Attributes:
-        folder: where it is.
-        settings: its flat control panel.
-        metrics: its metrics.json; empty if it has not ended.
+        folder: path of the run folder.
+        settings: flat settings from its config.yaml, such as {"head.hidden": 256}; see `flat`.
+        metrics: content of its metrics.json; empty if the run has not finished.
     """
 
     folder: Path
@@ -48,10 +48,10 @@ class Run:
 
 
 def find_runs(root: Path) -> list[Run]:
-    """The runs below a folder, in the order of their paths.
+    """Return the runs in a folder and its subfolders, sorted by path; folders with a leading dot are skipped.
 
     Raises:
-        DataError: there is no such folder, or no run in it.
+        DataError: if the folder does not exist or contains no run.
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder. Expected one with run folders below it, such as outputs.")
@@ -59,7 +59,7 @@ def find_runs(root: Path) -> list[Run]:
     for place, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if "config.yaml" in names:
-            folders.clear()  # a run holds no other
+            folders.clear()  # a run folder contains no other runs
             run = read_run(Path(place))
             runs += [run] if run else []
     if not runs:
@@ -68,7 +68,7 @@ def find_runs(root: Path) -> list[Run]:
 
 
 def read_run(folder: Path) -> Run | None:
-    """The run in a folder; None if there is no config.yaml, or another program's."""
+    """Read the run in a folder; return None if it has no readable config.yaml of headstart."""
     try:
         settings = OmegaConf.to_container(read_config(folder / "config.yaml"), resolve=True)
     except (ConfigError, OmegaConfBaseException):
@@ -79,17 +79,23 @@ def read_run(folder: Path) -> Run | None:
 
 
 def read_metrics(folder: Path) -> dict[str, float | None]:
-    """A run folder's metrics.json; empty if the run has not ended."""
+    """Read a run folder's metrics.json; return an empty dictionary if it is missing or damaged."""
     try:
         return METRICS.validate_python(read_json(folder / "metrics.json"))
-    except (OSError, ValueError):  # a ValidationError is one
+    except (OSError, ValueError):  # ValidationError is a ValueError
         return {}
 
 
 def flat(
     settings: Mapping[Any, Any], prefix: str = "", left_out: Collection[str] = LEFT_OUT
 ) -> Iterator[tuple[str, Plain]]:
-    """Nested settings as pairs such as ("head.hidden", 256), but for those that tell no runs apart."""
+    """Yield nested settings as pairs such as ("head.hidden", 256).
+
+    Args:
+        settings: nested settings.
+        prefix: prefix of the names, such as "head.".
+        left_out: names of settings or groups to leave out; by default those that do not distinguish runs.
+    """
     for key, value in settings.items():
         name = f"{prefix}{key}"
         if name in left_out:
@@ -101,20 +107,20 @@ def flat(
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
-    """The settings that are not the same in all runs, or that some runs have not."""
+    """Return the names of the settings that differ between runs or that only some runs have."""
     names = dict.fromkeys(name for run in runs for name in run.settings)
     return [name for name in names if len({repr(run.settings.get(name)) for run in runs}) > 1]
 
 
 def sorted_by(runs: Sequence[Run], metric: str) -> list[Run]:
-    """The runs by a metric, the best first; those without it last, in their order.
+    """Return the runs sorted by a metric, the best first; runs without the metric come last, in their original order.
 
     Args:
-        runs: any.
-        metric: losses and times are better when smaller, all others when larger.
+        runs: the runs to sort.
+        metric: name of the metric; for losses and times smaller is better, for all others larger.
 
     Raises:
-        ConfigError: no run has that metric.
+        ConfigError: if there are metrics, but no run has this one.
     """
     known = sorted({name for run in runs for name in run.metrics})
     if known and metric not in known:
@@ -130,12 +136,14 @@ def sorted_by(runs: Sequence[Run], metric: str) -> list[Run]:
 
 
 def table(runs: Sequence[Run], root: Path, metric: str) -> list[list[str]]:
-    """A row for each run under a header: its folder, what differs, the metric, then others that runs have.
+    """Return the rows of a table as text: a header, then a row for each run.
+
+    The columns are the run's folder, the settings that differ, the given metric, and those of `SHOWN` that runs have.
 
     Args:
-        runs: in the order of the rows.
-        root: folders are named from here.
-        metric: that stands first.
+        runs: the runs, in the order of the rows.
+        root: folder that the folders of runs are relative to.
+        metric: name of the metric in the first metric column.
     """
     settings = differing(runs)
     metrics = [name for name in dict.fromkeys((metric, *SHOWN)) if any(name in run.metrics for run in runs)]
@@ -150,5 +158,5 @@ def table(runs: Sequence[Run], root: Path, metric: str) -> list[list[str]]:
 
 
 def setting(value: Plain | None) -> str:
-    """A setting or a figure as text; empty where there is none."""
+    """Format a setting or a metric as text, floats with six significant digits; None becomes an empty text."""
     return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

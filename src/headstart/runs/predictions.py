@@ -1,4 +1,4 @@
-"""What a trained model answers to labelled images, and the tables of it."""
+"""Predictions of a trained model for labelled images: logits, metrics, and the files that store them."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from headstart.utils.files import csv_text, csv_value, read_json, regular, write
 
 OUTPUTS, PREDICTIONS = "outputs.safetensors", "predictions.csv"
 CLASS_CURVES = "val_accuracy_by_epoch.csv"  # in a run's evaluation folder
-KEPT = ("test", "val")  # splits whose answers a run keeps; its report is of the first that there is
-FEATURED = 500  # images whose features are kept: as many as a person looks at as points
+KEPT = ("test", "val")  # splits whose predictions a run saves; its report uses the first that exists
+FEATURED = 500  # number of images whose features are saved: as many points as a scatter plot can show
 TOP = 5  # classes that predictions.csv names for each image
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a classifier gives for the images of a split.
+    """The outputs of a classifier for the images of a split.
 
     Attributes:
-        logits: float32, shape (images, classes), in the order of the images.
-        features: what the head got, float16, of evenly spread images, shape (at most `FEATURED`, num_features).
-        featured: the indices of these images, int64.
+        logits: logits in the order of the images, float32, shape (images, classes).
+        features: inputs of the head for evenly spaced images, float16, shape (at most `FEATURED`, num_features).
+        featured: indices of these images, int64.
     """
 
     logits: Tensor
@@ -46,19 +46,19 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a trained model answers to labelled images.
+    """The predictions and metrics of a trained model for labelled images.
 
     Attributes:
-        name: what was evaluated, for a folder's name.
+        name: name of what was evaluated, used as a folder's name.
         split: "test", "val" or "train".
-        run_folder: of the model, if it lies in one.
-        metrics: flat, named as in a run's metrics.json.
-        notes: what is to be known of it, such as classes that only the model or only the data have.
-        class_names: the model's.
+        run_folder: the model's run folder, if it lies in one.
+        metrics: flat metrics, named as in a run's metrics.json.
+        notes: remarks for the user, for example about classes that only the model or only the data have.
+        class_names: class names of the model, in label order.
         images: path or name of each image.
-        labels: its true class, int64, shape (images,).
-        outputs: the logits, and some features.
-        temperature: what logits are divided by for probabilities; see `report/statistics.py`.
+        labels: true class of each image, int64, shape (images,).
+        outputs: the logits, and the features of some images.
+        temperature: divisor of the logits for calibrated probabilities; see `report/statistics.py`.
     """
 
     name: str
@@ -74,26 +74,35 @@ class Evaluation:
 
     @property
     def logits(self) -> Tensor:
-        """Of shape (images, classes), float32."""
+        """Return the logits, float32, shape (images, classes)."""
         return self.outputs.logits
 
     @cached_property
     def probabilities(self) -> Tensor:
-        """Of shape (images, classes), float32, calibrated."""
+        """Return the calibrated probabilities, float32, shape (images, classes)."""
         return (self.logits / self.temperature).softmax(dim=1)
 
     @cached_property
     def predicted(self) -> NDArray[np.int64]:
-        """The predicted class of each image."""
+        """Return the predicted class of each image, int64, shape (images,)."""
         return self.logits.argmax(dim=1).numpy()
 
     @cached_property
     def losses(self) -> Tensor:
-        """Cross-entropy of each image; as everywhere, of the logits as they are."""
+        """Return the cross-entropy of each image, float32, shape (images,); as everywhere, without the temperature."""
         return F.cross_entropy(self.logits, torch.from_numpy(self.labels), reduction="none")
 
     def save(self, folder: Path) -> None:
-        """Writes metrics.json, predictions.csv (an image a row), classes.csv (a class a row), outputs.safetensors."""
+        """Write metrics.json, predictions.csv, classes.csv and outputs.safetensors.
+
+        Args:
+            folder: folder to write to.
+
+        Raises:
+            OSError: if a file cannot be written.
+            SafetensorError: if outputs.safetensors cannot be written.
+            DiskError: if the disk is full.
+        """
         write_text(folder / PREDICTIONS, self.predictions_csv())
         write_text(folder / "classes.csv", self.classes_csv())
         tensors = {"logits": self.logits, "labels": torch.from_numpy(self.labels), "features": self.outputs.features}
@@ -103,7 +112,11 @@ class Evaluation:
         write_json(folder / "metrics.json", self.metrics)
 
     def predictions_csv(self) -> str:
-        """Image, true class, predicted class and probability, loss, and the next classes."""
+        """Return predictions.csv: a row for each image.
+
+        The columns are the image, its true class, the predicted class, its probability, and the loss. The next most
+        probable classes follow with their probabilities, up to `TOP` classes in all.
+        """
         top = min(TOP, len(self.class_names))
         probabilities, classes = self.probabilities.sort(dim=1, descending=True, stable=True)
         further = [f"{column}_{rank}" for rank in range(2, top + 1) for column in ("class", "probability")]
@@ -123,7 +136,11 @@ class Evaluation:
         return csv_text(rows)
 
     def classes_csv(self) -> str:
-        """Of each class that has an image or was predicted: how many images, recall, precision and F1."""
+        """Return classes.csv: a row for each class that has images or was predicted.
+
+        The columns are the class and its number of images, predictions and correct predictions, then its recall,
+        precision and F1. A recall or precision that is not defined is empty.
+        """
         predicted = self.predicted
         rows: list[Sequence[Any]] = [("class", "images", "predicted", "correct", "recall", "precision", "f1")]
         for index, name in enumerate(self.class_names):
@@ -139,7 +156,7 @@ class Evaluation:
 
 
 def image_names(samples: Samples) -> list[str]:
-    """What images are called in tables: their paths, or their names if they are no files."""
+    """Return the names of images for tables: the paths of files, otherwise the names of the samples."""
     return list(samples.images) if isinstance(samples.images, Sequence) else list(samples.names)
 
 
@@ -151,14 +168,17 @@ def evaluations(
     class_names: tuple[str, ...],
     temperature: float,
 ) -> list[Evaluation]:
-    """A run's own evaluations, as `headstart evaluate` would find them again.
+    """Build a run's own evaluations, equal to the results of `headstart evaluate`.
 
     Args:
-        outputs: of each split to keep.
-        splits: their images.
-        metrics: of all splits.
-        class_names: in label order.
+        outputs: outputs of each split to save.
+        splits: images of these splits.
+        metrics: metrics of all splits.
+        class_names: class names in label order.
         temperature: see `Evaluation`.
+
+    Returns:
+        An evaluation for each split in `outputs`, with the metrics of that split.
     """
     return [
         Evaluation(
@@ -179,13 +199,13 @@ def evaluations(
 
 
 def read_evaluation(folder: Path) -> Evaluation:
-    """Reads what `Evaluation.save` has written.
+    """Read the files that `Evaluation.save` has written.
 
     Args:
-        folder: where it was written; its name is the evaluation's.
+        folder: folder of the files; its name becomes the evaluation's name.
 
     Raises:
-        DataError: a file is missing, damaged, or not of the same images as the others.
+        DataError: if a file is missing or damaged, or the files have different numbers of images.
     """
     try:
         with safe_open(regular(folder / OUTPUTS), framework="pt") as file:
@@ -216,7 +236,12 @@ def read_evaluation(folder: Path) -> Evaluation:
 
 
 def _check_outputs(tensors: Mapping[str, Tensor], classes: int) -> None:
-    """Makes sure that tensors that were read are of one number of images, and of these classes."""
+    """Check that the tensors of outputs.safetensors agree in their number of images and classes.
+
+    Raises:
+        KeyError: if a tensor is missing.
+        ValueError: if a tensor has a wrong shape, dtype or range.
+    """
     logits, labels, features, featured = (tensors[name] for name in ("logits", "labels", "features", "featured"))
     images = len(labels)
     if logits.shape != (images, classes) or not logits.is_floating_point():

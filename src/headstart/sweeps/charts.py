@@ -1,4 +1,4 @@
-"""Charts of a sweep: the monitored metric of its jobs by what they differ in, by seed, and in the order of a search."""
+"""Charts of a sweep: the monitored metric by setting, over seeds, and in the order of a search."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from headstart.runs.listing import Plain, Run, setting
 from headstart.sweeps.seeds import Repeated
 from headstart.utils.metrics import direction
 
-SMALL = 3.6  # inches: three charts beside each other, and one on a phone
-FEW = 6  # different numbers up to which an axis names each of them
-CLEAR = 0.12  # of an axis between two of them, so that their names are not written over each other
-ROWS = 25  # named rows of a chart; of more, the best
-LEVELS = 12  # of a small one
-WIDE = 30  # largest over smallest from which an axis is logarithmic
-FAR = 100  # a loss of so many medians has diverged: it would press all others into a line
-DIM = 0.7  # of dots that may lie on each other
-CROSS: dict[str, Any] = {"s": 24, "color": INK, "marker": "x", "clip_on": False, "zorder": 3}  # a failed job
+SMALL = 3.6  # inches: fits three charts in a row, or one on a phone
+FEW = 6  # most different numbers that each get a tick label
+CLEAR = 0.12  # least distance between such ticks, as a fraction of the axis, so that labels do not overlap
+ROWS = 25  # most rows of a chart; of more, the best are shown
+LEVELS = 12  # most rows of a small chart
+WIDE = 30  # ratio of largest to smallest value from which an axis is logarithmic
+FAR = 100  # losses are clipped at this many medians: a diverged one would compress all others
+DIM = 0.7  # alpha of dots that may overlap
+CROSS: dict[str, Any] = {"s": 24, "color": INK, "marker": "x", "clip_on": False, "zorder": 3}  # marker of a failed job
 Values = NDArray[np.float64]
 
 
@@ -36,13 +36,15 @@ Values = NDArray[np.float64]
 
 @figure
 def by_setting(done: Sequence[Run], failed: Sequence[Run], name: str, metric: str) -> Figure:
-    """The metric of each job against a setting: numbers along an axis, anything else in rows, the best on top.
+    """Draw the metric of each job against a setting.
+
+    Numbers are drawn along an axis, other values in rows with the best on top.
 
     Args:
         done: jobs that have the metric, the best first.
-        failed: jobs that have none: a cross at the edge.
-        name: of the setting; jobs without it are left out.
-        metric: its name.
+        failed: jobs without the metric, drawn as crosses at the edge.
+        name: the setting; jobs without it are left out.
+        metric: the metric's name.
     """
     values = _within_sight([_value(run, metric) for run in done], metric)
     dots = [(run.settings[name], value) for run, value in zip(done, values, strict=True) if name in run.settings]
@@ -60,7 +62,7 @@ def _numbers(
     levels = np.unique(np.append(places, np.array(crosses, dtype=float)))
     drawn = new_figure(SMALL, 2.5)
     axes = drawn.subplots()
-    axes.update_datalim([(level, values[0]) for level in levels])  # which leaves room for the crosses
+    axes.update_datalim([(level, values[0]) for level in levels])  # the limits include the crosses
     _dots(axes, places, values, has_best=has_best)
     if len(levels) <= FEW:
         axes.scatter(*_medians(places, values), s=220, color=INK, marker="_", linewidths=1.5)
@@ -97,19 +99,19 @@ def _rows(
 
 
 def _dots(axes: Axes, x: Values, y: Values, *, has_best: bool) -> None:
-    """Draws the jobs, and over them the best, which is the first."""
+    """Draw the jobs, with the best one, which is the first, on top."""
     axes.scatter(x, y, s=26, color=BLUE, alpha=DIM, edgecolors="none")
     if has_best:
         axes.scatter(x[0], y[0], s=44, color=ORANGE, zorder=3, clip_on=False)
 
 
 def _worse_edge(metric: str) -> float:
-    """Where jobs without a value are drawn, as a share of the axis."""
+    """Return where jobs without a value are drawn, as a fraction of the axis."""
     return 0.97 if direction(metric) == "min" else 0.03
 
 
 def _medians(places: Values, values: Values) -> tuple[Values, Values]:
-    """Of the values at each place where there are several: the places, and the medians."""
+    """Return the positions that have several values, and the median of each."""
     levels, counts = np.unique(places, return_counts=True)
     levels = levels[counts > 1]
     return levels, np.array([np.median(values[places == level]) for level in levels])
@@ -124,11 +126,11 @@ def _is_number(value: Plain) -> bool:
 
 @figure
 def by_seeds(groups: Sequence[tuple[str, Repeated]], metric: str) -> Figure:
-    """The mean over seeds of each of the settings with its 95 % interval, and each seed's value.
+    """Draw the mean over seeds of each group with its 95 % confidence interval, and the value of each seed.
 
     Args:
-        groups: with their names, the best first.
-        metric: its name.
+        groups: names and groups of runs that differ in their seeds alone, the best first.
+        metric: the metric's name.
     """
     shown = groups[:ROWS]
     drawn = new_figure(WIDTH, 1.1 + 0.34 * len(shown))
@@ -144,7 +146,7 @@ def by_seeds(groups: Sequence[tuple[str, Repeated]], metric: str) -> Figure:
     axes.set(title=title, xlabel=f"{short(metric, 40)}, with 95 % interval", ylim=(0.3 - len(shown), 0.5))
     axes.grid(axis="y", visible=False)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    if _is_share(metric):  # whose bounds an interval of Student's t does not know
+    if _is_share(metric):  # Student's t interval may exceed [0, 1]
         _share_axis(axes.xaxis)
     elif direction(metric) == "min" and np.median(means) > 0:
         left, right = axes.get_xlim()
@@ -157,11 +159,11 @@ def by_seeds(groups: Sequence[tuple[str, Repeated]], metric: str) -> Figure:
 
 @figure
 def history(started: Sequence[Run], metric: str) -> Figure:
-    """The metric of a search's jobs in the order in which they were begun, and the best so far.
+    """Draw the metric of a search's jobs in the order of their start, and the best value so far.
 
     Args:
-        started: in that order; those without the metric leave a gap.
-        metric: its name.
+        started: the jobs in that order; those without the metric leave a gap.
+        metric: the metric's name.
     """
     numbers = np.array([number for number, run in enumerate(started, 1) if run.metrics.get(metric) is not None])
     values = _within_sight([_value(run, metric) for run in started if run.metrics.get(metric) is not None], metric)
@@ -179,7 +181,7 @@ def history(started: Sequence[Run], metric: str) -> Figure:
 
 @figure
 def importances(shares: Mapping[str, float]) -> Figure:
-    """The share of the jobs' differences that each setting explains, the largest on top."""
+    """Draw the fraction of the jobs' variance that each setting explains, the largest on top."""
     shown = sorted(shares.items(), key=lambda pair: -pair[1])[:ROWS]
     drawn = new_figure(WIDTH, max(1.6, 0.9 + 0.28 * len(shown)))
     axes = drawn.subplots()
@@ -208,7 +210,7 @@ def _is_share(metric: str) -> bool:
 
 
 def _within_sight(values: Sequence[float], metric: str) -> Values:
-    """The values as they are drawn: a loss that all but diverged stays at the edge of the others."""
+    """Return the values to draw, with losses clipped at `FAR` medians so that a diverged one stays at the edge."""
     found = np.array(values, dtype=float)
     middle = float(np.median(found))
     return np.minimum(found, FAR * middle) if direction(metric) == "min" and middle > 0 else found
@@ -224,7 +226,7 @@ def _metric_axis(axis: Axis, values: Values, metric: str) -> None:
 
 
 def _share_axis(axis: Axis) -> None:
-    """Without room for more than 100 %, or less than nothing."""
+    """Format an axis as percentages, with limits that do not go far beyond 0 % and 100 %."""
     low, high = axis.get_view_interval()
     low, high = max(low, -0.03), min(high, 1 + 0.06 * (1 - min(low, 0.99)))
     (axis.axes.set_xlim if isinstance(axis, XAxis) else axis.axes.set_ylim)(low, high)
@@ -233,7 +235,7 @@ def _share_axis(axis: Axis) -> None:
 
 
 def _number_axis(axis: Axis, levels: Values) -> None:
-    """Along the values of a setting."""
+    """Set the scale and the ticks of an axis along a setting's values."""
     if _wide(levels):
         _logarithmic(axis, levels)
     else:

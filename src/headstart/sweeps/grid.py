@@ -1,6 +1,6 @@
-"""Hydra's basic sweeper, a grid of all values, for sweeps that survive.
+"""Grid search as a Hydra sweeper whose sweeps can be resumed.
 
-Hydra imports this module for every command, so it imports little itself.
+Hydra imports this module for every command, so imports that take long are inside the methods.
 """
 
 from __future__ import annotations
@@ -17,20 +17,23 @@ from headstart.utils.errors import ConfigError
 
 
 class GridSweeper(BasicSweeper):
-    """Runs every combination of the values, or `sweep.sample` of them drawn at random."""
+    """A sweeper that runs every combination of the values, or `sweep.sample` of them drawn at random."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Names the sweep, and takes what Hydra gives a sweeper."""
+        """Name the sweep, create its folder and store what Hydra passes to a sweeper."""
         from headstart.sweeps.launching import prepare
 
         prepare(config)
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Runs the jobs and tells what came of them.
+        """Run the jobs and print the results.
 
         Args:
-            arguments: the words of the command line.
+            arguments: the overrides of the command line.
+
+        Raises:
+            SystemExit: the settings do not fit, or a job failed and `sweep.allow_failures` is false.
         """
         from headstart.sweeps.launching import Launched
         from headstart.sweeps.naming import swept_keys
@@ -51,7 +54,7 @@ class GridSweeper(BasicSweeper):
                 launched.run([launched.job([*job, *removed]) for job in batch])
 
     def _drawn(self, grid: list[list[str]]) -> list[list[str]]:
-        """The jobs to run: a larger sample holds the smaller ones."""
+        """Return the jobs to run; a larger sample contains all jobs of a smaller one."""
         assert self.config is not None
         sample = self.config.sweep.sample
         if sample is None or sample >= len(grid):

@@ -1,4 +1,4 @@
-"""Running one job of a sweep: in its folder, from where it was interrupted, in a process that may die."""
+"""Execution of one job of a sweep: in its run folder, from its last checkpoint, in a subprocess that may crash."""
 
 from __future__ import annotations
 
@@ -35,14 +35,17 @@ _place: int | None = None
 
 
 def run_job(config: Config, hydra: HydraConf) -> float:
-    """Runs a job unless it has finished, and records how it ended; what a job raises is its result.
+    """Run a job unless it has finished, and record its outcome; errors of the job are recorded, not raised.
 
     Args:
-        config: the checked control panel.
-        hydra: of the job: its folder, its number in the sweep, its launcher and how it logs.
+        config: the validated configuration.
+        hydra: the job's Hydra configuration: its folder, number, launcher and logging.
 
     Returns:
-        The monitored value of the best checkpoint; NaN if the job failed.
+        The monitored metric of the best checkpoint; NaN if the job failed.
+
+    Raises:
+        OccupiedError: the folder holds something else.
     """
     folder = Path(hydra.runtime.output_dir)
     job = Job.of(config, folder)
@@ -57,10 +60,10 @@ def run_job(config: Config, hydra: HydraConf) -> float:
                 worker.call(train_job, config, job, OmegaConf.to_container(hydra.job_logging, resolve=True))
                 reason = None
             except (HeadstartError, FailedError, DiedError) as error:
-                # What goes wrong after the figures are written, such as in a report, costs none of them.
+                # An error after metrics.json was written, such as in a report, is not a failure of the job.
                 reason = None if job.finished else str(error)
             if config.trainer.devices != 1 or config.trainer.strategy != "auto":
-                worker.close()  # Lightning's processes of several devices cannot be had twice in one process
+                worker.close()  # Lightning cannot start its processes for several devices twice in one process
             job.end(reason)
         if job.reason:
             log.error("%s failed: %s", job.name, job.reason)
@@ -71,7 +74,7 @@ def run_job(config: Config, hydra: HydraConf) -> float:
 
 @contextmanager
 def place(config: Config, hydra: HydraConf) -> Iterator[dict[str, str]]:
-    """Waits for a share of this machine, if jobs share it, and gives the environment to run in."""
+    """Wait for a free slot on this machine, if jobs share it, and yield the environment variables of the job."""
     global _place
     launcher = hydra.runtime.choices["hydra/launcher"]
     if launcher not in SHARING or (launcher == "joblib" and config.sweep.parallel == 1):
@@ -79,7 +82,7 @@ def place(config: Config, hydra: HydraConf) -> Iterator[dict[str, str]]:
         return
     if launcher == "joblib" and _place is None:
         end_with_parent()
-    # The former place again: its GPU is the one that the worker has.
+    # The worker already uses the GPU of its former slot, so try that slot first.
     first = hydra.job.num if _place is None else _place
     with slot(Path(hydra.runtime.output_dir).parent, first, config.sweep.parallel) as _place:
         gpu = config.trainer.accelerator in ("auto", "gpu") and config.trainer.devices == 1
@@ -87,7 +90,7 @@ def place(config: Config, hydra: HydraConf) -> Iterator[dict[str, str]]:
 
 
 def _working(environment: Mapping[str, str]) -> Worker:
-    """The worker of this process; another one if there is none, none any more, or one with another environment."""
+    """Return this process's worker, or start one if there is none, it has ended, or its environment differs."""
     global _worker
     if _worker is not None and _worker.alive and _worker.environment != environment:
         _worker.close()
@@ -98,12 +101,18 @@ def _working(environment: Mapping[str, str]) -> Worker:
 
 
 def call(function: Any, *arguments: Any) -> Any:
-    """Calls a function in this process's worker; see `Worker.call`."""
+    """Call a function in this process's worker; see `Worker.call`."""
     return _working({}).call(function, *arguments)
 
 
 def train_job(config: Config, job: Job, log_config: dict[str, Any]) -> None:
-    """In the worker: trains, from the last checkpoint if there is one that can be read."""
+    """Train in the worker process, from the last checkpoint if it can be read.
+
+    Args:
+        config: the validated configuration.
+        job: the job.
+        log_config: the logging configuration, for `logging.config.dictConfig`.
+    """
     logging.config.dictConfig(log_config)
     guard_logs()
     import torch
@@ -115,7 +124,7 @@ def train_job(config: Config, job: Job, log_config: dict[str, Any]) -> None:
     if CORES in os.environ:
         torch.set_num_threads(available_cores())
     if gc.get_freeze_count() == 0:
-        gc.freeze()  # a million objects of the libraries, which every collection would go through
+        gc.freeze()  # keeps a million objects of the libraries out of garbage collection
     last = job.folder / "checkpoints" / "last.ckpt"
     resumed: str | None = str(last)
     try:
@@ -125,7 +134,7 @@ def train_job(config: Config, job: Job, log_config: dict[str, Any]) -> None:
             log.warning("%s Training starts anew.", error)
         resumed = None
         job.clear()
-    # Processes that Lightning starts for other devices run this command.
+    # Lightning starts its processes for other devices with this command.
     sys.argv = [
         str(CONF.parent / "train.py"),
         f"--config-path={job.folder.resolve()}",
@@ -145,5 +154,5 @@ def train_job(config: Config, job: Job, log_config: dict[str, Any]) -> None:
     except HeadstartError:
         raise
     except Exception:
-        log.exception("the job raised")  # the whole traceback into its log
+        log.exception("the job raised")  # writes the traceback to the job's log
         raise

@@ -1,4 +1,4 @@
-"""A job of a sweep in its folder: whether it has finished, why it failed, who runs it."""
+"""A sweep's job in its run folder: settings, record, state, lock and value."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ log = logging.getLogger(__name__)
 
 RECORD = "job.json"
 LOCK = ".lock"
-WRITTEN = (  # what a run leaves in its folder, but for its log
+WRITTEN = (  # what a run writes to its folder, except its log
     *("config.yaml", "environment.json", "split.csv", "metrics.json", "lr_range.csv"),
     *("checkpoints", "model", "evaluation", "report", "tensorboard", "csv"),
 )
-POLL_S = 0.5  # between two looks at what another process holds
-# What changes neither weights nor figures: a job that differs in nothing else is the same job.
+POLL_S = 0.5  # seconds between two attempts to take a lock
+# Settings that change neither weights nor metrics: jobs that differ only in these are the same job.
 UNTOLD = (
     *("ckpt_path", "report", "logger", "sweep", "trainer.enable_progress_bar", "trainer.log_every_n_steps"),
     *("data.num_workers", "data.cache_gb", "features.max_gb"),
@@ -44,20 +44,20 @@ class OccupiedError(ConfigError):
 
 
 def digest(config: Config) -> str:
-    """SHA-256, in hexadecimal, of the resolved settings that a job's figures depend on."""
+    """Return the SHA-256, in hexadecimal, of the resolved settings that affect a job's metrics."""
     settings = dict(flat(asdict(config), left_out=UNTOLD))
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job and what its folder says of it.
+    """A job and the state of its run folder.
 
     Attributes:
         folder: the run folder.
-        digest: of the settings; see `digest`.
-        settings: flat, as `headstart runs` shows them.
-        monitor: the metric that counts.
+        digest: the digest of the settings; see `digest`.
+        settings: settings by dotted name, as `headstart runs` shows them.
+        monitor: the name of the monitored metric.
     """
 
     folder: Path
@@ -67,51 +67,51 @@ class Job:
 
     @classmethod
     def of(cls, config: Config, folder: Path) -> Job:
-        """The job of a configuration."""
+        """Create the job of a configuration."""
         return cls(folder, digest(config), dict(flat(asdict(config), left_out=LEFT_OUT)), config.monitor)
 
     @property
     def name(self) -> str:
-        """What distinguishes it from the sweep's others."""
+        """Return the folder's name, which is unique within the sweep."""
         return self.folder.name
 
     @property
     def record(self) -> dict[str, Any]:
-        """What job.json says; empty if there is none, or of another job."""
+        """Return the contents of job.json; empty if there is none, or if it belongs to another job."""
         record = read_record(self.folder)
         return record if record.get("digest") == self.digest else {}
 
     @property
     def metrics(self) -> dict[str, float | None]:
-        """Its metrics.json; empty if it has not ended."""
+        """Return the contents of metrics.json; empty if the job has not finished."""
         return read_metrics(self.folder) if self.record else {}
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing left to do: it ended, well or in figures that are no numbers."""
+        """Tell whether the job has written its metrics; they may have diverged."""
         return bool(self.metrics)
 
     @property
     def reason(self) -> str | None:
-        """Why it failed, if it did."""
+        """Return why the job failed; None if it did not."""
         record, metrics = self.record, self.metrics
         return diverged(metrics, self.monitor) if metrics else record.get("reason")
 
     @property
     def attempts(self) -> int:
-        """How often it was begun."""
+        """Return the number of times that the job was started."""
         return int(self.record.get("attempts", 0))
 
     def value(self) -> float:
-        """The monitored value; NaN where it failed or has not ended."""
+        """Return the monitored metric; NaN if the job failed or has not finished."""
         value = None if self.reason else self.metrics.get(self.monitor)
         return math.nan if value is None else float(value)
 
     def check_folder(self) -> None:
-        """Makes sure that the folder is this job's.
+        """Check that the folder is empty or belongs to this job.
 
         Raises:
-            OccupiedError: it holds a job with other settings, or what is no job's.
+            OccupiedError: it holds a job with other settings, or files that are not a job's.
         """
         record = read_record(self.folder)
         if record.get("digest") == self.digest:
@@ -130,11 +130,11 @@ class Job:
         raise OccupiedError(f"{self.folder} holds {others}. Choose another sweep.name, or move that away.")
 
     def begin(self) -> None:
-        """Records that it is run now."""
+        """Record the start of an attempt."""
         self._write(attempts=self.attempts + 1, started=time.time())
 
     def end(self, reason: str | None) -> None:
-        """Records how it ended: None is well."""
+        """Record the end of the job, with the reason if it failed."""
         self._write(**{**self.record, "reason": reason, "ended": time.time()})
 
     def _write(self, **told: Any) -> None:
@@ -142,7 +142,7 @@ class Job:
         write_json(self.folder / RECORD, {**told, **about})
 
     def clear(self) -> None:
-        """Removes what an attempt left that did not come to its first checkpoint; the log stays."""
+        """Remove what an attempt without a readable checkpoint left in the folder, except its log."""
         for name in WRITTEN:
             path = self.folder / name
             if path.is_dir() and not path.is_symlink():
@@ -152,7 +152,7 @@ class Job:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Makes this process the only one that runs the job; waits for another one."""
+        """Hold the job's lock, so that only this process runs it; wait if another process holds the lock."""
         self.folder.mkdir(parents=True, exist_ok=True)
         locks, waiting = ByteLocks(self.folder / LOCK), False
         try:
@@ -167,14 +167,14 @@ class Job:
 
 
 def diverged(metrics: Mapping[str, float | None], monitor: str) -> str | None:
-    """In words, which losses are no finite numbers, or the monitored metric; None if all are."""
+    """Describe which losses, or whether the monitored metric, are not finite; return None if all are."""
     telling = [name for name in metrics if name.endswith("/loss") or name == monitor]
     bad = [name for name in telling if (value := metrics[name]) is None or not math.isfinite(value)]
     return f"diverged: {', '.join(bad)} is not a finite number; try a lower lr" if bad else None
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What job.json says; empty if there is none, or one that no job has written."""
+    """Return the contents of a folder's job.json; empty if there is none, or it is not valid."""
     try:
         record = read_json(folder / RECORD)
         JobRecord.model_validate(record)
@@ -184,6 +184,6 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def jobs_below(folder: Path) -> list[Job]:
-    """The jobs of a sweep that were begun, in the order of their names."""
+    """Return the jobs of a sweep that were started, sorted by name."""
     records = {path.parent: read_record(path.parent) for path in sorted(folder.glob(f"*/{RECORD}"))}
     return [Job(path, found["digest"], found["settings"], found["monitor"]) for path, found in records.items() if found]

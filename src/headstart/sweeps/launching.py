@@ -1,4 +1,4 @@
-"""What every sweep does with its jobs, whoever thinks them up and wherever they run: it survives them."""
+"""Launching of a sweep's jobs by a Hydra launcher, with retries of jobs whose process was lost."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from headstart.utils.errors import ConfigError, told
 
 log = logging.getLogger(__name__)
 
-ROUNDS = 3  # a job whose process was lost with its machine is launched again, but not for ever
+ROUNDS = 3  # most launches of a job whose process was lost
 
 
 def prepare(cfg: DictConfig) -> None:
-    """Gives the sweep the name of its command, unless it has one, and makes its folder.
+    """Set the sweep's name from its command, unless it has one, and create its folder.
 
     Raises:
-        SystemExit: the settings of the sweep do not fit; Hydra would print a traceback.
+        SystemExit: the settings of the sweep do not fit. Hydra would print a traceback for any other exception.
     """
     try:
         check_launcher(cfg)
     except ConfigError as error:
         raise SystemExit(f"headstart: {error}") from None
     if cfg.sweep.name is None:
-        # `hydra.sweeper.` words choose values too; the mode and the like do not.
+        # Of Hydra's own overrides, only those of `hydra.sweeper.` affect which jobs there are.
         words = [word for word in cfg.hydra.overrides.hydra if word.lstrip("+~").startswith("hydra.sweeper.")]
         with read_write(cfg), open_dict(cfg):
             cfg.sweep.name = sweep_name(cfg.hydra.runtime.choices.sweep, [*words, *cfg.hydra.overrides.task])
@@ -43,11 +43,11 @@ def prepare(cfg: DictConfig) -> None:
 
 
 def check_launcher(cfg: DictConfig) -> None:
-    """Makes sure that the sweep's own settings fit, and that the launcher can do what they say.
+    """Check the sweep's own settings, and that the launcher supports them.
 
     Raises:
-        ConfigError: a value of the `sweep` group does not fit, or jobs are to run at the same time with a launcher that
-            runs them one after another.
+        ConfigError: a value of the `sweep` group does not fit, or `sweep.parallel` needs a launcher that runs jobs in
+            parallel.
     """
     check_sweep(cfg)
     if cfg.sweep.parallel > 1 and cfg.hydra.runtime.choices["hydra/launcher"] == "basic":
@@ -60,15 +60,16 @@ class Launched:
     """The jobs of a sweep, run by one of Hydra's launchers.
 
     Args:
-        launcher: that runs them.
-        loader: that composes their configurations.
-        cfg: of the sweep.
-        swept: the keys that distinguish jobs.
+        launcher: the launcher that runs the jobs.
+        loader: the config loader that composes their configurations.
+        cfg: the configuration of the sweep.
+        swept: the keys that distinguish the jobs.
 
     Attributes:
-        folder: of the sweep.
-        failures: what went wrong with jobs that could not record it themselves, by the job's name.
-        importance: what tells the share of the jobs' differences that each setting explains, if anything does.
+        folder: the folder of the sweep.
+        failures: reasons of jobs that could not record their failure themselves, by job name.
+        importance: a function that returns the fraction of the jobs' variance that each setting explains; by default
+            empty.
     """
 
     def __init__(self, launcher: Launcher, loader: ConfigLoader, cfg: DictConfig, swept: Collection[str]) -> None:
@@ -79,10 +80,10 @@ class Launched:
         self.importance: Callable[[], dict[str, float]] = dict
 
     def job(self, words: Sequence[str]) -> tuple[Job, list[str]]:
-        """A job, and all that Hydra has to know of it.
+        """Create a job and the overrides that Hydra needs to run it.
 
         Raises:
-            ConfigError: its settings do not fit.
+            ConfigError: its settings do not fit, or set `ckpt_path`.
             OccupiedError: its folder holds something else.
         """
         name = self.name(words)
@@ -97,11 +98,11 @@ class Launched:
         return job, told
 
     def name(self, words: Sequence[str]) -> str:
-        """Of a job, by its words."""
+        """Return the name of the job with these overrides."""
         return job_name(words, self._swept) if self._swept else "job"
 
     def settings(self, words: Sequence[str]) -> Config:
-        """The checked control panel with some words.
+        """Compose and validate the configuration with these overrides.
 
         Raises:
             ConfigError: they do not fit.
@@ -115,15 +116,15 @@ class Launched:
         return check(cfg)
 
     def run(self, batch: Sequence[tuple[Job, list[str]]]) -> None:
-        """Runs jobs until each has ended one way or another; those that had finished before are left alone.
+        """Run jobs until each has finished or failed; jobs that have finished already are skipped.
 
         Args:
-            batch: what `job` gave for each.
+            batch: jobs and their overrides, as returned by `job`.
 
         Raises:
-            Exception: what the launcher raised, if it ran none.
+            Exception: the launcher raised before it started any job.
         """
-        jobs = {job.name: (job, told) for job, told in batch}  # two trials may be of the same job
+        jobs = {job.name: (job, told) for job, told in batch}  # two trials may be the same job
         todo = {name: pair for name, pair in jobs.items() if not pair[0].finished}
         if len(todo) < len(jobs):
             log.info("%d of %d jobs had finished before", len(jobs) - len(todo), len(jobs))
@@ -142,7 +143,7 @@ class Launched:
         before = [job.attempts for job in jobs]
         try:
             returns = self._launcher.launch(words, initial_job_idx=self._count)
-        except Exception as error:  # a process that the launcher had started died, and with it the word of all others
+        except Exception as error:  # one process died, and the results of all others are lost
             if before == [job.attempts for job in jobs]:
                 raise
             log.warning("the launcher lost a process: %s. What it ran is launched again.", told(error))
@@ -156,5 +157,5 @@ class Launched:
         return job.finished or job.name in self.failures or ("ended" in job.record and job.attempts > before)
 
     def reason(self, job: Job) -> str | None:
-        """Why a job failed, if it did."""
+        """Return why a job failed; None if it did not."""
         return job.reason or self.failures.get(job.name)

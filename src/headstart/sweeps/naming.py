@@ -1,4 +1,4 @@
-"""What sweeps and their jobs are called: by what distinguishes them, so that the same words find the same folder."""
+"""Names of sweeps and jobs, derived from their overrides so that a repeated command finds the same folder."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from hydra.core.override_parser.types import Override
 
 from headstart.sweeps.jobs import UNTOLD
 
-LONGEST = 120  # bytes; most file systems take 255
-# Words that say where or how long a sweep runs: with others, the same sweep goes on.
+LONGEST = 120  # bytes; most file systems allow 255
+# Overrides that do not change results: a command that differs only in these resumes the same sweep.
 ELSEWHERE = ("launcher", *UNTOLD)
 
 
 def sweep_name(choice: str, words: Sequence[str]) -> str:
-    """A name for a command: the same for the same words in any order.
+    """Return the name of a sweep, which does not depend on the order of its overrides.
 
     Args:
-        choice: of `sweep`, such as grid or optuna.
-        words: of the command line, such as `lr=1e-3,1e-2`; those of `ELSEWHERE` do not count.
+        choice: the choice of the config group `sweep`, such as grid or optuna.
+        words: the overrides, such as `lr=1e-3,1e-2`; those of `ELSEWHERE` are ignored.
 
     Returns:
-        Such as grid-head-lr-1f0a3b42.
+        A name such as grid-head-lr-1f0a3b42.
     """
     telling = sorted(word for word in words if not is_elsewhere(word))
     swept = "-".join(swept_keys(OverridesParser.create().parse_overrides(telling)))
@@ -33,34 +33,34 @@ def sweep_name(choice: str, words: Sequence[str]) -> str:
 
 
 def is_elsewhere(word: str) -> bool:
-    """Whether a word of the command line is one of `ELSEWHERE`."""
+    """Tell whether an override is one of `ELSEWHERE`."""
     key = word.lstrip("+~").partition("=")[0]
     return any(key == name or key.startswith(f"{name}.") for name in ELSEWHERE)
 
 
 def swept_keys(words: Iterable[Override]) -> list[str]:
-    """The keys that have several values."""
+    """Return the keys of overrides that have several values."""
     return [word.get_key_element().lstrip("+") for word in words if word.is_sweep_override()]
 
 
 def job_name(words: Sequence[str], swept: Collection[str]) -> str:
-    """The name of a job: those of its words that are swept.
+    """Return the name of a job, made of its swept overrides.
 
     Args:
-        words: of one job, such as `head=mlp` and `lr=0.01`.
-        swept: keys.
+        words: the overrides of one job, such as `head=mlp` and `lr=0.01`.
+        swept: the keys that have several values in the sweep.
 
     Returns:
-        Such as head=mlp,lr=0.01. Where a value had to be shortened, or has what a file's name may not have, six digits
-        of its digest follow: no two jobs share a name.
+        A name such as head=mlp,lr=0.01. If a value was shortened or has characters that a file name cannot have, six
+        digits of a digest make the name unique.
     """
-    # Sorted, so that the same words in another order are the same job.
+    # Sorted, so that the order of the overrides does not matter.
     telling = sorted(word.lstrip("+") for word in words if word.lstrip("+").partition("=")[0] in swept)
     shown = ",".join(_shown(word) for word in telling)
     if shown == ",".join(telling) and 0 < len(shown.encode()) <= LONGEST and not shown.startswith("."):
         return shown
     digest = hashlib.sha256("\n".join(telling).encode()).hexdigest()[:6]
-    kept = shown.encode()[: LONGEST - 7].decode(errors="ignore")  # a character that is cut through is left out
+    kept = shown.encode()[: LONGEST - 7].decode(errors="ignore")  # omits a character that was cut in two
     return f"{kept}-{digest}".lstrip("-.")
 
 
@@ -71,7 +71,7 @@ def _shown(word: str) -> str:
         value = f"{number:.4g}" if len(value) > 8 else value
     except ValueError:
         value = value.strip("'\"")
-        value = value.rstrip("/").rpartition("/")[2] or value  # a path: its last part
+        value = value.rstrip("/").rpartition("/")[2] or value  # the last part of a path
     return f"{_clean(key)}={_clean(value)}"
 
 

@@ -1,6 +1,6 @@
-"""Optuna's search for good values, for sweeps that survive.
+"""Hyperparameter search with Optuna as a Hydra sweeper whose studies can be resumed.
 
-Hydra imports this module for every command, so it imports little itself, and Optuna when a sweep asks for it.
+Hydra imports this module for every command, so imports that take long, such as Optuna, are inside the methods.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from omegaconf import DictConfig
 
 
 class OptunaSweeper(Sweeper):
-    """Takes what `conf/sweep/optuna.yaml` sets of `hydra.sweeper`, which is what hydra-optuna-sweeper takes."""
+    """A sweeper with the settings of hydra-optuna-sweeper; see `conf/sweep/optuna.yaml`."""
 
-    def __init__(self, **_: Any) -> None: ...  # `setup` reads them, when the sweep has its name
+    def __init__(self, **_: Any) -> None: ...  # read from the configuration once the sweep has a name
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Names the sweep, and takes what Hydra gives a sweeper."""
+        """Name the sweep, create its folder and store what Hydra passes to a sweeper."""
         from headstart.sweeps.launching import prepare
 
         prepare(config)
@@ -29,10 +29,14 @@ class OptunaSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Runs the trials and tells what came of them.
+        """Run the trials and print the results.
 
         Args:
-            arguments: the words of the command line.
+            arguments: the overrides of the command line.
+
+        Raises:
+            SystemExit: the settings do not fit, another process controls the study, or a job failed and
+                `sweep.allow_failures` is false.
         """
         from headstart.sweeps.study import search
 

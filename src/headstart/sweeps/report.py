@@ -1,4 +1,4 @@
-"""The report of a sweep: its best job, what seeds and settings do to the monitored metric, all jobs, the failures."""
+"""Report of a sweep as a web page: its best job, charts of the monitored metric, all jobs and the failures."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from headstart.utils.files import write_text
 
 log = logging.getLogger(__name__)
 
-CHARTS = 12  # settings that have one
-LOGS = 20  # failed jobs whose log's end is shown
-LINES = 15  # of it
-COMPARED = 4  # jobs in the command that compares the best image by image
+CHARTS = 12  # most settings that get a chart
+LOGS = 20  # most failed jobs whose log is shown
+LINES = 15  # last lines of a log that are shown
+COMPARED = 4  # best jobs in the suggested command that compares runs
 
 
 def report_sweep(sweep: Sweep, importance: Mapping[str, float]) -> list[str]:
-    """Writes the sweep's index.html, and the report of its best run unless there is one.
+    """Write the sweep's index.html, and the report of its best run unless that is up to date.
 
     Args:
-        sweep: what its jobs have left; one at least has finished.
-        importance: of each hyperparameter that an Optuna study chose; empty for a grid.
+        sweep: the results of a sweep with at least one finished job.
+        importance: the importance of each hyperparameter of an Optuna study; empty for a grid.
 
     Returns:
-        Lines that tell where the reports are.
+        Lines of text with the paths of the reports.
     """
     lines, best = [], sweep.best.folder
     page = best / "report" / "index.html"
@@ -47,14 +47,14 @@ def report_sweep(sweep: Sweep, importance: Mapping[str, float]) -> list[str]:
 
             page = report_again(best)
         lines.append(f"report of the best run: {page}")
-    except Exception as error:  # such as images that are gone: the sweep's own report needs none
+    except Exception as error:  # such as missing images, which the sweep's own report does not need
         log.warning("there is no report of the best run: %s", told(error))
     write_text(sweep.folder / "index.html", page_of(sweep, importance))
     return [*lines, f"report of the sweep: {sweep.folder / 'index.html'}"]
 
 
 def page_of(sweep: Sweep, importance: Mapping[str, float]) -> str:
-    """The web page."""
+    """Return the HTML of the sweep's page."""
     drawn = {name: chart for name, draw in figures(sweep, importance).items() if (chart := attempt(name, draw))}
     failed = list(sweep.failures)
     others = [name for name in SHOWN if name != sweep.metric and not name.startswith(("epochs/", "time/"))]
@@ -78,30 +78,30 @@ def page_of(sweep: Sweep, importance: Mapping[str, float]) -> str:
 
 
 def figure_text(metric: str, value: float | None) -> str:
-    """A figure as the page shows it."""
+    """Format a metric for the page; None gives an empty string."""
     return "" if value is None else f"{value:.2%}" if "accuracy" in metric else f"{value:.4g}"
 
 
 def spread_text(metric: str, deviation: float | None) -> str:
-    """A standard deviation after what it is of; empty where there is none."""
+    """Format a standard deviation to follow its mean; None gives an empty string."""
     return "" if deviation is None else f" ± {deviation:.2%}" if "accuracy" in metric else f" ± {deviation:.2g}"
 
 
 def shown_metrics(sweep: Sweep) -> list[str]:
-    """The monitored metric, and others that jobs differ in."""
+    """Return the monitored metric, and the other metrics in which jobs differ."""
     found = {name: {run.metrics.get(name) for run in sweep.done} for name in (sweep.metric, *SHOWN)}
     return [name for name, values in found.items() if name == sweep.metric or len(values) > 1]
 
 
 def group_rows(sweep: Sweep) -> Iterator[tuple[Repeated, Repeated | None]]:
-    """Yields the settings under several seeds, and the test accuracy of the same ones if it is not monitored."""
+    """Yield each group of runs over seeds, with its test accuracy if another metric is monitored."""
     tests = [] if sweep.metric == "test/accuracy" else sweep.groups.get("test/accuracy", [])
     for group in sweep.groups.get(sweep.metric, []):
         yield group, group.same_of(tests)
 
 
 def commands(sweep: Sweep) -> dict[str, str]:
-    """What one may do next, and how."""
+    """Return suggested commands by purpose."""
     best = sweep.best.folder.resolve()
     found = {
         "To see the jobs on the terminal:": ["headstart", "runs", str(sweep.folder.resolve()), "--sort", sweep.metric],
@@ -114,7 +114,7 @@ def commands(sweep: Sweep) -> dict[str, str]:
 
 
 def tail(path: Path) -> str:
-    """The last lines of a log; empty if there is none."""
+    """Return the last `LINES` lines of a log; an empty string if it cannot be read."""
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             return "".join(deque(file, LINES)).rstrip()
@@ -126,7 +126,7 @@ def tail(path: Path) -> str:
 
 
 def figures(sweep: Sweep, importance: Mapping[str, float]) -> dict[str, Callable[[], Figure]]:
-    """What draws each chart, by name; those of settings begin with "by "."""
+    """Return functions that draw the charts, by name; names of charts by setting begin with "by "."""
     metric, done = sweep.metric, sweep.done
     found: dict[str, Callable[[], Figure]] = {}
     if groups := sweep.groups.get(metric):
@@ -143,21 +143,21 @@ def figures(sweep: Sweep, importance: Mapping[str, float]) -> dict[str, Callable
 
 
 def attempt(name: str, draw: Callable[[], Figure]) -> Markup | None:
-    """A chart; or None and a warning, as a chart must not cost the rest."""
+    """Draw a chart as SVG; if that raises, log a warning and return None, so that the page is still written."""
     try:
         return Markup(svg(draw()))
-    except Exception as error:  # of whatever library
+    except Exception as error:  # any library may raise anything
         log.warning("the chart %s cannot be shown: %s", name, told(error))
         return None
 
 
 def group_name(sweep: Sweep, group: Repeated) -> str:
-    """What tells settings under several seeds apart from others."""
+    """Return a name for a group of runs over seeds: its settings that differ within the sweep."""
     return ", ".join(word.replace(".name=", "=", 1) for word in sweep.words(group.settings)) or "all jobs"
 
 
 def charted(sweep: Sweep, importance: Mapping[str, float]) -> list[str]:
-    """The settings that have charts, the most important first; a seed that is averaged over is none."""
+    """Return the settings that get charts, the most important first, without a seed that groups average over."""
     shares = {name.lstrip("+"): share for name, share in importance.items()}
 
     def share(name: str) -> float:

@@ -1,4 +1,4 @@
-"""What sweeps need that not everyone has installed."""
+"""Check for the optional packages that sweeps need."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from headstart.utils.errors import ConfigError
 
 OPTUNA = ("hydra_plugins.hydra_optuna_sweeper", "sweep")
 SUBMITIT = ("hydra_plugins.hydra_submitit_launcher", "sweep")
-# The words of the command line, the module that each needs, and the extra that brings it.
+# Overrides, with the module that each needs and the extra that installs it.
 NEEDS = {
     "sweep=optuna": OPTUNA,
     "sweep=head_lr": OPTUNA,
@@ -22,13 +22,13 @@ NEEDS = {
 
 
 def check_plugins(words: Sequence[str]) -> None:
-    """Makes sure that what a command asks for is installed; Hydra would only say that it does not know it.
+    """Check that the packages that a command needs are installed; Hydra's own error would not name them.
 
     Args:
-        words: of the command line.
+        words: the overrides of the command line.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: a package is not installed.
     """
     for word in words:
         module, extra = NEEDS.get(word, (None, None))
@@ -39,5 +39,5 @@ def check_plugins(words: Sequence[str]) -> None:
 def _there(module: str) -> bool:
     try:
         return find_spec(module) is not None
-    except ModuleNotFoundError:  # not even the package around it
+    except ModuleNotFoundError:  # its parent package is missing, too
         return False

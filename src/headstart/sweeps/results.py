@@ -1,4 +1,4 @@
-"""What the jobs of a sweep have left in its folder, for its tables and its report."""
+"""Results of a sweep, read from its folder for tables and the report."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from headstart.runs.listing import Plain, Run, differing, setting, sorted_by
 from headstart.sweeps.jobs import jobs_below
 from headstart.sweeps.seeds import Repeated, repeated
 
-REPEATED = ("val/accuracy", "val/loss", "test/accuracy")  # that seeds are averaged over, after the monitored metric
+REPEATED = ("val/accuracy", "val/loss", "test/accuracy")  # metrics that are averaged over seeds, too
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What the jobs of a sweep have left in its folder.
+    """The results of a sweep.
 
     Attributes:
-        folder: of the sweep.
-        metric: that is monitored.
-        runs: the finished jobs, the best first, then those that have not ended, then those that failed.
-        failures: why, by the names of the jobs; those that never began are not among the runs.
-        started: when each job was begun, in seconds, by its name.
+        folder: the folder of the sweep.
+        metric: the monitored metric.
+        runs: the finished jobs, the best first; then those that have not ended; then those that failed.
+        failures: reasons by job name, also of jobs that never started and are not among the runs.
+        started: start time of each job in seconds since the epoch, by job name.
     """
 
     folder: Path
@@ -36,15 +36,16 @@ class Sweep:
 
     @classmethod
     def read(cls, folder: Path, metric: str, lost: Mapping[str, str]) -> Sweep:
-        """Reads a sweep's folder.
+        """Read the results from a sweep's folder.
 
         Args:
-            folder: of the sweep.
-            metric: that is monitored, if there is no job to ask.
-            lost: why jobs failed that could not record it, by their names; what has finished since has not failed.
+            folder: the folder of the sweep.
+            metric: the monitored metric, used if there is no job that records it.
+            lost: reasons of jobs that could not record their failure, by job name; jobs that have finished since are
+                ignored.
         """
         jobs = jobs_below(folder)
-        metric = jobs[0].monitor if jobs else metric  # which an experiment may have chosen
+        metric = jobs[0].monitor if jobs else metric  # an experiment may have set it
         reasons = {job.name: job.reason for job in jobs if job.reason or job.finished}
         failures = {name: reason for name, reason in {**lost, **reasons}.items() if reason}
         runs = [Run(job.folder, job.settings, {} if job.name in failures else job.metrics) for job in jobs]
@@ -53,37 +54,43 @@ class Sweep:
 
     @cached_property
     def done(self) -> list[Run]:
-        """The jobs that have the metric, the best first."""
+        """Return the jobs that have the monitored metric, the best first."""
         return [run for run in self.runs if run.metrics.get(self.metric) is not None]
 
     @property
     def best(self) -> Run:
-        """The best job."""
+        """Return the best job."""
         return self.done[0]
 
     @property
     def unfinished(self) -> int:
-        """How many jobs have not ended."""
+        """Return the number of jobs that have not ended."""
         return sum(not run.metrics and run.folder.name not in self.failures for run in self.runs)
 
     @cached_property
     def groups(self) -> dict[str, list[Repeated]]:
-        """The settings that were run under several seeds, the best mean first, by metric; the monitored one first."""
+        """Return groups of runs that differ only in their seeds, the best mean first, by metric.
+
+        The monitored metric comes first; metrics without such groups are left out.
+        """
         found = {name: repeated(self.runs, name) for name in dict.fromkeys((self.metric, *REPEATED))}
         return {name: groups for name, groups in found.items() if groups}
 
     @cached_property
     def names(self) -> list[str]:
-        """The settings that differ; those that come with another one, such as head.hidden with a head, do not count."""
+        """Return the settings that have several values in the sweep.
+
+        A setting that only some jobs have, such as `head.hidden`, counts only if it differs among these.
+        """
         differ = differing(self.runs)
         values = {name: {repr(run.settings[name]) for run in self.runs if name in run.settings} for name in differ}
         return [name for name in differ if len(values[name]) > 1]
 
     def words(self, settings: Mapping[str, Plain | None]) -> list[str]:
-        """Those of the settings that differ, such as `lr=0.01`."""
+        """Return the given settings that differ within the sweep, as overrides such as `lr=0.01`."""
         return [f"{name}={setting(value)}" for name in self.names if (value := settings.get(name)) is not None]
 
     def href(self, run: Run) -> str:
-        """A link from the sweep's page: to a job's report if there is one, or else to its folder."""
+        """Return a relative link from the sweep's page to a job's report, or to its folder if there is no report."""
         has_report = (run.folder / "report" / "index.html").exists()
         return quote(os.fsencode(run.folder.name)) + ("/report/index.html" if has_report else "/")

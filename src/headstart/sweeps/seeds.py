@@ -1,4 +1,4 @@
-"""The same settings under several seeds: how much of a figure is luck."""
+"""Mean, standard deviation and confidence interval over runs that differ only in their seeds."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ FIGURES = ("mean", "sd", "low", "high")
 
 @dataclass(frozen=True)
 class Repeated:
-    """A metric of runs that differ in their seeds alone.
+    """A metric of runs that differ only in their seeds.
 
     Attributes:
-        settings: what they share, of what differs in the sweep.
-        values: of each seed.
+        settings: their common values of the settings that differ within the sweep.
+        values: the metric for each seed.
     """
 
     settings: dict[str, Plain | None]
@@ -29,38 +29,38 @@ class Repeated:
 
     @property
     def mean(self) -> float:
-        """Of the values."""
+        """Return the mean of the values."""
         return float(np.mean(self.values))
 
     @property
     def deviation(self) -> float | None:
-        """Their standard deviation, of a sample (n - 1); None for a single one."""
+        """Return the sample standard deviation (n - 1) of the values; None for a single value."""
         return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of the mean over all seeds, by Student's t (1908); None for a single one."""
+        """Return the 95 % confidence interval of the mean by Student's t (1908); None for a single value."""
         if self.deviation is None:
             return None
-        from scipy import stats  # late: it takes a second
+        from scipy import stats  # imported late: it takes a second
 
         margin = float(stats.t.ppf(0.975, len(self.values) - 1)) * self.deviation / len(self.values) ** 0.5
         return self.mean - margin, self.mean + margin
 
     def same_of(self, others: Sequence[Repeated]) -> Repeated | None:
-        """Returns another metric of the same settings, if there is one."""
+        """Return the group with the same settings among groups of another metric; None if there is none."""
         return next((other for other in others if other.settings == self.settings), None)
 
 
 def repeated(runs: Sequence[Run], metric: str) -> list[Repeated]:
-    """The runs grouped by all that differs but the seed; empty if no two differ in their seeds alone.
+    """Group runs by all settings that differ except the seed.
 
     Args:
-        runs: those without the metric are left out.
-        metric: such as test/accuracy.
+        runs: the runs; those without the metric are left out.
+        metric: a metric such as test/accuracy.
 
     Returns:
-        The best mean first.
+        Groups, the best mean first; empty if no group has two seeds.
     """
     names = [name for name in differing(runs) if name != SEED]
     groups: dict[tuple[Any, ...], dict[Any, float]] = {}
@@ -68,7 +68,7 @@ def repeated(runs: Sequence[Run], metric: str) -> list[Repeated]:
         value = run.metrics.get(metric)
         if value is not None:
             key = tuple(run.settings.get(name) for name in names)
-            groups.setdefault(key, {})[run.settings.get(SEED)] = value  # one for each seed
+            groups.setdefault(key, {})[run.settings.get(SEED)] = value  # one value for each seed
     found = [Repeated(dict(zip(names, key, strict=True)), tuple(values.values())) for key, values in groups.items()]
     if all(len(group.values) == 1 for group in found):
         return []
@@ -76,7 +76,7 @@ def repeated(runs: Sequence[Run], metric: str) -> list[Repeated]:
 
 
 def told(group: Repeated | None) -> str:
-    """Such as 0.9576 ± 0.0060 (0.9548 to 0.9604)."""
+    """Format a group's statistics, such as 0.9576 ± 0.0060 (0.9548 to 0.9604); None gives an empty string."""
     if group is None:
         return ""
     if group.interval is None:
@@ -85,11 +85,11 @@ def told(group: Repeated | None) -> str:
 
 
 def seed_rows(groups: Mapping[str, Sequence[Repeated]], *, plain: bool) -> list[list[str]]:
-    """A row for each of the settings under a header; cells of metrics that settings do not have are empty.
+    """Return a header and a row for each group; the cells of metrics that a group lacks are empty.
 
     Args:
-        groups: of each metric, the monitored one first, which has some.
-        plain: a column for each number, for programs; else one for each metric, for people.
+        groups: groups by metric; the first metric is the monitored one and has groups.
+        plain: whether each number gets its own column, for programs, or each metric one column, for people.
     """
     first = next(iter(groups.values()))
     columns = [f"{name} {figure}" for name in groups for figure in FIGURES] if plain else list(groups)
@@ -104,7 +104,7 @@ def seed_rows(groups: Mapping[str, Sequence[Repeated]], *, plain: bool) -> list[
 
 
 def numbers(group: Repeated | None) -> list[str]:
-    """Those of `FIGURES`, in full; empty where there are none."""
+    """Return the statistics of `FIGURES` at full precision; empty strings where there are none."""
     if group is None:
         return [""] * len(FIGURES)
     low, high = group.interval or (None, None)

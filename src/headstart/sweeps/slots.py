@@ -1,4 +1,4 @@
-"""Where jobs run that share a machine: how many at once, on which cores and which GPU."""
+"""Slots for jobs that share a machine: how many run at once, with how many cores and which GPU."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from headstart.utils.locks import ByteLocks
 
 @contextmanager
 def slot(folder: Path, first: int, slots: int) -> Iterator[int]:
-    """One of a machine's places for jobs; waits until one is free.
+    """Hold one of the machine's slots for jobs; wait until one is free.
 
     Args:
-        folder: of the sweep.
-        first: the place that is tried first, and the next one if it is taken.
-        slots: how many there are.
+        folder: the folder of the sweep.
+        first: the slot to try first; the following ones are tried next.
+        slots: the number of slots.
 
     Yields:
-        The number of the place, from 0.
+        The number of the slot, from 0.
     """
     locks = ByteLocks(folder / f".slots-{socket.gethostname()}")
     try:
@@ -39,12 +39,12 @@ def slot(folder: Path, first: int, slots: int) -> Iterator[int]:
 
 
 def share(number: int, slots: int, *, gpu: bool) -> dict[str, str]:
-    """The environment of a process in one of the places: its share of the cores, and a GPU.
+    """Return the environment variables of a process in a slot: its number of cores, and a GPU.
 
     Args:
-        number: of the place.
-        slots: how many there are.
-        gpu: whether to choose a GPU: the one of that number; with fewer GPUs than places, several share one.
+        number: the number of the slot.
+        slots: the number of slots.
+        gpu: whether to assign a GPU by the slot's number; with fewer GPUs than slots, several slots use the same GPU.
     """
     environment = {CORES: str(max(1, available_cores() // slots))}
     gpus = visible_gpus() if gpu else []
@@ -52,7 +52,7 @@ def share(number: int, slots: int, *, gpu: bool) -> dict[str, str]:
 
 
 def visible_gpus() -> list[str]:
-    """NVIDIA's GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them."""
+    """Return the NVIDIA GPUs that this process may use, in the format of `CUDA_VISIBLE_DEVICES`."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [name.strip() for name in chosen.split(",") if name.strip()]

@@ -1,4 +1,4 @@
-"""An Optuna study whose trials are a sweep's jobs. One process controls it, and it goes on where it stopped."""
+"""Resumable Optuna study whose trials are the jobs of a sweep, controlled by one process at a time."""
 
 from __future__ import annotations
 
@@ -32,24 +32,28 @@ from headstart.utils.files import write_text
 from headstart.utils.locks import ByteLocks
 from headstart.utils.metrics import direction
 
-ABOUT = "headstart/about"  # an attribute of the study: what its values depend on
-FAILURE = "headstart/failure"  # an attribute of a trial: why it failed
+ABOUT = "headstart/about"  # user attribute of the study: the settings that its values depend on
+FAILURE = "headstart/failure"  # user attribute of a trial: why it failed
 CONTROLLER = ".controller"  # the file that names the process that holds the lock
-ENOUGH = 4  # trials that are the least to say anything of what matters
-STATEFUL = ("QMCSampler",)  # its sequence is that of its seed
+ENOUGH = 4  # fewest finished trials from which importance is computed
+STATEFUL = ("QMCSampler",)  # samplers that must keep one seed, because it defines their sequence
 
 
 def search(launcher: Launcher, loader: ConfigLoader, cfg: DictConfig, arguments: Sequence[str]) -> None:
-    """Runs trials until the study has as many as were asked for, and tells what came of them.
+    """Run trials until the study has `n_trials` of them, and print the results.
 
-    hydra-optuna-sweeper reads the space. The loop is ours: its own runs as many trials each time it is started, and
-    never runs those again that were killed.
+    hydra-optuna-sweeper parses the search space. Its own loop is not used: it runs another `n_trials` trials each time
+    that it is started, and never repeats trials that were killed.
 
     Args:
-        launcher: that runs the jobs.
-        loader: that composes their configurations.
-        cfg: of the sweep.
-        arguments: the words of the command line.
+        launcher: the Hydra launcher that runs the jobs.
+        loader: the Hydra config loader that composes their configurations.
+        cfg: the configuration of the sweep.
+        arguments: the overrides of the command line.
+
+    Raises:
+        SystemExit: the settings do not fit, another process controls the study, or a job failed and
+            `sweep.allow_failures` is false.
     """
     settings = cfg.hydra.sweeper
     params = [f"{name}={values}" for name, values in (settings.params or {}).items()]
@@ -68,15 +72,15 @@ def search(launcher: Launcher, loader: ConfigLoader, cfg: DictConfig, arguments:
             run_trials(study, trials, launched, words)
         for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
             name = launched.name(chosen(trial))
-            if FAILURE in trial.user_attrs and not (launched.folder / name / RECORD).exists():  # which would say it
+            if FAILURE in trial.user_attrs and not (launched.folder / name / RECORD).exists():  # not in job.json
                 launched.failures[name] = trial.user_attrs[FAILURE]
 
 
 def check_search(space: Mapping[str, BaseDistribution], settings: DictConfig) -> None:
-    """Makes sure that there is something to search, in a way that jobs can be told apart.
+    """Check that there is a search space, and that its jobs can be given different names.
 
     Raises:
-        ConfigError: there is not.
+        ConfigError: the space is empty, is a `custom_search_space`, or is searched with a `GridSampler`.
     """
     if not space:
         raise ConfigError("sweep=optuna: there is nothing to search. Give values, such as head=linear,mlp.")
@@ -87,7 +91,7 @@ def check_search(space: Mapping[str, BaseDistribution], settings: DictConfig) ->
 
 
 def ask(study: optuna.Study, space: dict[str, BaseDistribution], sampler: Mapping[str, Any]) -> Trial:
-    """Returns the next trial, with its values: one that was interrupted, or else a new one."""
+    """Return the next trial with its parameters: an interrupted trial if there is one, otherwise a new one."""
     trials = study.get_trials(deepcopy=False)
     waiting = (trial.number for trial in trials if trial.state == TrialState.WAITING)
     study.sampler = seeded(sampler, next(waiting, len(trials)))
@@ -95,25 +99,38 @@ def ask(study: optuna.Study, space: dict[str, BaseDistribution], sampler: Mappin
 
 
 def seeded(settings: Mapping[str, Any], number: int) -> optuna.samplers.BaseSampler:
-    """The sampler, its random state that of the trial's number: an interrupted study goes on as it would have."""
+    """Return the sampler, seeded from its own seed and the trial's number.
+
+    An interrupted study thus continues as it would have without the interruption. `QMCSampler` keeps its seed.
+    """
     settings, name = dict(settings), settings["_target_"].rpartition(".")[2]
     if "seed" in settings and name not in STATEFUL:
         digest = hashlib.sha256(f"{settings['seed']}/{number}".encode()).digest()
         settings["seed"] = int.from_bytes(digest[:4], "big")
     if name == "TPESampler":
-        settings["constant_liar"] = True  # trials that run at the same time keep away from each other
+        settings["constant_liar"] = True  # parallel trials sample different regions
     allowed = ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*")
     sampler: optuna.samplers.BaseSampler = instantiate(settings, _execution_whitelist_=allowed)
     return sampler
 
 
 def chosen(trial: Trial | FrozenTrial) -> list[str]:
-    """Returns the words of a trial's values, such as `lr=0.01`."""
+    """Return a trial's parameters as overrides, such as `lr=0.01`."""
     return [f"{name}={value}" for name, value in trial.params.items()]
 
 
 def run_trials(study: optuna.Study, trials: Sequence[Trial], launched: Launched, words: Sequence[str]) -> None:
-    """Runs the jobs of trials and tells the study what came of them: a value, or a failure, which is a result, too."""
+    """Run the jobs of trials and report each outcome to the study: a value or a failure.
+
+    Args:
+        study: the study.
+        trials: trials with parameters.
+        launched: the jobs of the sweep.
+        words: the overrides that all trials have in common.
+
+    Raises:
+        OccupiedError: a job's folder holds something else.
+    """
     jobs: dict[Trial, tuple[Job, list[str]]] = {}
     outcomes: dict[Trial, float | str] = {}
     for trial in trials:
@@ -121,7 +138,7 @@ def run_trials(study: optuna.Study, trials: Sequence[Trial], launched: Launched,
             jobs[trial] = launched.job([*chosen(trial), *words])
         except OccupiedError:
             raise
-        except ConfigError as error:  # such as values that are fit one by one, and not together
+        except ConfigError as error:  # such as values that are valid only separately
             outcomes[trial] = str(error)
     launched.run(list(jobs.values()))
     outcomes |= {trial: launched.reason(job) or job.value() for trial, (job, _) in jobs.items()}
@@ -135,10 +152,10 @@ def run_trials(study: optuna.Study, trials: Sequence[Trial], launched: Launched,
 
 @contextmanager
 def controlled(folder: Path) -> Iterator[None]:
-    """Makes this process the only one that controls the study of a folder.
+    """Hold the lock of a study's folder, so that only this process controls the study.
 
     Raises:
-        SystemExit: another process does; Hydra would print a traceback.
+        SystemExit: another process holds the lock. Hydra would print a traceback for any other exception.
     """
     locks, holder = ByteLocks(folder / LOCK), folder / CONTROLLER
     try:
@@ -155,27 +172,27 @@ def controlled(folder: Path) -> Iterator[None]:
 
 
 def monitored(launched: Launched, words: Sequence[str], space: Mapping[str, BaseDistribution]) -> str:
-    """The metric of all trials, from the words that they share: those are checked before there is a trial.
+    """Return the metric that all trials monitor, and check their common overrides before the first trial.
 
     Raises:
-        ConfigError: the words do not fit.
+        ConfigError: the overrides do not fit.
     """
     try:
         return launched.settings(words).monitor
-    except ConfigError:  # perhaps for want of what is searched, such as data.root=A,B
+    except ConfigError:  # perhaps a searched key is required, such as data.root=A,B
         return launched.settings([*words, *(f"{key}={first_value(values)}" for key, values in space.items())]).monitor
 
 
 def first_value(values: BaseDistribution) -> Any:
-    """The first choice, or the lower bound."""
+    """Return the first choice of a categorical distribution, or the lower bound of another one."""
     return values.choices[0] if isinstance(values, CategoricalDistribution) else vars(values)["low"]
 
 
 def sqlite(folder: Path) -> str:
-    """The URL of a study in a folder.
+    """Return the SQLite URL of the study in a folder.
 
     Raises:
-        SystemExit: a URL cannot name the folder.
+        SystemExit: the folder's path has characters that a URL cannot contain.
     """
     odd = sorted({character for character in str(folder) if character in "?#%{}"})
     if odd:
@@ -190,21 +207,22 @@ def open_study(
     words: Sequence[str],
     space: Mapping[str, BaseDistribution],
 ) -> optuna.Study:
-    """The study of that name, or a new one.
+    """Open the study of that name, or create it.
 
     Args:
-        name: of the study.
-        storage: a database's URL.
-        monitor: the metric.
-        words: that all trials share.
-        space: of what is searched. Bounds may be moved from one command to the next, choices not.
+        name: the study's name.
+        storage: the URL of its database.
+        monitor: the metric that is optimised.
+        words: the overrides that all trials have in common.
+        space: the search space. A later command may move bounds, but not change choices.
 
     Raises:
-        ConfigError: the study is of other words: its values say nothing of these; or there is no database.
+        ConfigError: the stored study has another metric, other overrides or another search space, so its values cannot
+            be compared; or the database cannot be opened.
     """
     about = {"monitor": monitor, "words": sorted(word for word in words if not is_elsewhere(word))}
     about |= {key: kind(values) for key, values in space.items()}
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it repeats what the summary tells
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # its messages repeat the summary
     way: Literal["minimize", "maximize"] = "minimize" if direction(monitor) == "min" else "maximize"
     try:
         study = optuna.create_study(study_name=name, storage=storage, direction=way, load_if_exists=True)
@@ -222,30 +240,35 @@ def open_study(
 
 
 def kind(values: BaseDistribution) -> list[str]:
-    """What of a key's values a study cannot change."""
+    """Return the part of a key's distribution that must not change within a study."""
     if isinstance(values, CategoricalDistribution):
         return list(map(str, values.choices))
     return [type(values).__name__, "log" if vars(values)["log"] else "linear"]
 
 
 def run_stale_again(study: optuna.Study) -> None:
-    """Lets the trials wait that the storage calls running: their controller is gone. They keep their values."""
+    """Set trials that the storage reports as running to waiting, with the same parameters.
+
+    This process holds the lock, so the process that controlled them has ended.
+    """
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
 
 
 def count_ended(study: optuna.Study) -> int:
-    """Returns the number of trials that were run, well or not."""
+    """Return the number of trials that have finished, including those that failed."""
     return sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
 
 
 def importance(study: optuna.Study) -> dict[str, float]:
-    """The share of the differences between trials that each hyperparameter explains.
+    """Compute the importance of each hyperparameter: the fraction of the trials' variance that it explains.
 
-    By fANOVA (Hutter et al., 2014): a forest is fitted to the finished trials, and its variance taken apart.
+    The method is fANOVA (Hutter et al., 2014): a random forest is fitted to the finished trials, and its variance is
+    decomposed.
 
     Returns:
-        The most important first; empty where it cannot be told, as with fewer than `ENOUGH` finished trials.
+        Fractions in [0, 1] by name, the most important first. Empty if importance cannot be computed: with fewer than
+        `ENOUGH` finished trials, or equal values.
     """
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if len(done) < ENOUGH or len({trial.value for trial in done}) == 1:
@@ -253,6 +276,6 @@ def importance(study: optuna.Study) -> dict[str, float]:
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     try:
         found: dict[str, float] = optuna.importance.get_param_importances(study, evaluator=evaluator)
-    except (ValueError, RuntimeError):  # no hyperparameter that all of them have
+    except (ValueError, RuntimeError):  # the trials have no hyperparameter in common
         return {}
     return found

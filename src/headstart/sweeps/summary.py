@@ -1,4 +1,4 @@
-"""The end of a sweep: its table, what failed, the best run and its report, and the exit status."""
+"""Summary of a sweep at its end: tables, failures, the best run, reports and the exit status."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ from headstart.utils.tables import show_rows
 
 log = logging.getLogger(__name__)
 
-SHOWN = 25  # jobs on the terminal; sweep.csv has all
+SHOWN = 25  # most jobs printed; sweep.csv has all
 CSV, SEEDS_CSV = "sweep.csv", "seeds.csv"
 
 
 @contextmanager
 def ended(launched: Launched, cfg: DictConfig) -> Iterator[None]:
-    """Tells what came of the jobs that are run inside, also if that is interrupted.
+    """Summarise the jobs that are run in this context, also after an interruption.
 
     Raises:
-        SystemExit: a job failed and `sweep.allow_failures` is false, or the settings of one do not fit.
+        SystemExit: a job failed and `sweep.allow_failures` is false, the settings do not fit, or the sweep was
+            interrupted.
     """
     try:
         yield
-    except HeadstartError as error:  # wrong settings: Hydra would print a traceback
+    except HeadstartError as error:  # Hydra would print a traceback for wrong settings
         raise SystemExit(f"headstart: {error}") from None
     except KeyboardInterrupt:
         summarise(launched, str(cfg.monitor), report=False)
@@ -47,15 +48,15 @@ def ended(launched: Launched, cfg: DictConfig) -> Iterator[None]:
 
 
 def summarise(launched: Launched, metric: str, *, report: bool) -> int:
-    """Prints the sweep's tables, and writes them and its report.
+    """Print the sweep's tables, and write them and the sweep's report.
 
     Args:
-        launched: the jobs of this command; the tables are of all in the folder.
-        metric: that is monitored, if there is no job to ask.
+        launched: the jobs of this command; the tables include all jobs in the folder.
+        metric: the monitored metric, used if there is no job that records it.
         report: whether to write the report.
 
     Returns:
-        How many jobs failed.
+        The number of failed jobs.
     """
     sweep = Sweep.read(launched.folder, metric, launched.failures)
     metric, table_of_all = sweep.metric, sweep.folder / CSV
@@ -85,14 +86,14 @@ def summarise(launched: Launched, metric: str, *, report: bool) -> int:
 
 
 def show_jobs(rows: Sequence[Sequence[str]], *, failed: bool) -> None:
-    """Prints the first rows, without the names, which say less than the settings, and without the long reasons."""
+    """Print the first rows without job names, which repeat the settings, and without the long reasons of failures."""
     show_rows([row[1 : -1 if failed else None] for row in rows[: SHOWN + 1]])
     if len(rows) > SHOWN + 1:
         print(f"and {len(rows) - SHOWN - 1} more")
 
 
 def told_failures(failures: Mapping[str, str], folder: Path) -> Iterator[str]:
-    """Lines that say what failed and why; jobs that failed for the same reason stand together."""
+    """Yield lines that describe the failures, with jobs that failed for the same reason together."""
     logs = {name: f"{name} ({folder / name / 'train.log'})" for name in failures}
     for reason in dict.fromkeys(failures.values()):
         names = [name for name in failures if failures[name] == reason]
@@ -107,12 +108,12 @@ def told_failures(failures: Mapping[str, str], folder: Path) -> Iterator[str]:
 def _keep(path: Path, rows: Sequence[Sequence[str]]) -> None:
     try:
         write_text(path, csv_text(rows))
-    except (OSError, DiskError) as error:  # the terminal has the table, and the same command writes it again
+    except (OSError, DiskError) as error:  # the table is printed anyway, and the command can be repeated
         log.warning("%s", error if isinstance(error, DiskError) else f"{path} cannot be written: {brief(error)}")
 
 
 def job_rows(sweep: Sweep) -> list[list[str]]:
-    """Returns a row for each job under a header: its name, what differs, figures, and why it failed if one did."""
+    """Return a header and a row for each job: name, differing settings, metrics, and the reason if any job failed."""
     header, *rows = table(sweep.runs, sweep.folder, sweep.metric)
     header[0] = "job"
     if not sweep.failures:
@@ -126,7 +127,7 @@ def job_rows(sweep: Sweep) -> list[list[str]]:
 
 
 def write_report(sweep: Sweep, importance: Mapping[str, float]) -> None:
-    """Writes the report of the best run and that of the sweep; what goes wrong there is a warning."""
+    """Write the reports of the best run and of the sweep, and print their paths; errors become warnings."""
     from headstart.sweeps.report import report_sweep
 
     try:

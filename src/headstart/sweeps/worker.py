@@ -1,4 +1,4 @@
-"""A process beside this one that does the work and may die of it: a job that runs out of memory ends no sweep."""
+"""A worker subprocess for jobs, so that a job that crashes or runs out of memory does not end the sweep."""
 
 from __future__ import annotations
 
@@ -16,60 +16,60 @@ from typing import Any, BinaryIO
 
 from headstart.utils.errors import HeadstartError, brief
 
-# After these a process may be of no more use: memory is still held, or a GPU's kernel failed, which is a RuntimeError.
+# After these errors the process may be unusable: memory is still held, or a CUDA error (a RuntimeError) persists.
 UNFIT = (RuntimeError, MemoryError, SystemError)
 
 
 class DiedError(Exception):
-    """The process ended in the middle of its work; the message says how."""
+    """The worker process ended during a call; the message says how."""
 
 
 class FailedError(Exception):
-    """The work raised; the message is that of the error."""
+    """The called function raised; the message is that of the error."""
 
 
 class Worker:
-    """A process that is started once and does one thing after another: imports are paid for once.
+    """A subprocess that calls one function after another, so that imports are done only once.
 
-    It is a plain subprocess, which can be had in any process that a launcher starts. Requests and answers go through
+    It is a plain subprocess, which works within any process that a launcher starts. Requests and results are pickled to
     its standard input and output; what it prints goes to standard error.
 
     Args:
-        environment: what differs from this process's.
+        environment: environment variables to add to this process's.
 
     Attributes:
-        environment: that.
+        environment: those environment variables.
     """
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         self.environment = dict(environment or {})
-        # Not -m: Lightning would start the processes of other devices as it, instead of by sys.argv.
+        # Not -m: Lightning would start its processes for other devices as that module, instead of by sys.argv.
         command = [sys.executable, "-c", "from headstart.sweeps.worker import serve; serve()"]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **self.environment}
         )
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What the function returns, computed over there.
+        """Call a function in the worker and return its result.
 
         Args:
-            function: of a module; it is imported by its name.
-            arguments: plain values and dataclasses of them.
+            function: a function of a module; it is pickled by name.
+            *arguments: plain values and dataclasses of them.
 
         Raises:
-            HeadstartError: the function raised one; the process goes on.
-            FailedError: it raised something else; after one of `UNFIT`, the process is ended.
-            DiedError: the process was killed.
+            HeadstartError: the function raised one; the worker continues.
+            FailedError: the function raised another error; after one of `UNFIT`, the worker is ended.
+            DiedError: the worker process ended, such as by running out of memory.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
             pickle.dump((function, arguments), self._process.stdin)
             self._process.stdin.flush()
-            kind, value = pickle.load(self._process.stdout)  # of a process of our own
+            kind, value = pickle.load(self._process.stdout)  # trusted: from our own process
         except (BrokenPipeError, EOFError, pickle.UnpicklingError):
             raise DiedError(told_exit(self._process.wait())) from None
-        except BaseException:  # such as Ctrl-C: nobody waits for the work any more
+        except BaseException:  # such as Ctrl-C: the result is not needed any more
             self.close()
             raise
         if kind == "returned":
@@ -82,17 +82,17 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        """Whether it can be called."""
+        """Tell whether the process is running."""
         return self._process.poll() is None
 
     def close(self) -> None:
-        """Ends the process, whatever it does."""
+        """Kill the process."""
         self._process.kill()
         self._process.wait()
 
 
 def told_exit(code: int) -> str:
-    """How a process ended, in words."""
+    """Describe how a process ended."""
     if code >= 0:
         return f"its process ended with exit status {code}"
     name = signal.Signals(-code).name
@@ -101,15 +101,15 @@ def told_exit(code: int) -> str:
 
 
 def serve() -> None:
-    """The work of the process: calls what is asked for, and answers; it ends with the process that asks."""
-    # Ctrl-C and the signals of clusters reach the process that waits, too: it decides, and ends this one.
+    """Run the worker's loop: call requested functions and send their results, until the parent process ends."""
+    # Ctrl-C and the signals of clusters also reach the parent process, which decides whether to end this one.
     for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    # Processes that are forked here, such as a DataLoader's, close sys.stdin, and would wait for who is reading it.
-    stdin, sys.stdin = sys.stdin, Path(os.devnull).open()  # noqa: SIM115 (it is open as long as the process lives)
+    # Forked processes, such as a DataLoader's, close sys.stdin, and would wait for the thread that reads it.
+    stdin, sys.stdin = sys.stdin, Path(os.devnull).open()  # noqa: SIM115 (it stays open for the life of the process)
     requests: queue.SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...]]] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(stdin.buffer, requests), daemon=True).start()
     while True:
@@ -118,7 +118,7 @@ def serve() -> None:
             answer = ("returned", function(*arguments))
         except HeadstartError as error:
             answer = ("headstart", str(error))
-        except Exception as error:  # whatever a job raises is its result
+        except Exception as error:  # any error of a job is its result
             answer = ("unfit" if isinstance(error, UNFIT) else "raised", brief(error))
         pickle.dump(answer, answers)
         answers.flush()
@@ -127,9 +127,9 @@ def serve() -> None:
 def _receive(source: BinaryIO, requests: queue.SimpleQueue[Any]) -> None:
     while True:
         try:
-            requests.put(pickle.load(source))  # of the process that started this one
+            requests.put(pickle.load(source))  # from the parent process
         except EOFError:
-            os._exit(1)  # nobody is there to answer to, also in the middle of a job
-        except BaseException:  # what cannot be read cannot be answered: the other side sees the end
+            os._exit(1)  # the parent process has ended; do not finish a running job
+        except BaseException:  # an unreadable request: exit, which the parent process notices
             traceback.print_exc()
             os._exit(1)

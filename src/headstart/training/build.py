@@ -1,4 +1,4 @@
-"""The classifier and how it trains, as the control panel asks for it."""
+"""Build the Trainer and the classifier of a run from its config."""
 
 from __future__ import annotations
 
@@ -33,11 +33,19 @@ from headstart.utils.hashing import module_sha256
 
 log = logging.getLogger(__name__)
 
-NO_LIMIT_GB = 1e6  # of features that are kept for finetune=auto where no others are
+NO_LIMIT_GB = 1e6  # size limit of the feature cache for finetune=auto if the config does not cache features
 
 
 class Observers(NamedTuple):
-    """The callbacks that a run asks for what they have seen."""
+    """The callbacks whose results a run reads.
+
+    Attributes:
+        outputs: collects the logits and features of an evaluation.
+        class_curves: collects the validation accuracy of each class by epoch.
+        profiler: measures the training speed.
+        tuning: determines the learning rate and batch size for `auto`.
+        timings: measures the time of the run and of `fit`.
+    """
 
     outputs: KeepOutputs
     class_curves: ClassCurves
@@ -47,12 +55,24 @@ class Observers(NamedTuple):
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Returns what was tuned, where the time went, and how long all took up to now."""
+        """Return the tuned numbers, the fractions of training time, and the seconds taken up to now."""
         return {**self.tuning.metrics, **self.profiler.metrics, **self.timings.metrics}
 
 
 def open_trainer(config: Config, folder: Path) -> tuple[pl.Trainer, Observers]:
-    """Builds Lightning's Trainer with the callbacks and loggers of a run."""
+    """Build Lightning's Trainer with the callbacks and loggers of a run.
+
+    Args:
+        config: the checked config.
+        folder: the run folder.
+
+    Returns:
+        The Trainer, and those of its callbacks whose results are read later.
+
+    Raises:
+        ConfigError: this machine does not support the trainer's settings.
+        ModelError: the checkpoint to resume cannot be read.
+    """
     tuning = Auto(config.optimizer.lr, config.data.batch_size, config.ckpt_path)
     observers = Observers(KeepOutputs(), ClassCurves(), TrainingProfiler(), tuning, Timings())
     loggers = build_loggers(folder, **asdict(config.logger))
@@ -70,7 +90,20 @@ def open_trainer(config: Config, folder: Path) -> tuple[pl.Trainer, Observers]:
 def strategy_of(
     config: Config, backbone: Backbone, data: ImageDataModule, trainer: pl.Trainer
 ) -> tuple[Strategy, Choice | None]:
-    """The strategy that is asked for, or that suits the images; and of `finetune=auto`, the choice."""
+    """Return the fine-tuning strategy of the config or, for `finetune=auto`, choose one.
+
+    Args:
+        config: the checked config.
+        backbone: the backbone with its pretrained weights.
+        data: the images.
+        trainer: the Trainer of the run.
+
+    Returns:
+        The strategy, and the choice of `finetune=auto`, with its measurements, or None.
+
+    Raises:
+        ModelError: the checkpoint to resume cannot be read, or is of a run with another `finetune`.
+    """
     asked = Strategy(backbone, config.freeze, Finetuning(**config.finetune.settings()))
     if config.finetune.name != AUTO:
         return asked, None
@@ -89,7 +122,7 @@ def strategy_of(
         return asked._replace(freeze=True, finetuning=Finetuning()), choice
     if choice.strategy == SCRATCH:
         random = build_backbone(**asdict(config.model) | {"weights": None}).module
-        at_once = replace(asked.finetuning, head_epochs=0, unfrozen_by=0.0)  # there is nothing to spare
+        at_once = replace(asked.finetuning, head_epochs=0, unfrozen_by=0.0)  # random weights need no protection
         return asked._replace(backbone=backbone._replace(module=random), finetuning=at_once), choice
     finetuning = Finetuning(**finetune_preset(choice.strategy) | config.finetune.changed())
     finetuning = replace(finetuning, head_epochs=min(finetuning.head_epochs, config.epochs - 1))
@@ -106,7 +139,16 @@ def build_classifier(
     choice: Choice | None,
     lr: float | None,
 ) -> TransferClassifier:
-    """Builds the network with its new head, and describes in its hyperparameters how it is trained.
+    """Build the classifier with a new head; its hyperparameters describe how it is trained.
+
+    Args:
+        config: the checked config.
+        images: the labelled images of all splits.
+        data: the same images, as batches.
+        strategy: the backbone, and which part of it is trained in which epoch.
+        trainer: the Trainer of the run.
+        choice: the choice of `finetune=auto`, if any.
+        lr: the learning rate; None if it is still to be measured.
 
     Raises:
         ConfigError: the monitored metric is not measured.

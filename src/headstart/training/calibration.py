@@ -1,4 +1,4 @@
-"""Calibration: probabilities that are as often right as they say."""
+"""Calibration of probabilities by temperature scaling."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn import functional as F
 
-FITTED = 10_000  # images that are enough for one number
-TEMPERATURES = (0.05, 20.0)  # beyond these a model says next to nothing, or everything
+FITTED = 10_000  # images; enough to fit a single number
+TEMPERATURES = (0.05, 20.0)  # beyond them, probabilities are almost one-hot, or almost uniform
 
 
 def fitted_temperature(logits: Tensor, labels: NDArray[np.int64]) -> float:
-    """The number to divide logits by so that probabilities fit best (Guo et al., arXiv:1706.04599, section 4.2).
+    """Fit the temperature of temperature scaling (Guo et al., arXiv:1706.04599, section 4.2).
+
+    It minimises the cross-entropy of the logits divided by it, on at most `FITTED` evenly spaced images.
 
     Args:
-        logits: of images that the model was not trained on, shape (N, classes).
-        labels: int64, of shape (N,).
+        logits: the logits of images that the model was not trained on, shape (N, classes).
+        labels: their int64 labels, shape (N,).
 
     Returns:
-        1 where nothing can be fitted: without a mistake, the best fit would be to be sure of everything; and where the
-        best lies outside of `TEMPERATURES`, as with a few images that are mostly wrong.
+        The temperature, or 1.0 if none can be fitted. That is so if a logit is not finite, or if no image is
+        misclassified, as the best temperature would then be 0. It is also so if the minimum is outside `TEMPERATURES`,
+        as with few images that are mostly misclassified.
     """
     stride = -(-len(labels) // FITTED)
     targets, logits = torch.from_numpy(labels)[::stride], logits[::stride].double()

@@ -1,4 +1,4 @@
-"""What watches a run, and where its scalars go."""
+"""Lightning callbacks of a run."""
 
 from __future__ import annotations
 
@@ -18,65 +18,69 @@ from headstart.utils.metrics import direction
 
 
 class SeedEpochs(pl.Callback):
-    """Seeds torch at the start of every epoch, so that a resumed run draws the same dropout as one that ran on.
+    """A callback that seeds torch at the start of every epoch.
+
+    A resumed run thus draws the same random numbers, such as those of dropout, as a run that was not interrupted.
 
     Args:
-        seed: of the run; each process and each epoch has its own.
+        seed: the seed of the run; every epoch and process derives its own from it.
     """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Seeds the epoch that begins."""
+        """Seed torch's random number generators for this epoch and process."""
         torch.manual_seed(mixed_seed("epoch", self.seed, trainer.current_epoch, trainer.global_rank))
 
 
 class ClassCurves(pl.Callback):
-    """Keeps the accuracy of each class on the validation split, epoch by epoch; a resumed run goes on with it.
+    """A callback that collects the validation accuracy of each class after every epoch.
+
+    The values are saved in checkpoints, and a resumed run continues them.
 
     Attributes:
-        epochs: of each epoch, a fraction for each class.
+        epochs: for each epoch, the accuracy of each class in label order, as fractions in [0, 1].
     """
 
     def __init__(self) -> None:
         self.epochs: list[list[float]] = []
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keeps the epoch's."""
+        """Store the accuracies of the epoch, except those of Lightning's sanity check."""
         assert isinstance(pl_module, TransferClassifier)
         if not trainer.sanity_checking:
             self.epochs.append([round(value, 4) for value in pl_module.class_accuracy["val"].tolist()])
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it."""
+        """Return the accuracies to save in a checkpoint."""
         return {"epochs": self.epochs}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from a checkpoint."""
+        """Restore the accuracies from a checkpoint."""
         self.epochs = state_dict["epochs"]
 
 
 class Timings(pl.Callback):
-    """Measures how long a run and its fit take, from when this is made."""
+    """A callback that measures how long a run and its `fit` take; the run begins when this object is created."""
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
         self._fit_start = self._fit_end = 0.0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Notes when fit begins."""
+        """Record when `fit` begins."""
         if stage == "fit":
             self._fit_start = time.perf_counter()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Notes when fit ends."""
+        """Record when `fit` ends."""
         if stage == "fit":
             self._fit_end = time.perf_counter()
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Returns `time/fit_s`, and `time/total_s` up to now."""
+        """Return `time/fit_s` and, up to now, `time/total_s`, in seconds."""
         now = time.perf_counter()
         return {
             "time/fit_s": round(self._fit_end - self._fit_start, 3),
@@ -85,45 +89,48 @@ class Timings(pl.Callback):
 
 
 class StopEarly(EarlyStopping):
-    """Lightning's early stopping, whose patience begins with the epoch in which everything trains.
+    """Lightning's early stopping, but with a patience that begins once everything that is ever trained is unfrozen.
 
-    A run that was stopped and is resumed has stopped, and trains no epoch more.
+    If a run that was stopped early is resumed, it trains no further epoch.
     """
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Waits for what is yet to unfreeze: a head that has learned all it can is no reason to leave the rest out."""
+        """Check whether to stop; reset the patience as long as some blocks are still to be unfrozen.
+
+        A head that no longer improves is no reason to skip the training of the backbone.
+        """
         assert isinstance(pl_module, TransferClassifier)
         if not pl_module.unfreezing.is_complete:
             self.wait_count = -1  # an epoch without improvement makes it 0
         super().on_train_epoch_end(trainer, pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Stops what had stopped."""
+        """Stop at once if the resumed run had already been stopped early."""
         if self.stopped_epoch > 0:
             trainer.should_stop = True
 
 
 class AveragedWeights(WeightAveraging):
-    """Lightning's averaged weights, which a run ends with where there was no epoch left to train, too."""
+    """Lightning's weight averaging, which also applies the average if no epoch was left to train."""
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Takes the average: Lightning does so in a training alone."""
+        """Copy the averaged weights into the model, as Lightning does only if it has trained an epoch."""
         self.on_train_end(trainer, pl_module)
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's bar, which says which split is evaluated and leaves the logger's version out."""
+    """Lightning's rich progress bar, which names the split that is evaluated and omits the logger's version."""
 
     @property
     def test_description(self) -> str:
-        """What stands in front of the bar in evaluation."""
+        """Return the text in front of the bar during `trainer.test`."""
         classifier = self.trainer.lightning_module
         return f"Evaluating {getattr(classifier, 'evaluated_split', 'test')}"
 
     def get_metrics(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """The figures behind the bar."""
+        """Return the metrics shown behind the bar."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         return metrics
@@ -141,18 +148,18 @@ def build_callbacks(
     learning_rate: bool,
     ema: float | None,
 ) -> list[pl.Callback]:
-    """The callbacks of a run.
+    """Build the callbacks of a run.
 
     Args:
         folder: the run folder.
-        monitor: the metric that stops early and picks the best checkpoint.
-        seed: of the run.
+        monitor: the metric that early stopping and the best checkpoint go by.
+        seed: the seed of the run.
         resumed: the checkpoint that is resumed, if any.
-        progress: show bars.
+        progress: show progress bars.
         early_stopping: `patience` in epochs and `min_delta`, or None to train all epochs.
-        checkpoint: keep `checkpoints/best.ckpt` and `last.ckpt`.
-        learning_rate: log it.
-        ema: the share of a moving average of the weights that a step leaves, or None to average nothing.
+        checkpoint: save `checkpoints/best.ckpt` and `checkpoints/last.ckpt`.
+        learning_rate: log the learning rate of each epoch.
+        ema: the decay of an exponential moving average of the weights, in (0, 1), or None for no averaging.
     """
     callbacks: list[pl.Callback] = [SeedEpochs(seed)]
     if progress:
@@ -170,11 +177,11 @@ def build_callbacks(
     if learning_rate:
         callbacks.append(LearningRateMonitor(logging_interval="epoch"))
     if ema is not None:
-        # Lightning's EMAWeightAveraging rounds what does not change, as what is frozen; lerp keeps it bit for bit.
+        # Lightning's EMAWeightAveraging changes frozen weights by rounding errors; torch's lerp keeps them bit for bit.
         average = get_ema_multi_avg_fn(ema)  # type: ignore[no-untyped-call]
         callbacks.append(AveragedWeights(multi_avg_fn=average))
     if checkpoint:
-        # The best first: what is resumed knows of it.
+        # KeepBest comes first, so that the state in last.ckpt includes the best checkpoint.
         checkpoints = folder / "checkpoints"
         callbacks += [KeepBest(checkpoints, monitor, Path(resumed) if resumed else None), KeepLast(checkpoints)]
     return callbacks

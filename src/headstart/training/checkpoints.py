@@ -1,4 +1,4 @@
-"""Lightning's checkpoints: keeping the best, resuming, loading."""
+"""Lightning checkpoints: save the best and the last, resume, load."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from headstart.utils.metrics import direction
 
 log = logging.getLogger(__name__)
 
-# At the end of the training epoch: a run resumed from there starts with the next epoch and logs none twice.
+# Saved at the end of the training epoch, so that a resumed run starts with the next epoch and logs no epoch twice.
 AT_EPOCH_END: dict[str, Any] = {
     "save_on_train_epoch_end": True,
     "auto_insert_metric_name": False,
@@ -37,58 +37,62 @@ AT_EPOCH_END: dict[str, Any] = {
 
 
 def write_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
-    """Writes a checkpoint as a whole or not at all.
+    """Write a checkpoint atomically: completely or not at all.
+
+    Args:
+        path: the file to write.
+        checkpoint: what `torch.save` writes.
 
     Raises:
-        DiskError: there is no room for it; a former checkpoint is still there.
+        DiskError: the disk is full; a previous checkpoint at this path is left as it was.
     """
     size = sum(leaf.nbytes for leaf in tree_leaves(dict(checkpoint)) if isinstance(leaf, Tensor))
 
     def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:  # of a path, torch.save would not say why it cannot write
+        with temporary.open("wb") as file:  # given a path, torch.save does not report why writing failed
             torch.save(checkpoint, file)
 
     write_atomically(path, write, size=size)
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Has Lightning write checkpoints as a whole or not at all.
+    """A checkpoint plugin that makes Lightning write checkpoints atomically.
 
-    Its own way writes to the folder of temporary files and moves that to its place. From one file system to another,
-    moving is copying, and whatever stops it leaves half a file where a whole one was.
+    Lightning itself writes to the folder of temporary files and moves the file from there. Between two file systems
+    that move is a copy. If it is interrupted, a partial file replaces the previous checkpoint.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any = None) -> None:
-        """Writes a checkpoint; see `write_checkpoint`."""
+        """Write a checkpoint; see `write_checkpoint`."""
         assert storage_options is None
         write_checkpoint(Path(path), checkpoint)
 
 
 class KeepLast(ModelCheckpoint):
-    """Keeps `last.ckpt`, of the last complete epoch, to resume from.
+    """A callback that saves `last.ckpt` after every epoch, to resume from.
 
-    Lightning's `save_last` is not enough: it writes only when there is a new best one.
+    Lightning's `save_last` is not enough: it saves only when there is a new best checkpoint.
 
     Args:
-        folder: where the checkpoint goes.
+        folder: the folder of the checkpoint.
     """
 
     def __init__(self, folder: Path) -> None:
         super().__init__(dirpath=folder, filename="last", **AT_EPOCH_END)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Forgets the file of the run that is resumed: it is that run's."""
+        """Ignore the state of the resumed run: its `last.ckpt` belongs to that run's folder."""
 
 
 class KeepBest(ModelCheckpoint):
-    """Keeps `best.ckpt`, of the best epoch by the monitored metric.
+    """A callback that saves `best.ckpt`, the checkpoint of the best epoch by the monitored metric.
 
-    A resumed run takes over the `best.ckpt` that lies beside the checkpoint it resumes, wherever that folder is now;
-    Lightning alone would look for it at its former path, or forget it in another run folder.
+    A resumed run copies the `best.ckpt` that is in the same folder as the checkpoint it resumes. Lightning alone would
+    look for it at its original path, and drop it if the run folder is another one.
 
     Args:
-        folder: where the checkpoint goes.
-        monitor: the metric; losses are better when smaller, all others when larger.
+        folder: the folder of the checkpoint.
+        monitor: the metric; a lower loss is better, a higher value of any other metric is better.
         resumed: the checkpoint that is resumed, if any.
     """
 
@@ -97,7 +101,11 @@ class KeepBest(ModelCheckpoint):
         self.former = resumed.parent / "best.ckpt" if resumed else None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over the best checkpoint of the run that is resumed."""
+        """Copy the best checkpoint of the resumed run into this run's folder, and restore its score.
+
+        Raises:
+            DiskError: the disk is full.
+        """
         if self.former is None or not self.former.is_file():
             log.warning("%s is not there: the best checkpoint is looked for among the epochs to come", self.former)
             return
@@ -117,22 +125,28 @@ class KeepBest(ModelCheckpoint):
 
 
 def load_checkpoint(path: str | Path) -> TransferClassifier:
-    """The classifier that a checkpoint or a model folder is of, to train or evaluate with Lightning.
+    """Load a classifier to train or evaluate with Lightning.
+
+    To classify images, `headstart.load` is enough.
 
     Args:
-        path: a checkpoint, a run folder or a model folder. To classify images, `headstart.load` needs less.
+        path: a checkpoint, a run folder or a model folder.
 
     Returns:
         The classifier in evaluation mode; its `hparams` hold class names and preprocessing.
 
     Raises:
-        ModelError: no such file, or not one of headstart's.
+        ModelError: there is no such file, or headstart did not write it.
     """
     return classifier_of(read_artifact(path))
 
 
 def classifier_of(artifact: Artifact) -> TransferClassifier:
-    """The classifier that was read, in evaluation mode; see `load_checkpoint`."""
+    """Build a classifier, in evaluation mode, from the contents of a checkpoint or model folder.
+
+    Args:
+        artifact: see `model_folder.read_artifact`.
+    """
     network = build_network(artifact)
     classifier = TransferClassifier(
         network.get_submodule("backbone").requires_grad_(),
@@ -147,13 +161,13 @@ def classifier_of(artifact: Artifact) -> TransferClassifier:
 
 @contextmanager
 def without_backbone(classifier: TransferClassifier, aside: bool = True) -> Iterator[None]:
-    """Takes a frozen backbone out of the classifier, whose batches are features while the block runs.
+    """Remove a frozen backbone from the classifier inside the `with` block, where its batches are cached features.
 
-    Checkpoints that are written meanwhile hold the head only: thirty copies of a large backbone that does not change
-    would take longer than the epochs between them. `complete_checkpoints` makes them whole.
+    Checkpoints that are saved in the block hold the head only. Saving a large, unchanged backbone at the end of every
+    epoch would take longer than the epoch. `complete_checkpoints` adds the backbone to them.
 
     Args:
-        classifier: with the backbone again afterwards.
+        classifier: gets its backbone back at the end of the block.
         aside: False does nothing.
     """
     backbone = classifier.backbone
@@ -167,12 +181,14 @@ def without_backbone(classifier: TransferClassifier, aside: bool = True) -> Iter
 
 @contextmanager
 def head_only_checkpoints(folder: Path, classifier: TransferClassifier, aside: bool) -> Iterator[None]:
-    """Trains without the backbone where it is not needed; however that ends, the checkpoints are whole afterwards.
+    """Remove the backbone inside the `with` block, and add it to the run's checkpoints afterwards.
+
+    The checkpoints are completed even if the block raises.
 
     Args:
         folder: the run folder.
         classifier: see `without_backbone`.
-        aside: likewise.
+        aside: see `without_backbone`.
     """
     try:
         with without_backbone(classifier, aside):
@@ -183,14 +199,17 @@ def head_only_checkpoints(folder: Path, classifier: TransferClassifier, aside: b
 
 @rank_zero_only
 def complete_checkpoints(folder: Path, classifier: TransferClassifier) -> None:
-    """Adds the backbone to those of a folder's checkpoints that lack it and are of this backbone.
+    """Add the backbone to all checkpoints of a folder that were saved without it.
+
+    Checkpoints with another `backbone_sha256` are left as they are. A checkpoint that cannot be completed is logged as
+    a warning. Only the process of rank 0 does this.
 
     Args:
-        folder: need not be there.
-        classifier: with its backbone.
+        folder: the folder of checkpoints; it need not exist.
+        classifier: the classifier, with its backbone.
     """
     if classifier.hparams.get("backbone_sha256") is None:
-        return  # not wholly frozen: nothing was left out
+        return  # the backbone was trained at least in part, so checkpoints contain it
     for path in folder.glob("*.ckpt"):
         try:
             checkpoint = read_checkpoint(path)
@@ -199,24 +218,28 @@ def complete_checkpoints(folder: Path, classifier: TransferClassifier) -> None:
                 for name, value in classifier.backbone.state_dict(prefix=BACKBONE).items():
                     checkpoint["state_dict"][name] = value.cpu()
                 write_checkpoint(path, checkpoint)
-        except (HeadstartError, OSError, RuntimeError) as error:  # torch.save makes RuntimeErrors of others
+        except (HeadstartError, OSError, RuntimeError) as error:  # torch.save turns other errors into RuntimeError
             log.warning("%s holds the head only, and cannot be completed: %s", path, error)
 
 
 def check_checkpoint(path: str | Path, classifier: TransferClassifier) -> int:
-    """Makes sure that a checkpoint can be resumed by this classifier.
+    """Check that this classifier can resume a checkpoint.
+
+    Args:
+        path: the checkpoint.
+        classifier: the classifier to be trained.
 
     Returns:
-        How many epochs it has seen.
+        The number of epochs that the checkpoint was trained for.
 
     Raises:
-        ModelError: anything that the checkpoint's hyperparameters describe is another: the network, the head, the
-            classes, the split, what is frozen, the optimizer, its schedule.
+        ModelError: the file is no checkpoint of headstart, or a hyperparameter differs: the model, head, class names,
+            split, frozen part, optimizer, schedule and so on. The batch size may differ.
     """
     checkpoint = read_checkpoint(path)
     theirs = checkpoint["hyper_parameters"]
     for key, ours in classifier.hparams.items():
-        if key != "batch_size" and theirs.get(key) != ours:  # which may be another in each epoch
+        if key != "batch_size" and theirs.get(key) != ours:  # the batch size may change between epochs
             raise ModelError(
                 f"{path} cannot be resumed: its {key} is {_brief(theirs.get(key))}, and this run's is "
                 f"{_brief(ours)}. Resume with the settings of the config.yaml beside it, or start anew "
@@ -233,10 +256,15 @@ def _brief(value: object) -> str:
 
 
 def restore_best(trainer: pl.Trainer, classifier: TransferClassifier) -> dict[str, int]:
-    """Loads the best checkpoint, if the run keeps one.
+    """Load the weights of the best checkpoint into the classifier, if the run has one.
+
+    Args:
+        trainer: the Trainer after `fit`.
+        classifier: modified in place.
 
     Returns:
-        `epochs/run` and, of the best checkpoint, `epochs/best`, counted from 1.
+        `epochs/run`, the number of epochs trained, and, if there is a best checkpoint, `epochs/best`, its epoch,
+        counted from 1.
     """
     epochs = {"epochs/run": trainer.current_epoch}
     for keeper in trainer.checkpoint_callbacks:

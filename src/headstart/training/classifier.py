@@ -1,4 +1,4 @@
-"""TransferClassifier: a pretrained backbone and a new head, trained by Lightning."""
+"""LightningModule that trains a pretrained backbone with a new head."""
 
 from __future__ import annotations
 
@@ -24,34 +24,43 @@ from headstart.training.optimization import BuildOptimizer, BuildSchedule, build
 
 SPLITS = ("train", "val", "test")
 NOTED_IMAGES = 4096
-BACKBONE = "backbone."  # in front of the names of the backbone's tensors in a state dict
+BACKBONE = "backbone."  # prefix of the backbone's tensors in a state dict
 ADAM: BuildOptimizer = partial(build_optimizer, name="adam", lr=1e-3)
 ALL_AT_ONCE = Finetuning()
 CONSTANT: BuildSchedule = partial(build_schedule, name="none")
 
 
 class TransferClassifier(pl.LightningModule):
-    """An image classifier with a pretrained backbone and a new head.
+    """A LightningModule that classifies images with a pretrained backbone and a new head.
+
+    It logs `split/metric` for train, val and test: `loss`, `accuracy` (top-1) and `macro_accuracy` (mean over classes).
+    With more than five classes it also logs `top5_accuracy`. Accuracies are fractions in [0, 1].
+
+    The training loss is the loss that is minimised. For images mixed by mixup or CutMix, the training accuracies count
+    the label with the larger weight. The val and test losses are plain cross-entropy, without label smoothing or class
+    weights, so that they can be compared between runs.
 
     Args:
-        backbone: from images of shape (batch, 3, height, width) to features of shape (batch, num_features).
-        head: from features to logits of shape (batch, number of classes).
-        class_names: in label order.
-        preprocessing: whose normalisation uint8 images get; without it, images have to come normalised.
-        freeze: True trains the head only, False everything; a block's name freezes the backbone up to it.
-        finetuning: how what is not frozen is trained.
-        optimizer: from groups of parameters to an optimizer.
-        scheduler: from an optimizer (and `epochs`, `steps`, `monitor`) to a learning-rate schedule or None.
-        monitor: the metric that a plateau schedule watches.
-        mixing: mixes the images of a training batch and their labels; see `build_mixing`.
-        label_smoothing: in [0, 1), in the training loss.
-        class_weights: weight of each class in the training loss; None weighs every image alike.
-        description: plain values kept in checkpoints as their hyperparameters.
+        backbone: maps images of shape (batch, 3, height, width) to features of shape (batch, num_features).
+        head: maps features to logits of shape (batch, number of classes).
+        class_names: the class names in label order.
+        preprocessing: gives the normalisation of uint8 images; with None, images must already be normalised.
+        freeze: True trains the head only, False trains everything; a block's name freezes the backbone up to it.
+        finetuning: how the part that is not frozen is trained.
+        optimizer: a function from parameter groups to an optimizer.
+        scheduler: a function from an optimizer, `epochs`, `steps`, `monitor` and `first_epochs` to a learning-rate
+            schedule, or to None.
+        monitor: the metric that ReduceLROnPlateau monitors.
+        mixing: mixup or CutMix, applied to each training batch and its labels; see `build_mixing`.
+        label_smoothing: the label smoothing of the training loss, in [0, 1).
+        class_weights: the weight of each class in the training loss, shape (classes,); None weights all equally.
+        description: plain values, saved in checkpoints as hyperparameters.
 
-    Logs `split/metric` for train, val and test: `loss`, `accuracy` (top-1), `macro_accuracy` (mean over
-    classes) and, where there are more than five classes, `top5_accuracy`; accuracies are fractions in [0, 1].
-    The training loss is what is minimised; of mixed images, the label with the larger share counts. The losses of
-    val and test are plain cross-entropy, so that they compare between runs whatever their smoothing and weights.
+    Attributes:
+        class_accuracy: the accuracy of each class, by split, from its last evaluation or training epoch; shape
+            (classes,).
+        evaluated_split: the split under whose name `test_step` logs.
+        unfreezing: tracks which modules are frozen.
     """
 
     class_weights: Tensor | None
@@ -74,7 +83,7 @@ class TransferClassifier(pl.LightningModule):
         description: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        # Pixels with their channels side by side are what convolutions are fast on.
+        # Convolutions are faster with the channels_last memory format.
         self.backbone, self.head = backbone.to(memory_format=torch.channels_last), head
         self.class_names = tuple(class_names)
         self.normalise = Normalisation(preprocessing) if preprocessing else None
@@ -82,21 +91,25 @@ class TransferClassifier(pl.LightningModule):
         self.mixing, self.label_smoothing = mixing, label_smoothing
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.metrics = nn.ModuleDict({f"{split}_split": _metrics(len(class_names)) for split in SPLITS})
-        # Batches to be counted, as logits, labels and loss.
+        # Logits, labels and loss of the batches that the metrics have not been updated with yet.
         self._noted: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {split: [] for split in SPLITS}
         self.unfreezing = Unfreezing(backbone, freeze, finetuning)
         self._compiled = False
-        self.class_accuracy: dict[str, Tensor] = {}  # of each split when it was last counted; shape (classes,)
-        self.evaluated_split = "test"  # which split `test_step` reports under; see `evaluation.py`
+        self.class_accuracy: dict[str, Tensor] = {}
+        self.evaluated_split = "test"
         if description is not None:
             self.save_hyperparameters(description, logger=False)
         hold_in_eval(self.unfreezing.frozen)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Resumes with or without the backbone in the checkpoint and here: see `checkpoints.without_backbone`."""
+        """Make the checkpoint's state dict match this classifier, with or without a backbone in either.
+
+        If only one of the two has the backbone, its tensors are added or dropped, provided that both have the same
+        `backbone_sha256`. See `checkpoints.without_backbone`.
+        """
         own = {name: value for name, value in self.state_dict().items() if name.startswith(BACKBONE)}
         same = checkpoint.get("hyper_parameters", {}).get("backbone_sha256") == self.hparams.get("backbone_sha256")
-        # The second is of a run that averages its weights.
+        # Lightning's WeightAveraging adds "current_model_state".
         for key in {"state_dict", "current_model_state"} & checkpoint.keys():
             theirs = {name for name in checkpoint[key] if name.startswith(BACKBONE)}
             if same and (not own or not theirs):
@@ -104,38 +117,48 @@ class TransferClassifier(pl.LightningModule):
                 checkpoint[key] = own | rest
 
     def train(self, mode: bool = True) -> TransferClassifier:
-        """Sets the training mode of what is not frozen."""
+        """Set the training mode of all modules but the frozen ones, which stay in evaluation mode."""
         super().train(mode)
         hold_in_eval(self.unfreezing.frozen)
         return self
 
     def compile_backbone(self, wanted: bool = True) -> None:
-        """Compiles the backbone when it is first used; in place, so that names in checkpoints stay what they are."""
+        """Compile the backbone with `torch.compile`, in place and lazily.
+
+        In place, so that the names in its state dict do not change; lazily means at the first forward pass.
+
+        Args:
+            wanted: False does nothing.
+        """
         if wanted:
             self.backbone.compile()
             self._compiled = True
 
     def on_fit_start(self) -> None:
-        """Makes sure that what is to unfreeze can, and that all processes train by the same strategy."""
+        """Check that the Trainer's strategy supports unfreezing and that all processes chose the same `finetune`.
+
+        Raises:
+            ConfigError: one of the checks fails; see `check_strategy` and `check_agreement`.
+        """
         if chosen := self.hparams.get("chosen"):
             check_agreement(chosen["strategy"])
         if self.unfreezing.finetuning.has_stages:
             check_strategy(self.trainer.strategy)
 
     def on_train_epoch_start(self) -> None:
-        """Unfreezes what trains from this epoch on."""
+        """Unfreeze the blocks that are trained from this epoch on."""
         if self.unfreezing.begin_epoch(self.current_epoch, self.trainer.max_epochs or 0):
             self.train()
             renew(self.trainer.strategy)
-            if self._compiled:  # each stage needs kernels of its own: without this, torch gives up after eight
+            if self._compiled:  # every stage recompiles, and torch.compile stops after eight recompilations
                 torch.compiler.reset()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of a batch.
+        """Compute the logits of a batch.
 
         Args:
-            images: preprocessed, of shape (batch, 3, height, width); uint8 pixels are normalised here. Or what the
-                backbone has made of them while all of it was frozen, of shape (batch, num_features).
+            images: preprocessed images of shape (batch, 3, height, width); uint8 images are normalised here. Or
+                features of a frozen backbone, of shape (batch, num_features), which go straight to the head.
 
         Returns:
             Logits of shape (batch, number of classes).
@@ -145,9 +168,9 @@ class TransferClassifier(pl.LightningModule):
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
-        """The loss to minimise."""
+        """Compute the loss to minimise, and note the batch for the training metrics."""
         images, labels = batch
-        targets = labels  # or, of mixed images, the shares of all classes
+        targets = labels  # with mixing, class probabilities of shape (batch, classes)
         if self.mixing is not None:
             images, targets = self.mixing(self._normalised(images), labels)
             labels = targets.argmax(dim=1)
@@ -160,14 +183,14 @@ class TransferClassifier(pl.LightningModule):
         if images.dtype != torch.uint8 or self.normalise is None:
             return images
         normalised: Tensor = self.normalise(images)
-        return normalised.to(self.dtype)  # of 64-true; of mixed precision it is float32
+        return normalised.to(self.dtype)  # float64 with 64-true; float32 with mixed precision
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
-        """Counts a batch of the validation split."""
+        """Note a batch for the validation metrics."""
         self._evaluate("val", batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
-        """Counts a batch of `evaluated_split`, and gives its logits."""
+        """Note a batch for the metrics of `evaluated_split`, and return its logits of shape (batch, classes)."""
         return self._evaluate(self.evaluated_split, batch)
 
     def _evaluate(self, split: str, batch: Batch) -> Tensor:
@@ -177,7 +200,10 @@ class TransferClassifier(pl.LightningModule):
         return logits
 
     def _update(self, split: str, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
-        """Notes a batch; metrics count many at once, as counting takes longer than a step of a head."""
+        """Note a batch, and update the metrics once there are about `NOTED_IMAGES` images.
+
+        Updating the metrics at every step would take longer than the training step of a head.
+        """
         noted = self._noted[split]
         noted.append((logits.float(), labels, loss))
         if len(noted) * len(labels) >= NOTED_IMAGES:
@@ -202,23 +228,33 @@ class TransferClassifier(pl.LightningModule):
 
     @property
     def logged_metrics(self) -> tuple[str, ...]:
-        """Names of the metrics of each split, without the split."""
+        """Return the names of the metrics logged for each split, without the split."""
         return tuple(str(name) for name in self._metrics_of("val") if name != "class_accuracy")
 
     def on_train_epoch_end(self) -> None:
-        """Logs the epoch's training metrics, over the batches as they were seen."""
+        """Log the training metrics of the epoch.
+
+        They are computed from the training batches, so they include augmentation, dropout and weights that change.
+        """
         self._log("train")
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the validation metrics."""
+        """Log the validation metrics."""
         self._log("val")
 
     def on_test_epoch_end(self) -> None:
-        """Logs the metrics of `evaluated_split`, per class too."""
+        """Log the metrics of `evaluated_split`, including the accuracy of each class."""
         self._log(self.evaluated_split, per_class=True)
 
     def take_figures(self, split: str) -> dict[str, Tensor]:
-        """The metrics of a split over the batches since the last call, without the split in their names."""
+        """Compute and reset the metrics of a split.
+
+        Args:
+            split: "train", "val" or "test".
+
+        Returns:
+            Metric name, without the split -> value over all batches since the last call.
+        """
         self._count(split)
         metrics = self._metrics_of(split)
         values = {name: metric.compute() for name, metric in metrics.items(keep_base=True)}
@@ -228,7 +264,7 @@ class TransferClassifier(pl.LightningModule):
     def _log(self, split: str, per_class: bool = False) -> None:
         values = self.take_figures(split)
         by_class = self.class_accuracy[split] = values.pop("class_accuracy")
-        # Evaluation after training repeats val and train; on their charts it would be a second last point.
+        # After training, train and val are evaluated again; logging that would add a point to their curves.
         charted = not per_class or split == "test"
         figures = {f"{split}/{name}": value for name, value in values.items()}
         self.log_dict(figures, logger=charted)
@@ -237,16 +273,20 @@ class TransferClassifier(pl.LightningModule):
             self.log_dict({f"{split}/class_accuracy/{name}": value for name, value in named}, logger=False)
 
     def build_optimizer(self, **settings: Any) -> Optimizer:
-        """Builds the optimizer over all that ever trains; a keyword such as `lr` beats the setting."""
+        """Build the optimizer over all parameters that are ever trained.
+
+        Args:
+            **settings: override the optimizer's settings, such as `lr`.
+        """
         return self.optimizer(self.unfreezing.parameter_groups(self.head), **settings)
 
     def set_lr(self, lr: float) -> None:
-        """Sets the learning rate of optimizers to come, and what checkpoints say of it."""
+        """Set the learning rate of optimizers built from now on, and the one recorded in checkpoints."""
         self.optimizer = partial(self.optimizer, lr=lr)
         self.hparams["optimizer"] = {**self.hparams["optimizer"], "lr": lr}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer over all that ever trains, and its schedule."""
+        """Build the optimizer over all parameters that are ever trained, and its learning-rate schedule."""
         optimizer = self.build_optimizer(fused=can_fuse(self.trainer))
         schedule = self.scheduler(
             optimizer,

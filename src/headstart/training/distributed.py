@@ -1,4 +1,4 @@
-"""What several processes that train together have to agree on."""
+"""Distributed training: checks of the strategy, agreement of the processes, gathering of tensors."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from headstart.utils.errors import ConfigError
 
 
 def check_strategy(strategy: Strategy) -> None:
-    """Makes sure that what is frozen can change during training.
+    """Check that Lightning's strategy supports unfreezing during training.
 
     Raises:
-        ConfigError: it cannot with this strategy of Lightning's.
+        ConfigError: the strategy is neither DDP nor that of a single device.
     """
     if not isinstance(strategy, DDPStrategy | SingleDeviceStrategy):
         raise ConfigError(
@@ -25,10 +25,10 @@ def check_strategy(strategy: Strategy) -> None:
 
 
 def renew(strategy: Strategy) -> None:
-    """Tells the processes of a run that other parameters have gradients now.
+    """Wrap the model in DistributedDataParallel again, after parameters were unfrozen; other strategies need nothing.
 
-    DistributedDataParallel averages the gradients of what had any when it was made, and of nothing else: what unfreezes
-    later would drift apart from process to process, in silence.
+    DistributedDataParallel averages gradients only for parameters that required them when it was created. Parameters
+    that are unfrozen later would silently diverge between the processes.
     """
     if isinstance(strategy, DDPStrategy):
         strategy.model = strategy.lightning_module
@@ -36,10 +36,13 @@ def renew(strategy: Strategy) -> None:
 
 
 def check_agreement(choice: str) -> None:
-    """Makes sure that all processes of a run have chosen the same strategy, as each looks for itself.
+    """Check that all processes of a run chose the same fine-tuning strategy, as each chooses for itself.
+
+    Args:
+        choice: the strategy that this process chose.
 
     Raises:
-        ConfigError: they have not; in every one of them.
+        ConfigError: the processes disagree; it is raised in all of them.
     """
     if not torch.distributed.is_initialized():
         return
@@ -53,7 +56,15 @@ def check_agreement(choice: str) -> None:
 
 
 def gathered(share: Tensor, world: int) -> Tensor:
-    """The rows of all processes in the order of the images, of which each process has every `world`-th."""
+    """Gather the rows of all processes, in the order of the images.
+
+    Args:
+        share: the rows of this process, which are those of every `world`-th image, beginning with its rank.
+        world: the number of processes.
+
+    Returns:
+        The rows of all images, shape (sum of the lengths, *share.shape[1:]), in every process.
+    """
     if world == 1:
         return share
     shares: list[Any] = [None] * world

@@ -1,4 +1,4 @@
-"""Several processes that are to train as one: what they must be told, and what they need."""
+"""Checks of runs that torchrun or srun starts as several processes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from headstart.utils.errors import ConfigError
 
 
 def check_launch(environment: Mapping[str, str], words: Sequence[str]) -> None:
-    """Makes sure that several processes write one run folder; each would name one by its own clock.
+    """Check that several processes write to the same run folder.
+
+    The default name of a run folder contains the time, so each process would create a folder of its own.
 
     Args:
-        environment: torchrun sets WORLD_SIZE, srun SLURM_STEP_NUM_TASKS.
-        words: of the command line.
+        environment: the environment variables; torchrun sets WORLD_SIZE, srun sets SLURM_STEP_NUM_TASKS.
+        words: the command-line arguments.
 
     Raises:
-        ConfigError: there are several, and the run folder has no name.
+        ConfigError: there are several processes, and no argument names the run folder or starts a sweep.
     """
     world = started_processes(environment)
     named = any(
@@ -29,15 +31,16 @@ def check_launch(environment: Mapping[str, str], words: Sequence[str]) -> None:
 
 
 def check_processes(environment: Mapping[str, str], world_size: int, images: Mapping[str, int]) -> None:
-    """Makes sure that the processes that were started train as one, and that there is work for each.
+    """Check that the processes that were started train together, and that each gets an image of every split.
 
     Args:
         environment: see `check_launch`.
-        world_size: processes that the Trainer counts on.
-        images: how many each split has.
+        world_size: the Trainer's `world_size`.
+        images: split -> number of its images.
 
     Raises:
-        ConfigError: each would train for itself, or wait for others that nobody starts; or some have no image.
+        ConfigError: a split has fewer images than there are processes, or the number of processes differs from
+            `world_size`. They would then train separately, or wait for each other forever.
     """
     started = started_processes(environment)
     if started not in (1, world_size):
@@ -54,6 +57,6 @@ def check_processes(environment: Mapping[str, str], world_size: int, images: Map
 
 
 def started_processes(environment: Mapping[str, str]) -> int:
-    """How many processes torchrun or srun has started; 1 without them."""
-    # The step's number of tasks: of a batch script itself, without srun, there is one.
+    """Return the number of processes that torchrun or srun has started; 1 without them."""
+    # SLURM_STEP_NUM_TASKS counts the tasks of this srun step; in a batch script without srun it is 1 or not set.
     return int(environment.get("WORLD_SIZE") or environment.get("SLURM_STEP_NUM_TASKS") or "1")

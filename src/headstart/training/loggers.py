@@ -1,6 +1,6 @@
-"""What TensorBoard shows of scalars: charts of several splits, and settings and final figures to compare runs by.
+"""TensorBoard and CSV loggers, TensorBoard's chart layout and its HPARAMS tab.
 
-Every run needs this, with a report or without: nothing that draws is imported here.
+Every run imports this module, even without a report, so it imports no plotting library.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.utils.tensorboard.summary import custom_scalars, hparams
 
 from headstart.runs.listing import flat
 
-# The Custom Scalars tab: what belongs together on one chart.
+# The layout of TensorBoard's Custom Scalars tab: which curves share a chart.
 LAYOUT = {
     "splits": {
         name.replace("_", " "): ["Multiline", [rf"^(train|val|test)/{name}$"]]
@@ -33,7 +33,13 @@ LAYOUT = {
 
 @rank_zero_only
 def write_layout(loggers: Sequence[Logger]) -> None:
-    """Puts the curves of train, val and test onto the same charts, in the Custom Scalars tab."""
+    """Write the layout of TensorBoard's Custom Scalars tab, where train, val and test share a chart.
+
+    Only the process of rank 0 does this.
+
+    Args:
+        loggers: the loggers of the run; only TensorBoard's are used.
+    """
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.experiment._get_file_writer().add_summary(custom_scalars(LAYOUT))  # type: ignore[no-untyped-call]
@@ -41,20 +47,22 @@ def write_layout(loggers: Sequence[Logger]) -> None:
 
 @rank_zero_only
 def write_hyperparameters(loggers: Sequence[Logger], settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-    """Fills TensorBoard's HPARAMS tab with a row for this run.
+    """Write this run's row of TensorBoard's HPARAMS tab.
+
+    Only the process of rank 0 does this.
 
     Args:
-        loggers: of the run; those that are not TensorBoard's are left alone.
-        settings: the control panel as nested plain values.
-        metrics: as in metrics.json; the figures of the splits are shown as `best/val/accuracy`, being those of the best
-            checkpoint, where the curves' last points are not.
+        loggers: the loggers of the run; only TensorBoard's are used.
+        settings: the config as nested plain values.
+        metrics: the metrics, named as in metrics.json. Finite metrics of the splits are logged with the prefix `best/`,
+            such as `best/val/accuracy`. They are of the best checkpoint, unlike the last points of the curves.
     """
     figures = {f"best/{name}": value for name, value in metrics.items() if _is_figure(name, value)}
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.log_metrics(figures, step=int(metrics["epochs/run"]))
-            # Without the summary that names an experiment's columns: TensorBoard would take those of one run of a sweep
-            # for all. So it collects them from the rows.
+            # The experiment summary, which lists the columns, is left out: TensorBoard would use that of a single run
+            # for a whole sweep. Without it, TensorBoard collects the columns from all runs.
             _, start, end = hparams(dict(flat(settings)), figures)  # type: ignore[no-untyped-call]
             writer = logger.experiment._get_file_writer()
             writer.add_summary(start)
@@ -68,10 +76,16 @@ def _is_figure(name: str, value: float) -> bool:
 
 
 def build_loggers(folder: Path, *, tensorboard: bool, csv: bool) -> list[Logger]:
-    """TensorBoard's in `tensorboard/` and a table in `csv/metrics.csv` of the run folder."""
+    """Build the loggers of a run.
+
+    Args:
+        folder: the run folder.
+        tensorboard: log to `tensorboard/` in the run folder.
+        csv: log to `csv/metrics.csv` in the run folder.
+    """
     loggers: list[Logger] = []
     if tensorboard:
-        # Lightning's own hp_metric would be a second, meaningless figure beside the monitored one.
+        # Lightning's own hp_metric would be a meaningless second metric beside the monitored one.
         loggers.append(TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False))
     if csv:
         loggers.append(CSVLogger(folder, name="", version="csv"))

@@ -19,10 +19,10 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "sgd": torch.optim.SGD,
 }
-SHORTEST_CYCLE = 4  # steps: those of a shorter one have rates next to nothing
+SHORTEST_CYCLE = 4  # steps; in a shorter cycle, learning rates are close to 0
 
 
-BuildOptimizer = Callable[..., Optimizer]  # of groups; a keyword such as `lr` beats the setting
+BuildOptimizer = Callable[..., Optimizer]  # takes parameter groups; a keyword such as `lr` overrides the setting
 BuildSchedule = Callable[..., LRSchedulerConfigType | None]
 
 
@@ -35,16 +35,17 @@ def build_optimizer(
     fused: bool = False,
     **settings: Any,
 ) -> Optimizer:
-    """An optimizer of torch.
+    """Build an optimizer from `torch.optim`.
 
     Args:
-        groups: what it trains.
-        name: adam, adamw or sgd.
-        lr: the learning rate of a group whose share is 1.
-        weight_decay: of all but biases and the scales and shifts of normalisations, that is of what has more than one
-            dimension: shrinking those does not regularise (He et al., arXiv:1812.01187, section 3.1).
-        fused: one kernel for all parameters of a group: see `can_fuse`.
-        **settings: its other arguments by torch's names.
+        groups: the parameters to train.
+        name: "adam", "adamw" or "sgd".
+        lr: the learning rate of a group whose `rate` is 1.
+        weight_decay: the weight decay of parameters with more than one dimension. Biases and the scales and shifts of
+            normalisation layers get none, as decaying them does not regularise (He et al., arXiv:1812.01187, section
+            3.1).
+        fused: use torch's fused implementation; see `can_fuse`.
+        **settings: further arguments of the optimizer, by torch's names.
     """
     if fused:
         settings["fused"] = True
@@ -58,12 +59,15 @@ def build_optimizer(
             part = {"name": f"{group.name}, no decay", "params": others, "lr": lr * group.rate, "weight_decay": 0.0}
             parts.append(part)
     if len(parts) == 1:
-        del parts[0]["name"]  # the chart of the only rate is that of the optimizer
+        del parts[0]["name"]  # LearningRateMonitor then names the only curve after the optimizer
     return OPTIMIZERS[name](parts, lr=lr, weight_decay=weight_decay, **settings)
 
 
 def can_fuse(trainer: pl.Trainer) -> bool:
-    """Whether the optimizer may take a fused step: on a GPU, unless clipping needs the gradients that it unscales."""
+    """Tell whether the optimizer may be fused: on a GPU, unless gradients are clipped with 16-mixed precision.
+
+    A fused optimizer unscales the gradients itself, so that they could not be clipped before.
+    """
     clips = trainer.gradient_clip_val is not None and trainer.precision == "16-mixed"
     return trainer.strategy.root_device.type == "cuda" and not clips
 
@@ -71,20 +75,24 @@ def can_fuse(trainer: pl.Trainer) -> bool:
 def build_schedule(
     optimizer: Optimizer, name: str, *, epochs: int, steps: int, monitor: str, first_epochs: int = 0, **settings: Any
 ) -> LRSchedulerConfigType | None:
-    """A learning-rate schedule as Lightning takes it.
+    """Build a learning-rate schedule in the form that Lightning expects.
 
     Args:
-        optimizer: whose rate is the highest of the schedule.
-        name: none, plateau, step, cosine or onecycle.
-        epochs: of the whole training.
-        steps: optimizer steps of the whole training.
-        monitor: the metric that "plateau" watches.
-        first_epochs: epochs in which the head trains alone. What unfreezes after them has not moved yet: "cosine" and
-            "onecycle" then begin anew, rise included, as fastai's `fine_tune` does (Howard & Gugger, arXiv:2002.04688).
-        **settings: the arguments of that schedule, as `conf/scheduler/` names them.
+        optimizer: the optimizer, whose learning rates are the highest of the schedule.
+        name: "none", "plateau", "step", "cosine" or "onecycle".
+        epochs: the number of epochs of the whole training.
+        steps: the number of optimizer steps of the whole training.
+        monitor: the metric that "plateau" monitors.
+        first_epochs: the number of epochs in which only the head is trained. Then "cosine" and "onecycle" start again,
+            with their warm-up, for the layers that were frozen. fastai's `fine_tune` does the same (Howard & Gugger,
+            arXiv:2002.04688).
+        **settings: the arguments of the schedule, named as in `conf/scheduler/`.
 
     Returns:
-        Lightning's description of it, or None for "none".
+        Lightning's scheduler config, or None for "none".
+
+    Raises:
+        ValueError: there is no schedule of this name.
     """
     first = round(steps * first_epochs / epochs)
     cycles = [first, steps - first] if SHORTEST_CYCLE <= first < steps else [steps]
@@ -108,11 +116,11 @@ def build_schedule(
     raise ValueError(f"no scheduler is called {name!r}")
 
 
-Part = tuple[lr_scheduler.LRScheduler, int]  # of a schedule, and how many steps it takes
+Part = tuple[lr_scheduler.LRScheduler, int]  # one of the consecutive schedulers, and its number of steps
 
 
 def _cosine(optimizer: Optimizer, steps: int, warmup: int) -> list[Part]:
-    """Linear warm-up for some steps, half of all at most, then half a cosine to zero."""
+    """Build a linear warm-up, of at most half of the steps, followed by cosine annealing to zero."""
     warmup = min(warmup, steps // 2)
     fall = lr_scheduler.CosineAnnealingLR(optimizer, steps - warmup)
     if warmup < 1:
@@ -122,14 +130,14 @@ def _cosine(optimizer: Optimizer, steps: int, warmup: int) -> list[Part]:
 
 
 def _one_cycle(optimizer: Optimizer, peaks: list[float], steps: int, pct_start: float) -> lr_scheduler.LRScheduler:
-    if pct_start * steps == 1:  # of no length, by which torch divides
+    if pct_start * steps == 1:  # torch would divide by the length of the rise, which is 0
         pct_start *= 1 + 1e-9
     return lr_scheduler.OneCycleLR(
         optimizer,
         peaks,
         total_steps=steps,
         pct_start=pct_start,
-        cycle_momentum=False,  # momentum stays what the optimizer's settings say
+        cycle_momentum=False,  # keep the momentum of the optimizer's settings
     )
 
 
@@ -142,13 +150,16 @@ def _in_turn(optimizer: Optimizer, parts: list[Part]) -> lr_scheduler.LRSchedule
 
 
 def schedule_length(scheduler: str, epochs: int, *, images_a_step: int, unfreezes: bool) -> dict[str, int]:
-    """What a schedule is made for, where that shapes it: it cannot be resumed with other numbers.
+    """Return the numbers that the schedule depends on; a run can only be resumed with the same ones.
 
     Args:
-        scheduler: its name.
-        epochs: of the whole training.
-        images_a_step: which, with the images, makes the number of steps.
-        unfreezes: whether the backbone unfreezes by a share of the epochs.
+        scheduler: the name of the schedule.
+        epochs: the number of epochs of the whole training.
+        images_a_step: the number of images per optimizer step in all processes, which determines the number of steps.
+        unfreezes: whether the backbone is unfrozen over a fraction of the epochs.
+
+    Returns:
+        For "cosine" and "onecycle", `epochs` and `images_a_step`; otherwise `epochs` if `unfreezes`, else nothing.
     """
     if scheduler in ("cosine", "onecycle"):
         return {"epochs": epochs, "images_a_step": images_a_step}

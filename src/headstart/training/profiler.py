@@ -1,4 +1,4 @@
-"""Times training: waiting for batches, moving them, computing; says which settings would make it faster."""
+"""Profiler that measures where training time goes, and suggests settings that would make training faster."""
 
 from __future__ import annotations
 
@@ -18,20 +18,24 @@ from headstart.data.workers import default_workers
 from headstart.models.unfreezing import Strategy
 
 WAITING, TRANSFER, COMPUTE = STAGES = ("waiting", "transfer", "compute")
-FETCH = "[_TrainingEpochLoop].train_dataloader_next"  # what Lightning calls asking for a batch
-MOVE = ".transfer_batch_to_device"  # how its names for moving one end
-SHORT_S = 2.0  # of training: below, starting takes more of it than any setting would save
-# Of a step, as a plain rule: below, most is overhead. Lightning takes 1.15 ms of a step without any work
-# (benchmarks/README.md), and the optimizer, metrics and callbacks come on top.
+FETCH = "[_TrainingEpochLoop].train_dataloader_next"  # Lightning's name of the action that gets the next batch
+MOVE = ".transfer_batch_to_device"  # the end of Lightning's names of the action that moves a batch to the device
+SHORT_S = 2.0  # seconds of training; in a shorter run, startup takes more time than any setting would save
+# Seconds. A rule of thumb: most of a shorter step is overhead. Lightning alone takes 1.15 ms for an empty step
+# (benchmarks/README.md), and the optimizer, metrics and callbacks add to that.
 TINY_S = 0.01
-GROWTH = 8  # of the batch that is proposed: beyond, a run has to be tuned anew
+GROWTH = 8  # largest factor of a suggested batch size; beyond it, the learning rate would have to be tuned again
 
 
 class StepClock(Profiler):
-    """Marks where the stages of each training step end, as Lightning tells its profiler.
+    """A Lightning profiler that records when each stage of a training step ends.
 
-    A GPU works behind Python's back. Its marks are events in its stream, read when the epoch has ended, so that no
-    step is waited for. A stage then takes what the GPU spent on it, or was idle before it.
+    The stages are waiting for a batch, its transfer to the device, and computing. A GPU runs asynchronously, so its
+    times are CUDA events, read only at the end of the epoch: no step is synchronised. The time of a stage then includes
+    the time for which the GPU was idle before it.
+
+    Args:
+        device: the device that trains; CUDA devices are timed by CUDA events, all others by `time.perf_counter`.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -40,27 +44,27 @@ class StepClock(Profiler):
         self.begin_epoch()
 
     def begin_epoch(self) -> None:
-        """Forgets the last epoch; waiting for the first batch begins here."""
-        self._marks = [("", self._now())]  # which stage ended, and when
+        """Reset the clock for a new epoch, which begins with waiting for the first batch."""
+        self._marks = [("", self._now())]  # (stage that ended, time)
 
     def start(self, action_name: str) -> None:
-        """Ends a step where the next batch is asked for."""
+        """End the stage of computing when the next batch is requested."""
         if action_name == FETCH and len(self._marks) > 1:
             self.end(COMPUTE)
 
     def stop(self, action_name: str) -> None:
-        """Ends a stage; batches of validation, which are moved too, are in none."""
+        """End the stage of waiting or of the transfer; transfers of validation batches are not counted."""
         if action_name == FETCH:
             self.end(WAITING)
         elif action_name.endswith(MOVE) and self._marks[-1][0] == WAITING:
             self.end(TRANSFER)
 
     def end(self, stage: str) -> None:
-        """Notes that a stage ends now."""
+        """Record that a stage ends now."""
         self._marks.append((stage, self._now()))
 
     def seconds(self) -> dict[str, float]:
-        """Adds up the seconds of each stage in the epoch."""
+        """Return the total seconds of each stage in this epoch; on a GPU, wait for the last step to finish."""
         if self._on_gpu:
             self._marks[-1][1].synchronize()
         found = dict.fromkeys(STAGES, 0.0)
@@ -77,18 +81,21 @@ class StepClock(Profiler):
 
 
 class TrainingProfiler(pl.Callback):
-    """Times each epoch's training and logs it.
+    """A callback that measures and logs the training speed of each epoch.
 
-    Logs `time/epoch_s`, validation included, and of training `time/images_per_s` and the shares `time/waiting` (for the
-    next batch), `time/transfer` (of a batch to the device) and `time/compute` (all the rest), which add up to 1.
+    It logs `time/epoch_s`, which includes validation, and `time/images_per_s`, which does not. It also logs the
+    fractions of training time `time/waiting` (for the next batch), `time/transfer` (of a batch to the device) and
+    `time/compute` (everything else). They add up to 1.
+
+    If the head is first trained alone on cached features, the attributes describe only the training that follows.
 
     Attributes:
-        seconds: of each stage, without validation; where a head trains first, on cached features, of what follows.
-        steps: of each process in that time.
-        images: seen by all processes together.
-        on_features: whether batches were cached features.
-        loading: seconds of reading, decoding and transforming, all of the loader's processes together; None where
-            batches are features or decoded images.
+        seconds: the total seconds of each stage, without validation.
+        steps: the number of training steps of each process in that time.
+        images: the number of images seen by all processes together.
+        on_features: whether the batches were cached features.
+        loading: the seconds spent reading, decoding and transforming, summed over all workers of the DataLoader; None
+            if the batches are features or decoded images.
     """
 
     def __init__(self) -> None:
@@ -101,22 +108,22 @@ class TrainingProfiler(pl.Callback):
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Returns what metrics.json has of it."""
+        """Return the fraction of time of each stage, named as in metrics.json."""
         return {f"time/{stage}": round(share, 4) for stage, share in shares(self.seconds).items()}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Begins to listen."""
+        """Install a new `StepClock` as the Trainer's profiler."""
         self.device, self.processes = trainer.strategy.root_device, trainer.num_devices
         self._clock = StepClock(self.device)
-        trainer.profiler = self._clock  # type: ignore[attr-defined]  # Lightning sets it out of mypy's sight
+        trainer.profiler = self._clock  # type: ignore[attr-defined]  # mypy cannot see this attribute
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Starts the clock."""
+        """Start timing the epoch."""
         self._start, self._epoch_images = time.perf_counter(), 0
         self._clock.begin_epoch()
 
     def on_train_batch_end(self, trainer: pl.Trainer, _: Any, __: Any, batch: Batch, ___: int) -> None:
-        """Counts the batch; the step ends here if no other follows."""
+        """Count the batch and its images, and end the step, which may be the last one of the epoch."""
         on_features = batch[0].ndim == 2
         if on_features != self.on_features:
             self._forget(on_features=on_features)
@@ -126,7 +133,7 @@ class TrainingProfiler(pl.Callback):
         self._clock.end(COMPUTE)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Logs the epoch and adds it to the others."""
+        """Log the times of the epoch and add them to the totals."""
         seconds = self._clock.seconds()
         self.seconds = {stage: self.seconds[stage] + seconds[stage] for stage in STAGES}
         if trainer.loggers and self._epoch_images:
@@ -135,22 +142,29 @@ class TrainingProfiler(pl.Callback):
             pl_module.log_dict({f"time/{name}": torch.tensor(value) for name, value in figures.items()})
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Asks the loader how long its images took."""
-        loader = getattr(trainer.train_dataloader, "images", trainer.train_dataloader)  # features may come before them
+        """Read from the DataLoader how long reading, decoding and transforming took."""
+        loader = getattr(trainer.train_dataloader, "images", trainer.train_dataloader)  # after features
         watch = getattr(getattr(loader, "dataset", None), "stopwatch", None)
         self.loading = tuple(watch.seconds.sum(dim=0).tolist()) if watch else None
 
 
 def shares(seconds: dict[str, float]) -> dict[str, float]:
-    """Computes the share of each stage; they add up to 1. There are none of no time."""
+    """Compute the fraction of time of each stage; an empty dict if the total is 0."""
     whole = sum(seconds.values())
     return {stage: part / whole for stage, part in seconds.items()} if whole else {}
 
 
 def verdict(timed: TrainingProfiler, config: Config, data: ImageDataModule, strategy: Strategy) -> str:
-    """Says in one line how many images a second were seen, what took most of the time and which settings would help.
+    """Describe the training speed, the bottleneck and the settings that would help.
 
-    Of a run that took no step, such as one that is resumed when it has ended, there is nothing to say.
+    Args:
+        timed: the profiler of a finished `fit`.
+        config: the run's config.
+        data: the run's images.
+        strategy: which part of the network was trained.
+
+    Returns:
+        One line; empty if no step was taken, as when a run that has ended is resumed.
     """
     whole = sum(timed.seconds.values())
     if not whole:
@@ -164,7 +178,7 @@ def verdict(timed: TrainingProfiler, config: Config, data: ImageDataModule, stra
         what, remedies = _waiting(timed, config, data, strategy)
     elif longest == TRANSFER:
         what, remedies = f"{share:.0%} of training moves images to the device", _smaller(strategy)
-    elif step_s < TINY_S and config.data.batch_size != AUTO:  # which has tried larger ones
+    elif step_s < TINY_S and config.data.batch_size != AUTO:  # auto has already tried larger ones
         what = f"the batch is small: most of a step of {1000 * step_s:.1f} ms is overhead"
         larger = larger_batch(data.batch_size, step_s, len(data.splits["train"]))
         remedies = [f"batch_size={larger}", "batch_size=auto"] if larger else []
@@ -207,20 +221,29 @@ def _computing(timed: TrainingProfiler, config: Config, strategy: Strategy) -> l
 
 
 def _once(config: Config, strategy: Strategy) -> list[str]:
-    mixed = config.augment.mixup or config.augment.cutmix  # which mix images, not features
+    mixed = config.augment.mixup or config.augment.cutmix  # mixup and CutMix need images, not features
     recomputed = strategy.freeze is True and not isinstance(config.features, CachedFeatures) and not mixed
     return ["features=auto (the backbone runs once)"] if recomputed else []
 
 
 def _smaller(strategy: Strategy) -> list[str]:
-    one_size = "vit" in strategy.backbone.description["name"]  # whose position embeddings are made for it
+    one_size = "vit" in strategy.backbone.description["name"]  # a ViT's position embeddings fix the image size
     return [] if one_size else ["a smaller data.image_size"]
 
 
 def larger_batch(batch_size: int, step_s: float, train_size: int) -> int | None:
-    """Computes the power of two at which a step that grew along with the batch would no longer be tiny.
+    """Compute a larger batch size at which most of a step is no longer overhead.
 
-    It is at most `GROWTH` times the batch and leaves an epoch four steps; None if that is no more than there is.
+    It assumes that the time of a step grows in proportion to the batch size, up to `TINY_S`.
+
+    Args:
+        batch_size: the present batch size.
+        step_s: the seconds of a step at that size, without waiting or transfer.
+        train_size: the number of training images.
+
+    Returns:
+        A power of two, at most `GROWTH` times the batch size, that leaves at least four steps per epoch; None if no
+        such number is larger than the batch size.
     """
     larger = 2 ** math.ceil(math.log2(batch_size * min(TINY_S / step_s, GROWTH)))
     while larger > min(GROWTH * batch_size, train_size // 4):

@@ -1,4 +1,4 @@
-"""What a trained classifier is worth: metrics of every split, and what it gives for each image."""
+"""Evaluation of a trained classifier: metrics of every split, and predictions for every image."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from headstart.training.split_metrics import KeepOutputs, figures_of_splits
 
 @dataclass(frozen=True)
 class Results:
-    """Results of a run.
+    """The results of a run.
 
     Attributes:
-        metrics: `split/metric` of every split.
-        evaluations: of the splits whose answers are kept and whose images were all seen.
-        temperature: what logits are divided by for probabilities.
+        metrics: `split/metric` -> value, for every split.
+        evaluations: the evaluations of test and val, as far as they exist and all their images were seen.
+        temperature: what logits are divided by before the softmax; see `fitted_temperature`.
     """
 
     metrics: dict[str, float]
@@ -37,14 +37,14 @@ def evaluate_splits(
     images: LabelledImages,
     keep: KeepOutputs,
 ) -> Results:
-    """Evaluates a trained classifier on every split of its run.
+    """Evaluate a trained classifier on every split of its run, and fit the temperature on val.
 
     Args:
-        trainer: with `keep` among its callbacks.
-        classifier: with the weights to evaluate.
-        batches: what it is evaluated on.
+        trainer: the Trainer, with `keep` among its callbacks.
+        classifier: the classifier, with the weights to evaluate.
+        batches: the batches to evaluate on.
         images: the same images, with their names and classes.
-        keep: keeps the logits.
+        keep: the callback that collects the outputs.
     """
     metrics, outputs = figures_of_splits(trainer, classifier, batches.evaluation, keep, kept=KEPT)
     temperature = 1.0

@@ -1,4 +1,4 @@
-"""What a classifier gives for the images of a split, kept while it is evaluated."""
+"""Metrics, logits and features of each split from an evaluation, and parameter counts."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ HALF = torch.finfo(torch.float16).max
 
 
 class KeepOutputs(pl.Callback):
-    """Keeps what a classifier gives in an evaluation.
+    """A callback that collects the logits of an evaluation, and the features of some of its images.
+
+    It keeps the features of at most `FEATURED` evenly spaced images.
 
     Attributes:
-        images: how many the next evaluation is of; 0 keeps nothing of it.
-        outputs: of the last evaluation, if all its images were seen.
+        images: the number of images of the next evaluation, over all processes; 0 collects nothing.
+        outputs: the outputs of the last evaluation; None unless all its images were seen.
     """
 
     def __init__(self) -> None:
@@ -39,7 +41,7 @@ class KeepOutputs(pl.Callback):
         self._hook: RemovableHandle | None = None
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begins to listen to the head."""
+        """Reset the outputs, and register a forward pre-hook on the head, which receives the features."""
         self.outputs = None
         self._logits, self._features, self._featured, self._seen = [], [], [], 0
         self._stride = max(1, -(-self.images // (FEATURED * trainer.world_size)))
@@ -48,26 +50,26 @@ class KeepOutputs(pl.Callback):
             self._hook = pl_module.head.register_forward_pre_hook(self._note_features)
 
     def _note_features(self, _: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        features = inputs[0] if inputs[0].ndim == 2 else inputs[0].mean(dim=1)  # of several views
+        features = inputs[0] if inputs[0].ndim == 2 else inputs[0].mean(dim=1)  # the mean over several views
         wanted = range(-self._seen % self._stride, len(features), self._stride)
         self._features.append(features[list(wanted)].detach().clamp(-HALF, HALF).half().cpu())
         self._featured += [self._seen + index for index in wanted]
         self._seen += len(features)
 
     def on_test_batch_end(self, _: pl.Trainer, __: pl.LightningModule, outputs: Any, *___: Any) -> None:
-        """Keeps a batch's logits."""
+        """Store the logits of a batch."""
         if self.images:
             self._logits.append(outputs.float().cpu())
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Puts the parts together, those of all processes."""
+        """Remove the hook, and concatenate the outputs; logits are gathered from all processes."""
         if not self._hook:
             return
         self._hook.remove()
         self._hook = None
         logits = gathered(torch.cat(self._logits), trainer.world_size)
         if len(logits) == self.images:
-            # Of several processes, the first one's share is spread as evenly as all.
+            # Each process has every world_size-th image, so its own features are already evenly spaced.
             featured = np.array(self._featured, dtype=np.int64) * trainer.world_size
             self.outputs = Outputs(logits, torch.cat(self._features), featured)
 
@@ -79,18 +81,19 @@ def figures_of_splits(
     keep: KeepOutputs,
     kept: Collection[str],
 ) -> tuple[dict[str, float], dict[str, Outputs]]:
-    """Figures of every split, training images too, without augmentation or dropout.
+    """Compute the metrics of every split, including train, without augmentation or dropout.
 
     Args:
-        trainer: with `keep` among its callbacks.
-        classifier: what is evaluated.
-        data: on what.
-        keep: keeps the outputs.
-        kept: of which splits.
+        trainer: the Trainer, with `keep` among its callbacks.
+        classifier: the classifier to evaluate.
+        data: the images or features of all splits.
+        keep: the callback that collects the outputs.
+        kept: the splits whose outputs are returned.
 
     Returns:
-        `split/metric` -> value, where accuracies are fractions and classes without an image in a split are left out;
-        and the outputs of each split of which all images were seen.
+        metrics: `split/metric` -> value, with accuracies as fractions in [0, 1]. The accuracies of classes that have no
+            image in the split are left out.
+        outputs: split -> outputs, for those splits of `kept` of which all images were seen.
     """
     figures: dict[str, float] = {}
     outputs: dict[str, Outputs] = {}
@@ -108,7 +111,7 @@ def figures_of_splits(
 
 
 def parameter_counts(classifier: TransferClassifier) -> dict[str, int]:
-    """`params/total` and `params/trainable`."""
+    """Count the parameters: `params/total`, and `params/trainable`, those that are trained in any epoch."""
     trained = [p for group in classifier.unfreezing.parameter_groups(classifier.head) for p in group.parameters]
     return {
         "params/total": sum(p.numel() for p in classifier.parameters()),

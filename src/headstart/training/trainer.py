@@ -1,4 +1,4 @@
-"""Lightning's Trainer, and what of its chatter a user sees."""
+"""Lightning Trainer: build it, silence unhelpful warnings, handle errors that stop it."""
 
 from __future__ import annotations
 
@@ -20,55 +20,58 @@ from lightning.pytorch.loggers import Logger
 from headstart.training.checkpoints import KeepBest, WholeCheckpoints
 from headstart.utils.errors import ConfigError, DiskError, ProcessError, brief, has_no_room, no_room, suggestion
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from glibc's malloc.h
 
 
 def quiet_lightning() -> None:
-    """Leaves Lightning's warnings, and takes its advertisements and echoes of the settings out of the log."""
+    """Hide Lightning's info messages, and those of its warnings that do not apply to headstart."""
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    # It cannot see that torchmetrics has gathered the figures of all processes.
+    # It does not know that torchmetrics has already synchronised the metrics of all processes.
     warnings.filterwarnings(
         "ignore", message=r".*recommended to use `self.log\(.*sync_dist=True\)`", module="lightning"
     )
-    # It warns of modules in evaluation mode: frozen ones are, on purpose.
+    # It warns of modules in evaluation mode, but frozen modules are meant to be.
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode", module="lightning")
-    # An evaluation has no logger, on purpose; without logger=True, `trainer.test` would not return the figures.
+    # Evaluation deliberately has no logger, but without logger=True `trainer.test` would not return the metrics.
     warnings.filterwarnings("ignore", message=r"You called `self.log\(.*logger=True\)` but have no", module="lightning")
-    # A run that is resumed in its own folder finds its checkpoints there; others are refused: see `check_folder`.
+    # The folder of a resumed run contains its own checkpoints; `check_folder` refuses the folders of other runs.
     warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty", module="lightning")
-    # Lightning 2.6 asks torch 2.15 in a way that torch is about to drop; nothing that a user can change.
+    # Lightning 2.6 uses a function that torch 2.15 deprecates; a user cannot change that.
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated", module="lightning")
 
 
 def keep_freed_memory() -> None:
-    """Has the C library keep freed memory for the next tensor, from now on and in this whole process.
+    """Make glibc keep freed memory for the next tensor, for the rest of this process.
 
-    glibc gives large blocks back to the kernel as soon as they are freed, and gets every page of them zeroed anew at
-    the next step: up to a third of the time of training on a CPU (benchmarks/freed_memory.py). CUDA's tensors have a
-    cache for the same reason. Libraries that cannot be told so (macOS, musl) are left as they are.
+    By default, glibc returns large blocks to the kernel as soon as they are freed. At the next step the kernel has to
+    zero every page again. That takes up to a third of the training time on a CPU (benchmarks/freed_memory.py). PyTorch
+    caches CUDA memory for the same reason. Nothing is done if the C library has no `mallopt` (macOS, musl, Windows).
     """
     if sys.platform != "linux":
         return
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):
-        library.mallopt(M_MMAP_MAX, 0)  # no block has a mapping of its own, which would end with it
-        library.mallopt(M_TRIM_THRESHOLD, -1)  # nor is the end of the heap given back
+        library.mallopt(M_MMAP_MAX, 0)  # no separate mapping per block, which would be unmapped when it is freed
+        library.mallopt(M_TRIM_THRESHOLD, -1)  # do not trim the end of the heap either
 
 
 def build_trainer(callbacks: list[pl.Callback], loggers: list[Logger], settings: dict[str, Any]) -> pl.Trainer:
-    """Lightning's Trainer.
+    """Build Lightning's Trainer.
+
+    It also sets torch's float32 matmul precision and, for training on a CPU, calls `keep_freed_memory`. Both apply to
+    the whole process.
 
     Args:
-        callbacks: what watches the run.
-        loggers: where the scalars go.
-        settings: the Trainer's own arguments, as `conf/trainer/` names them.
+        callbacks: the callbacks of the run.
+        loggers: the loggers of the run.
+        settings: the Trainer's own arguments, named as in `conf/trainer/`; `precision` may be "auto".
 
     Raises:
-        ConfigError: the Trainer cannot be had on this machine.
+        ConfigError: this machine does not support the settings.
     """
     settings = settings | {"precision": chosen_precision(settings["precision"], settings["accelerator"])}
-    # TensorFloat-32 for what mixed precision leaves in float32. Plain float32 stays what PyTorch has it be: matrix
-    # products in full, convolutions in TensorFloat-32.
+    # With mixed precision, use TensorFloat-32 for what stays in float32. Otherwise keep PyTorch's defaults: full
+    # float32 for matrix products, TensorFloat-32 for convolutions.
     torch.set_float32_matmul_precision("high" if "mixed" in settings["precision"] else "highest")
     try:
         trainer = pl.Trainer(
@@ -76,8 +79,8 @@ def build_trainer(callbacks: list[pl.Callback], loggers: list[Logger], settings:
             logger=loggers,
             plugins=[WholeCheckpoints()],
             enable_checkpointing=any(isinstance(callback, KeepBest) for callback in callbacks),
-            enable_model_summary=False,  # the table at the end counts parameters
-            use_distributed_sampler=False,  # ours share the images out, none of them twice in evaluation
+            enable_model_summary=False,  # the table of results counts parameters
+            use_distributed_sampler=False,  # our samplers shard the data, without duplicates in evaluation
             **settings,
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
@@ -93,20 +96,20 @@ def build_trainer(callbacks: list[pl.Callback], loggers: list[Logger], settings:
 
 @contextmanager
 def resumable(folder: Path) -> Iterator[None]:
-    """Says how to go on where a run is stopped from outside: a disk is full, or another process of it is gone.
+    """Add to errors raised in the `with` block how to resume the run: a full disk, or the end of another process.
 
     Args:
         folder: the run folder.
 
     Raises:
-        DiskError: there is no room for a file.
-        ProcessError: another process is gone, which the network library would say in words of its own.
+        DiskError: the disk is full.
+        ProcessError: another process of the run has ended, which torch.distributed reports as a RuntimeError.
     """
     try:
         yield
     except DiskError as error:
         raise DiskError(f"{error} {_resume(folder)}.") from error
-    except OSError as error:  # such as of a logger
+    except OSError as error:  # such as one raised by a logger
         if not has_no_room(error):
             raise
         raise DiskError(f"{no_room(error.filename or folder / 'a file')} {_resume(folder)}.") from error
@@ -125,7 +128,16 @@ def _resume(folder: Path) -> str:
 
 
 def chosen_precision(asked: str, accelerator: str) -> str:
-    """What "auto" means here: mixed precision on a GPU, in bfloat16 if it computes with it, and float32 elsewhere."""
+    """Resolve the precision "auto" for this machine.
+
+    Args:
+        asked: the Trainer's `precision`, or "auto".
+        accelerator: the Trainer's `accelerator`.
+
+    Returns:
+        `asked`, unless it is "auto". Then "bf16-mixed" on a CUDA GPU with native bfloat16, "16-mixed" on other CUDA
+        GPUs, and "32-true" elsewhere.
+    """
     if asked != "auto":
         return asked
     if accelerator not in ("auto", "gpu") or not torch.cuda.is_available():
@@ -134,14 +146,14 @@ def chosen_precision(asked: str, accelerator: str) -> str:
 
 
 def check_monitor(monitor: str, measured: Sequence[str]) -> None:
-    """Makes sure that the monitored metric will be measured.
+    """Check that the monitored metric will be measured.
 
     Args:
-        monitor: the metric.
-        measured: of each split, without the split.
+        monitor: the metric, with its split, such as "val/accuracy".
+        measured: the names of the metrics measured for train and val, without the split.
 
     Raises:
-        ConfigError: it will not; the message lists what is.
+        ConfigError: the metric is not among them; the message lists those that are.
     """
     known = [f"{split}/{name}" for split in ("train", "val") for name in measured]
     if monitor not in known:

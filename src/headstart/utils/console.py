@@ -1,4 +1,4 @@
-"""Text for a terminal or a log, where names of files and classes must not be obeyed."""
+"""Escaping of text for terminals and logs, where names of files and classes may contain control characters."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-JOINERS = "\u200c\u200d"  # invisible, and parts of words in some scripts and of emoji
+JOINERS = "\u200c\u200d"  # invisible, but part of words in some scripts and of emoji
 
 
 def say(text: str) -> None:
-    """Prints a line for the user on standard error."""
+    """Print a message for the user on standard error."""
     print(f"headstart: {printable(text)}", file=sys.stderr)
 
 
 def printable(text: str) -> str:
-    r"""Escapes what a terminal would obey or cannot show, as Python writes it; ends of lines stay.
+    r"""Escape control characters and other unprintable ones as Python does, except for line feeds.
 
     A file may be called `\x1b[2J.png`, which clears the screen.
     """
@@ -24,7 +24,7 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Likewise, and ends of lines are escaped, too: for the cells of tables."""
+    """Escape unprintable characters as `printable` does, and line feeds, too; for the cells of tables."""
     return text if text.isprintable() else "".join(map(_escaped, text))
 
 
@@ -34,9 +34,10 @@ def _escaped(letter: str) -> str:
 
 
 def guard_logs() -> None:
-    """Has the logs that Hydra has set up hold nothing that a terminal would obey; a full disk is no traceback.
+    """Make the root logger's handlers escape control characters, and ignore a full disk without a traceback.
 
-    Not by Hydra's own configuration of logs, which warns of classes that are not Python's.
+    Call it after Hydra has set the handlers up. Hydra's own logging config warns of formatters that are not in Python's
+    `logging`.
     """
     for handler in logging.getLogger().handlers:
         if not isinstance(handler.formatter, Formatter):
@@ -45,18 +46,25 @@ def guard_logs() -> None:
 
 
 class Formatter(logging.Formatter):
-    """Formats records of a log as another one does, with nothing in them that a terminal would obey."""
+    """A logging formatter that escapes control characters in the output of another formatter.
+
+    Args:
+        other: the other formatter.
+    """
 
     def __init__(self, other: logging.Formatter) -> None:
         super().__init__()
         self.other = other
 
     def format(self, record: logging.LogRecord) -> str:
-        """The text of a record."""
+        """Return the text of a record."""
         return printable(self.other.format(record))
 
 
 def _pass_over_full_disks(report: Callable[[logging.LogRecord], None], record: logging.LogRecord) -> None:
-    """Says nothing of a disk: the terminal has the same lines, and what the run itself cannot write ends it."""
+    """Report a logging error, unless it is an OSError such as a full disk.
+
+    The terminal shows the same lines, and the run ends anyway when it cannot write its own files.
+    """
     if not isinstance(sys.exc_info()[1], OSError):
         report(record)

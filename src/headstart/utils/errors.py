@@ -1,4 +1,4 @@
-"""The errors that a user can mend: one message that names the thing, what was expected and what to do."""
+"""Exceptions that a user can fix: one message says what is wrong, what was expected and what to do."""
 
 from __future__ import annotations
 
@@ -13,63 +13,70 @@ from types import TracebackType
 
 from headstart.utils.console import say
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space left, a quota, a limit on the size of files
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk full, quota exceeded, file size limit
 
 
 class HeadstartError(Exception):
-    """Something that the user can mend; its message stands alone, without a traceback."""
+    """An error that the user can fix; its message is shown without a traceback."""
 
     def __init__(self, message: str) -> None:
-        # A DataLoader worker's error is raised again in the main process as type(error)(text), the text being
-        # the worker's whole traceback: keep what stands behind the class name, the message that we wrote.
+        # A DataLoader re-raises a worker's error in the main process as type(error)(text), where the text is the
+        # worker's whole traceback. Keep only the original message, which follows the class name.
         if message.startswith("Caught ") and "Original Traceback" in message:
             message = message.rsplit(f"{type(self).__module__}.{type(self).__name__}: ", 1)[-1].rstrip()
         super().__init__(message)
 
 
 class ConfigError(HeadstartError):
-    """A name or a value on the control panel is wrong."""
+    """A key or a value of the config is wrong."""
 
 
 class DataError(HeadstartError):
-    """Images, labels or splits are not what was described."""
+    """Images, labels or splits are missing or not as expected."""
 
 
 class ModelError(HeadstartError):
-    """A network, its weights or a checkpoint does not fit."""
+    """A network, its weights or a checkpoint is damaged or does not fit."""
 
 
 class DiskError(HeadstartError):
-    """There is no room for a file."""
+    """There is no disk space for a file."""
 
 
 class ProcessError(HeadstartError):
-    """One of several processes that train together was lost."""
+    """One of the processes of distributed training died."""
 
 
 def excepthook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """A `sys.excepthook` that prints a user's error as its message and leaves every other as it is."""
+    """Print a `HeadstartError` or a full disk as one message, and any other exception with its traceback.
+
+    This is a `sys.excepthook`.
+    """
     if isinstance(error, HeadstartError):
         say(str(error))
-    elif isinstance(error, OSError) and has_no_room(error):  # of a library that writes a file
+    elif isinstance(error, OSError) and has_no_room(error):  # from a library that writes a file
         say(no_room(error.filename or "a file"))
     else:
         sys.__excepthook__(kind, error, traceback)
 
 
 def brief(error: Exception) -> str:
-    """An error of another library in one line of at most 160 characters."""
+    """Format the error of another library in one line of at most 160 characters."""
     message = " ".join(f"{type(error).__name__}: {error}".split())
     return message if len(message) <= 160 else f"{message[:157]}..."
 
 
 def told(error: Exception) -> str:
-    """An error in words for a user: ours says what to do, and others are cut short."""
+    """Format an error for the user: the whole message of a `HeadstartError`, and one short line for others."""
     return str(error) if isinstance(error, HeadstartError) else brief(error)
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """Asks whether the nearest of the known names was meant; empty if none is near."""
+    """Suggest the known name that is most similar to an unknown one.
+
+    Returns:
+        " Did you mean 'NAME'?", or an empty string if no name is similar.
+    """
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" Did you mean '{near[0]}'?" if near else ""
 
@@ -78,25 +85,25 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def has_no_room(error: BaseException) -> bool:
-    """Whether a file could not be written because there is no room for it."""
+    """Tell whether an error means that the disk is full or a quota or file size limit is reached."""
     return any(code in NO_ROOM for code in _codes(error))
 
 
 def _codes(error: BaseException | None) -> Iterator[int | None]:
-    """The system's numbers of an error and of what led to it."""
+    """Yield the errno codes of an error and of the errors that caused it."""
     while error is not None:
         if isinstance(error, OSError):
             yield error.errno
-        yield from map(int, re.findall(r"\(os error (\d+)\)", str(error)))  # as safetensors words it
-        error = error.__cause__ or error.__context__  # torch.save hides it behind an error of its own
+        yield from map(int, re.findall(r"\(os error (\d+)\)", str(error)))  # the wording of safetensors
+        error = error.__cause__ or error.__context__  # torch.save raises an error of its own instead
 
 
 def no_room(path: Path | str, size: int = 0) -> str:
-    """A sentence that says which file has no room, how much it needs and how much there is.
+    """Return the message for a full disk: which file, how much space it needs and how much is free.
 
     Args:
         path: the file.
-        size: bytes that it needs; 0 if that is not known.
+        size: size of the file in bytes, 0 if unknown.
     """
     needed = f"it needs {_rounded(size)}, and " if size else ""
     try:

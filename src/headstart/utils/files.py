@@ -1,4 +1,4 @@
-"""Files that are written as a whole or not at all, also where the process is killed or the disk is full."""
+"""Atomic writing of files, and reading and writing of text, JSON, csv and safetensors."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from headstart.utils.errors import DiskError, has_no_room, no_room
 
-if TYPE_CHECKING:  # most of what writes files starts without waiting for torch
+if TYPE_CHECKING:  # most callers do not need torch, which is slow to import
     from torch import Tensor
 
 HANDED = ("/dev/fd/", "/proc/self/fd/")
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet computes begins so
-MOST_BYTES = 64 * 2**20  # of a text: names and figures of 20,000 classes take 5 MB
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes cells that begin so for formulas
+MOST_BYTES = 64 * 2**20  # maximum size of a text file; names and metrics of 20,000 classes take 5 MB
 KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -32,18 +32,19 @@ KINDS = {
 
 
 def write_atomically(path: Path, write: Callable[[Path], object], *, size: int = 0) -> None:
-    """Writes a file beside its place and moves it there, so that a reader sees all of it or none.
+    """Write a file atomically: write a temporary file in the same folder, then move it to its path.
 
-    The file is on the disk before it takes the place of a former one, so that not even a power cut leaves half of it.
+    Readers see the old file or the whole new one, even after the process is killed. The temporary file is synced to
+    disk (fsync) before it replaces the old one, so that a power cut does not leave half a file.
 
     Args:
-        path: where the file is to be; its folder is made.
-        write: called with a temporary path in the same folder.
-        size: bytes that the file will have, as far as they are known, for the message.
+        path: path of the file; its folder is created if necessary.
+        write: writes the file, given a temporary path in the same folder.
+        size: size of the file in bytes for the message, 0 if unknown.
 
     Raises:
-        DiskError: there is no room for it; what was there before is whole.
-        OSError: it cannot be written for another reason.
+        DiskError: the disk is full or a limit is reached; an existing file is unchanged.
+        OSError: the file cannot be written for another reason.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +54,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, size: int =
         try:
             write(temporary)
             _to_disk(temporary)
-            temporary.chmod(0o666 & ~_umask())  # mkstemp's files are for their owner alone
+            temporary.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner can read
             temporary.replace(path)
             _to_disk(path.parent)
         finally:
@@ -69,14 +70,14 @@ def _prefix(path: Path) -> str:
 
 
 def _to_disk(path: Path) -> None:
-    """Has the system write a file, or the names in a folder, to the disk."""
+    """Sync a file, or the entries of a folder, to disk."""
     if os.name != "posix" and path.is_dir():
-        return  # Windows has no such call for folders
+        return  # Windows cannot sync folders
     handle = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that has no such call for folders
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # this file system cannot sync folders
             raise
     finally:
         os.close(handle)
@@ -89,12 +90,13 @@ def _umask() -> int:
 
 
 def regular(path: Path) -> Path:
-    """The path itself, which leads to a regular file, through links or not.
+    """Return the path if it is a regular file or a link to one, and raise an error otherwise.
 
-    A pipe that this process was handed open, such as a shell's <(command), counts as one: whoever opened it writes.
+    Reading a pipe, a socket or a device may never end. A pipe that this process inherited open, such as a shell's
+    <(command), is accepted, because its other end has a writer.
 
     Raises:
-        OSError: it does not: reading a pipe, a socket or a device may never end.
+        OSError: the path is not a regular file, or does not exist.
     """
     mode = path.stat().st_mode
     handed = stat.S_ISFIFO(mode) and str(path).startswith(HANDED)
@@ -105,7 +107,10 @@ def regular(path: Path) -> Path:
 
 
 def remove_unfinished(path: Path) -> None:
-    """Removes what a killed process had begun to write for a file that this process alone writes."""
+    """Remove temporary files that a killed process left next to a path.
+
+    Call it only for a path that no other process writes.
+    """
     for left in path.parent.glob(f"{_prefix(path)}*"):
         left.unlink(missing_ok=True)
 
@@ -114,10 +119,12 @@ def remove_unfinished(path: Path) -> None:
 
 
 def read_text(path: Path) -> str:
-    """A text file of headstart's own: UTF-8, where names of files that are not UTF-8 keep their bytes.
+    """Read a text file that headstart wrote, as UTF-8; bytes that are not UTF-8 become surrogate escapes.
+
+    File names may contain such bytes.
 
     Raises:
-        OSError: it is missing, no regular file, or larger than anything that headstart writes.
+        OSError: the file is missing, not a regular file, or larger than any text that headstart writes (64 MiB).
     """
     size = regular(path).stat().st_size
     if size > MOST_BYTES:
@@ -126,11 +133,11 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """The values of a JSON file of headstart's own.
+    """Read the values of a JSON file that headstart wrote.
 
     Raises:
         OSError: see `read_text`.
-        ValueError: it is no JSON.
+        ValueError: the file is not JSON.
     """
     try:
         return json.loads(read_text(path))
@@ -142,22 +149,22 @@ def read_json(path: Path) -> Any:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file atomically, as UTF-8; names of files that are not UTF-8 keep their bytes."""
+    """Write a text file atomically, as UTF-8; surrogate escapes become the bytes that they stand for."""
     write_bytes(path, text.encode("utf-8", "surrogateescape"))
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file atomically."""
+    """Write a binary file atomically; see `write_atomically`."""
     write_atomically(path, lambda temporary: temporary.write_bytes(data), size=len(data))
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Writes a JSON file atomically; NaN and infinity, which JSON has not, become null."""
+    """Write a JSON file atomically; NaN and infinity, which JSON does not support, become null."""
     write_text(path, json.dumps(plain(values), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes a safetensors file atomically."""
+    """Write a safetensors file atomically, with optional metadata."""
     from safetensors.torch import save_file
 
     size = sum(tensor.nbytes for tensor in tensors.values())
@@ -166,40 +173,45 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def plain(value: Any) -> Any:
-    """Plain values as JSON has them: NaN and infinity become None."""
+    """Convert values for JSON: keys of mappings become strings, NaN and infinity become None.
+
+    Lists are returned unchanged.
+    """
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def csv_text(rows: Iterable[Sequence[Any]], *, quoted: bool = True) -> str:
-    """Rows as a csv.
+    """Format rows as csv text.
 
     Args:
-        rows: of plain values.
-        quoted: see `csv_cell`; False leaves texts as they are.
+        rows: rows of plain values.
+        quoted: whether to escape formulas; see `csv_cell`.
     """
     lines = []
     for row in rows:
         line = io.StringIO()
-        # Its usual end of a row is "\r\n", and with that it puts a name that has a "\r" into quotes.
+        # The default line terminator "\r\n" makes the writer quote names that contain "\r".
         csv.writer(line).writerow([csv_cell(cell) for cell in row] if quoted else row)
         lines.append(line.getvalue().removesuffix("\r\n"))
     return "".join(f"{line}\n" for line in lines)
 
 
 def csv_cell(value: Any) -> Any:
-    """A cell that a spreadsheet takes for a text where it is one; the name of a file may look like a formula.
+    """Escape a text that a spreadsheet would take for a formula, as the name of a file may be.
 
-    An apostrophe in front says so to a spreadsheet (https://owasp.org/www-community/attacks/CSV_Injection);
-    `csv_value` takes it away again.
+    An apostrophe in front marks a cell as text (https://owasp.org/www-community/attacks/CSV_Injection). `csv_value`
+    removes it again. Other values and numbers are returned unchanged.
     """
     formula = isinstance(value, str) and value.lstrip("'").startswith(FORMULA) and not _is_number(value)
     return f"'{value}" if formula else value
 
 
 def csv_value(cell: str) -> str:
-    """The text that `csv_cell` has made a cell of."""
+    """Return the text that `csv_cell` escaped."""
     return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(FORMULA) else cell
 
 

@@ -1,4 +1,4 @@
-"""SHA-256 of files, of plain values and of what a module holds."""
+"""SHA-256 of files, of modules and of plain values."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import nn
 
 
 def file_sha256(path: str | Path) -> bytes:
-    """SHA-256 of a file's bytes."""
+    """Compute the SHA-256 of a file, as 32 bytes."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 
 
 def module_sha256(module: nn.Module) -> str:
-    """SHA-256, in hexadecimal, of all parameters and buffers: names, types, shapes and values."""
+    """Compute the SHA-256, in hexadecimal, of all parameters and buffers: names, dtypes, shapes and values."""
     digest = hashlib.sha256()
     tensors = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
     for name, tensor in sorted(tensors, key=lambda item: item[0]):
@@ -31,5 +31,5 @@ def module_sha256(module: nn.Module) -> str:
 
 
 def description_sha256(description: Mapping[str, Any]) -> str:
-    """SHA-256, in hexadecimal, of plain values."""
+    """Compute the SHA-256, in hexadecimal, of plain values that JSON can represent; the order of keys is ignored."""
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()

@@ -1,3 +1,3 @@
-"""Bounds that the control panel and the files of strangers are held to."""
+"""Limits for values in the config and in files from elsewhere."""
 
-MAX_SIDE = 4096  # pixels of a square that a network sees: eight times what the largest of torchvision and timm see
+MAX_SIDE = 4096  # pixels a side of network input: four times the largest in torchvision and timm (1024)

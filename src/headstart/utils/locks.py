@@ -1,4 +1,4 @@
-"""Locks between processes on single bytes of a file, which the system frees when their process dies."""
+"""File locks between processes on single bytes, which the system releases when a process dies."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows: without locks two processes may compute the same, and none of it is wrong
+except ImportError:  # Windows: without locks, two processes may compute the same thing, which is only a waste
     fcntl = None  # type: ignore[assignment]
 
 
 class ByteLocks:
-    """Locks on the bytes of one file, up to 2**62. A process never waits for its own.
+    """Non-blocking locks on the bytes of one file (`fcntl.lockf`), with offsets up to 2**62.
+
+    Locks of the same process never conflict. Where there are no locks, as on Windows, every lock is granted.
 
     Args:
-        path: the lock file; made if it is not there, in a folder that is.
+        path: the lock file, created if it does not exist; its folder must exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -24,28 +26,36 @@ class ByteLocks:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
 
     def take(self, byte: int) -> bool:
-        """Takes the byte for this process alone, unless another one has it."""
+        """Try to lock a byte exclusively, without waiting.
+
+        Returns:
+            Whether this process has the lock now; False if another process holds one on the byte.
+        """
         return self._lock(byte, "LOCK_EX")
 
     def share(self, byte: int) -> bool:
-        """Takes the byte together with others that share it, unless one has it alone."""
+        """Try to lock a byte in shared mode, without waiting.
+
+        Returns:
+            Whether this process has the lock now; False if another process holds the byte exclusively.
+        """
         return self._lock(byte, "LOCK_SH")
 
     def give_back(self, byte: int) -> None:
-        """Frees the byte."""
+        """Release the lock on a byte."""
         if fcntl is not None:
-            with suppress(OSError):  # no locks here at all: see `_lock`
+            with suppress(OSError):  # a file system without locks: see `_lock`
                 fcntl.lockf(self._file, fcntl.LOCK_UN, 1, byte)
 
     def is_current(self) -> bool:
-        """Whether the file is still at its path: what is locked in a file that was removed is locked from nobody."""
+        """Tell whether the lock file is still at its path; locks on a removed file exclude nobody."""
         try:
             return os.path.samestat(os.fstat(self._file), self.path.stat())
         except FileNotFoundError:
             return False
 
     def close(self) -> None:
-        """Frees all bytes."""
+        """Close the file, which releases all locks."""
         os.close(self._file)
 
     def _lock(self, byte: int, kind: str) -> bool:

@@ -1,4 +1,4 @@
-"""The metric that a run is judged by."""
+"""Direction of metrics: whether smaller or larger is better."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from typing import Literal
 
 
 def direction(metric: str) -> Literal["min", "max"]:
-    """Whether a metric is better when it is smaller ("min", losses and times) or larger ("max", all others)."""
+    """Return "min" for metrics that are better when smaller (losses and times), and "max" for all others."""
     return "min" if metric.endswith("loss") or metric.startswith("time/") else "max"

@@ -1,4 +1,4 @@
-"""A bar for what takes long, with images a second."""
+"""Progress bar with images per second."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ Advance = Callable[[int], None]
 
 
 class RateColumn(ProgressColumn):
-    """How many a second since the start."""
+    """A column with the average number of images per second since the start."""
 
     def render(self, task: Task) -> Text:
-        """The text of this column."""
+        """Return the text of this column."""
         elapsed = task.finished_time if task.finished else task.elapsed
         return Text(f"{task.completed / elapsed:,.0f} images/s" if elapsed and task.completed else "")
 
 
 @contextmanager
 def progress_bar(description: str, total: int, *, shown: bool, stderr: bool = False) -> Iterator[Advance]:
-    """Shows a bar while the block runs.
+    """Show a progress bar while the `with` block runs.
 
     Args:
-        description: what stands in front of it.
-        total: how many images there are.
-        shown: False shows nothing.
-        stderr: on standard error, where standard output is for the results.
+        description: text in front of the bar.
+        total: total number of images.
+        shown: whether to show the bar.
+        stderr: show it on standard error, for commands that print results on standard output.
 
     Yields:
-        A function to call with the number of images that are done besides those told before.
+        A function that advances the bar by a number of images.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn())
     with Progress(*columns, transient=True, disable=not shown, console=Console(stderr=stderr)) as progress:

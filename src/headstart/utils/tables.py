@@ -1,4 +1,4 @@
-"""Tables on the terminal: a run's figures, and runs side by side."""
+"""Tables on the terminal: metrics of a run, and a comparison of runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ COLUMNS = ("loss", "accuracy", "top5_accuracy", "macro_accuracy")
 
 
 def show_figures(metrics: Mapping[str, float]) -> None:
-    """Prints the figures of each split that has some, one row a split."""
+    """Print the metrics of each split in a table, one row for each split.
+
+    Args:
+        metrics: metrics as in metrics.json; a split is shown if its `data/SPLIT_size` is there.
+    """
     splits = [split for split in ("train", "val", "test") if f"data/{split}_size" in metrics]
     columns = [name for name in COLUMNS if f"{splits[0]}/{name}" in metrics]
     table = Table("split", "images", *(name.replace("_", " ") for name in columns))
@@ -30,10 +34,10 @@ def show_figures(metrics: Mapping[str, float]) -> None:
 
 
 def show_run(metrics: Mapping[str, float], folder: Path) -> None:
-    """Prints a run's figures, one row a split.
+    """Print a run's metrics for each split, its parameters and times, and its folder.
 
     Args:
-        metrics: as in metrics.json.
+        metrics: metrics as in metrics.json.
         folder: the run folder.
     """
     console = Console()
@@ -47,18 +51,18 @@ def show_run(metrics: Mapping[str, float], folder: Path) -> None:
 
 
 def show_rows(rows: Sequence[Sequence[str]]) -> None:
-    """Prints a header and its rows.
+    """Print a table; all columns but the first are right-aligned.
 
     Args:
-        rows: the header first.
+        rows: the header, then the rows.
     """
-    header = (Column(Text(one_line(name))) for name in rows[0])  # as Text, brackets are no markup
+    header = (Column(Text(one_line(name))) for name in rows[0])  # Text, because rich takes brackets in a str for markup
     shown = Table(*header, box=box.SIMPLE_HEAD)
     for column in shown.columns[1:]:
         column.justify = "right"
     for row in rows[1:]:
         shown.add_row(*(Text(one_line(cell)) for cell in row))
     console = Console()
-    # A narrow terminal wraps the lines; it does not cut figures off.
+    # As wide as its content: a narrow terminal then wraps the lines, and no number is truncated.
     console.width = max(console.width, console.measure(shown, options=console.options.update(width=1000)).maximum)
     console.print(shown)

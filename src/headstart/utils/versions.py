@@ -1,4 +1,4 @@
-"""The versions of the packages that results depend on."""
+"""Versions of the packages that results depend on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """The versions of the packages that results depend on."""
+    """Return the versions of the packages that results depend on; packages that are not installed are left out."""
     return {name: version for name in PACKAGES if (version := _version(name))}
 
 

@@ -1,4 +1,4 @@
-"""Where a network still knows which part of an image is where: the last map that it makes of one."""
+"""Search for a network's last spatial feature map, which heat maps are computed from."""
 
 from __future__ import annotations
 
@@ -15,24 +15,28 @@ from headstart.utils.errors import ModelError
 if TYPE_CHECKING:
     from headstart.inference.model import Model
 
-MOST_PREFIX = 2  # tokens in front of those of the patches, if the network does not tell: class and distillation (DeiT)
+MOST_PREFIX = 2  # most prefix tokens if the network does not report them: class and distillation (DeiT)
 
 
 @dataclass(frozen=True)
 class Place:
-    """A layer whose output is a map of the image.
+    """A layer whose output is a spatial feature map.
 
     Attributes:
         module: the layer.
-        prefix: how many tokens stand in front of those of the patches, if its output is tokens; None takes what is
-            left over of a square.
+        prefix: number of prefix tokens before the patch tokens, if the output is tokens. None takes the number of
+            tokens that exceed the largest square.
     """
 
     module: nn.Module
     prefix: int | None
 
     def read(self, values: Tensor) -> Tensor:
-        """The layer's output, or the gradient of it, as a copy of shape (batch, channels, side, side)."""
+        """Return a copy of the layer's output, or of its gradient, in the shape (batch, channels, side, side).
+
+        Raises:
+            ValueError: it is not a square feature map.
+        """
         found = _as_map(values, self.prefix)
         if found is None:
             raise ValueError(f"{type(self.module).__name__} gave a tensor of shape {tuple(values.shape)}: no map")
@@ -40,24 +44,24 @@ class Place:
 
 
 def find_place(model: Model) -> Place:
-    """Finds the last map that a network makes of an image, by watching it at work.
+    """Find the last feature map of a network, by a forward pass with hooks.
 
-    That is the output of the last layer which is a map and which the logits depend on. In a vision transformer whose
-    head reads the class token, that is not the last block's: it is what goes into its attention.
+    It is the output of the last layer whose output is a feature map that the logits depend on. In a vision transformer
+    whose head reads the class token, the last block's output does not qualify: the input of its attention does.
 
     Raises:
-        ModelError: the network makes no map.
+        ModelError: the network has no feature map of at least 2 × 2.
     """
     network, side = model.network, model.preprocessing.crop
     backbone = network.get_submodule("backbone")
-    prefix: int | None = getattr(backbone, "num_prefix_tokens", None)  # timm's transformers tell
+    prefix: int | None = getattr(backbone, "num_prefix_tokens", None)  # an attribute of timm's transformers
     with torch.inference_mode(False), torch.enable_grad():
         image = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
         image = image.to(model.device).requires_grad_()
         maps, logits = _watch(network, backbone, image, prefix)
         answer = logits.square().sum()
         for module, output in reversed(maps):
-            # Those of another form are a layer's inner affairs, such as queries and keys.
+            # Outputs of other shapes are internal to a layer, such as queries and keys.
             if output.shape == maps[-1][1].shape and _reaches(answer, output, prefix):
                 return Place(module, prefix)
     raise ModelError(
@@ -70,14 +74,18 @@ def find_place(model: Model) -> Place:
 def _watch(
     network: nn.Module, backbone: nn.Module, image: Tensor, prefix: int | None
 ) -> tuple[list[tuple[nn.Module, Tensor]], Tensor]:
-    """The layers that make maps of an image, with these maps, in the order in which they are done; and the logits."""
+    """Run a network and record the layers that output feature maps.
+
+    Returns:
+        The layers with their feature maps, in the order of execution; and the logits.
+    """
     calls: Counter[nn.Module] = Counter()
     maps: list[tuple[nn.Module, Tensor]] = []
 
     def note(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         calls[module] += 1
         before, after = _side(inputs[0], prefix) if inputs else 0, _side(output, prefix)
-        # A pool has no parameters and only resizes a map: what it was made from tells more.
+        # Pooling has no parameters and only resizes a map: its input is more informative.
         pool = before not in (0, after) and next(module.parameters(), None) is None
         if after > 1 and not pool:
             maps.append((module, output))
@@ -88,23 +96,24 @@ def _watch(
     finally:
         for hook in hooks:
             hook.remove()
-    # A layer that runs twice, such as the ReLU that a block shares, would make two maps.
+    # A layer that runs twice, such as a ReLU that a block reuses, has no single output.
     return [(module, output) for module, output in maps if calls[module] == 1], logits
 
 
 def _reaches(answer: Tensor, output: Tensor, prefix: int | None) -> bool:
-    """Whether an answer depends on what is in a map, and not only on a class token beside it."""
+    """Tell whether the logits depend on a feature map, and not only on a class token beside it."""
     (gradient,) = torch.autograd.grad(answer, output, retain_graph=True, allow_unused=True)
     found = None if gradient is None else _as_map(gradient, prefix)
     return found is not None and bool(found.any())
 
 
 def _as_map(values: object, prefix: int | None) -> Tensor | None:
-    """A layer's output as a map of shape (batch, channels, side, side), or None if it is no map of a square.
+    """Reshape a layer's output to (batch, channels, side, side), or return None if it is not a square feature map.
 
     Args:
-        values: of shape (batch, channels, side, side), (batch, side, side, channels) or (batch, tokens, channels).
-        prefix: see `Place`.
+        values: tensor of shape (batch, channels, side, side), (batch, side, side, channels) or (batch, tokens,
+            channels).
+        prefix: number of prefix tokens; see `Place`.
     """
     if not isinstance(values, Tensor):
         return None
@@ -122,6 +131,6 @@ def _as_map(values: object, prefix: int | None) -> Tensor | None:
 
 
 def _side(values: object, prefix: int | None) -> int:
-    """Height and width of the map that a layer gives for one image; 0 if it gives none."""
+    """Return the side of the feature map that a layer outputs for one image; 0 if it outputs none."""
     found = _as_map(values, prefix)
     return found.shape[-1] if found is not None and len(found) == 1 else 0

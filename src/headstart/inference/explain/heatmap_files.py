@@ -1,4 +1,4 @@
-"""Pictures of explanations: what the network sees and where it sees the class, side by side, in files."""
+"""Image files of explanations: the network's input beside the same image with a heat map over it."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
 
     Answer = tuple[str, Prediction | DataError]
 
-LEAST_SIDE = 224  # of a panel, in pixels; smaller images are enlarged
+LEAST_SIDE = 224  # least side of a panel, in pixels; smaller images are enlarged
 TITLE_HEIGHT, FONT_SIZE, MARGIN = 28, 15, 6
 PAPER, INK = "white", "#10131a"
-QUALITY = 90  # of the JPEGs
-NAME_BYTES = 60  # of a folder's or a file's name; file systems take 255 in all, some 143
+QUALITY = 90  # JPEG quality, from 1 to 95
+NAME_BYTES = 60  # most bytes of a folder's or a file's name; file systems allow 255 for the whole name, some 143
 
 
 class Pictures:
-    """Writes a picture for each answer.
+    """Write an image file with a heat map for each prediction.
 
     Args:
-        model: whose answers they are.
-        folder: made if it is not there.
+        model: the model that made the predictions.
+        folder: the folder of the files; created if it does not exist.
 
     Raises:
         ConfigError: the folder is a file, or the package grad-cam is missing.
-        ModelError: the network makes no map of an image.
+        ModelError: the network has no feature map.
     """
 
     def __init__(self, model: Model, folder: Path) -> None:
@@ -52,11 +52,14 @@ class Pictures:
         self._waiting: list[tuple[str, Prediction, Image.Image]] = []
 
     def follow(self, images: Iterable[Input], answers: Iterable[Answer]) -> Iterator[Answer]:
-        """Hands answers on, and writes their pictures a few at a time.
+        """Pass predictions through, and write their files in batches.
 
         Args:
-            images: what the answers are to.
-            answers: names and answers, as `headstart predict` writes them.
+            images: the images that were classified.
+            answers: names with predictions or errors, in the same order.
+
+        Yields:
+            The items of `answers`, unchanged.
         """
         for image, (name, answer) in zip(images, answers, strict=True):
             yield name, answer
@@ -68,14 +71,14 @@ class Pictures:
 
     def _add(self, path: str, answer: Prediction) -> None:
         try:
-            if not Path(path).is_file():  # such as a pipe, which can be read once only
+            if not Path(path).is_file():  # such as a pipe, which can be read only once
                 raise DataError(f"{path}: no file that can be read again.")
             self._waiting.append((path, answer, self._explainer.crop(path)))
-        except DataError as error:  # it has its answer, and the others have theirs to come
+        except DataError as error:  # the prediction itself is fine, and others follow
             say(f"no picture: {error}")
 
     def _write(self) -> None:
-        """Writes the pictures that wait."""
+        """Write the files of the waiting predictions."""
         waiting, self._waiting = self._waiting, []
         crops, classes = [crop for *_, crop in waiting], [answer.class_name for _, answer, _ in waiting]
         for (path, answer, _), heatmap in zip(waiting, self._explainer.explain(crops, classes), strict=True):
@@ -87,11 +90,11 @@ def _save(image: Image.Image, path: Path) -> None:
 
 
 def file_name(path: str) -> str:
-    """What the picture of an image file is called: after its folder and itself, in letters that every system takes.
+    """Return the name of an image file's explanation: folder and file name in portable characters, and a digest.
 
-    Two files never share a name, because a digest of the path tells them apart, and a file always has the same one.
+    The digest of the absolute path makes the name unique and reproducible.
     """
-    whole = Path(os.path.abspath(path))  # noqa: PTH100 (resolve() would follow links to files of other names)
+    whole = Path(os.path.abspath(path))  # noqa: PTH100 (resolve() would follow symbolic links)
     digest = hashlib.sha256(os.fsencode(whole)).hexdigest()[:8]
     words = [_plain(whole.parent.name), _plain(whole.stem)]
     return f"{'_'.join(word for word in words if word)}-{digest}.jpg"
@@ -106,14 +109,14 @@ def _plain(name: str) -> str:
 
 
 def picture(heatmap: Heatmap, probability: float) -> Image.Image:
-    """The image as the network sees it beside the same with the heat over it; class and probability above.
+    """Draw the network's input beside the same image with the heat map over it, below a title.
 
     Args:
-        heatmap: of the class.
-        probability: of the class, in [0, 1].
+        heatmap: the heat map of a class.
+        probability: the probability of that class, in [0, 1], for the title.
 
     Returns:
-        An RGB image; panels are at least 224 pixels wide.
+        An RGB image whose two panels are at least 224 pixels wide.
     """
     side = heatmap.crop.width * math.ceil(LEAST_SIDE / heatmap.crop.width)
     crop = heatmap.crop.resize((side, side), Image.Resampling.NEAREST)  # its pixels are what the network sees
@@ -126,8 +129,8 @@ def picture(heatmap: Heatmap, probability: float) -> Image.Image:
 
 
 def _write_title(canvas: Image.Image, class_name: str, ending: str) -> None:
-    """Writes a class name, shortened to what there is room for, and what follows it."""
-    import matplotlib as mpl  # late, and for its fonts alone
+    """Write a class name, shortened to fit the canvas, and the text that follows it."""
+    import matplotlib as mpl  # imported late, and only for its fonts
 
     path = Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
     font = ImageFont.truetype(path, FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)

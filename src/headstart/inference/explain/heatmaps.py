@@ -1,4 +1,4 @@
-"""Where in an image a model sees a class: heat maps by the gradients of the class's logit."""
+"""Heat maps (HiResCAM) of the image regions that a model's prediction depends on."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
     from headstart.data.image_io import ImageLike
     from headstart.inference.model import Model
 
-BATCH = 8  # images at a time; see model.CPU_BATCH
-COLOURS = "inferno"  # of matplotlib's: from black through red to yellow, for colour-blind eyes and in print, too
-OPACITY = (0.35, 0.6)  # of the coldest and the hottest places
+BATCH = 8  # images per batch; see model.CPU_BATCH
+COLOURS = "inferno"  # matplotlib colour map from black to yellow that suits colour-blind readers and print
+OPACITY = (0.35, 0.6)  # at heat 0 and 1
 
 
 @dataclass(frozen=True)
 class Heatmap:
-    """What in an image speaks for a class.
+    """A heat map of a class for an image.
 
     Attributes:
         class_name: the class.
-        heat: float32 in [0, 1], of shape (crop, crop): 1 where the image says most for the class, 0 where it says
-            least, nothing or something against it. It compares the places of one image and does not tell how sure the
-            model is. 0 everywhere if nothing speaks for the class.
-        crop: the image as the network sees it: RGB, resized and cut out, crop × crop pixels.
+        heat: float32 in [0, 1], shape (crop, crop). 1 marks the strongest evidence for the class, 0 the absence of
+            evidence for it. Values compare regions of one image, and do not show how confident the model is. All are 0
+            if nothing in the image is evidence for the class.
+        crop: the image as the network sees it: RGB, resized and cropped to crop × crop pixels.
     """
 
     class_name: str
@@ -50,21 +50,21 @@ class Heatmap:
 def explain(
     model: Model, images: ImageLike | Sequence[ImageLike], class_names: str | Sequence[str] | None = None
 ) -> list[Heatmap]:
-    """Tells which parts of images speak for a class; see `Explainer`.
+    """Compute heat maps that show which image regions are evidence for a class; see `Explainer`.
 
     Args:
-        model: it stays as it is.
-        images: a path or a PIL image, or several of what `Model.predict` takes.
-        class_names: the class to look for in each image, or one for all; None takes the predicted ones.
+        model: the model, which is not changed.
+        images: a path or a PIL image, or a sequence of what `Model.predict` takes.
+        class_names: the class to explain for each image, or one for all; None takes the predicted classes.
 
     Returns:
         A heat map for each image.
 
     Raises:
-        ConfigError: the model has no such class, there are more or fewer classes than images, or the package grad-cam
-            is missing.
-        DataError: an image cannot be read, or the model's answer to it is not a number.
-        ModelError: the network makes no map of an image.
+        ConfigError: the model has no such class, the numbers of classes and images differ, or the package grad-cam is
+            missing.
+        DataError: an image cannot be read, or its logits are not finite.
+        ModelError: the network has no feature map.
     """
     explainer = Explainer(model)
     several: Any = [images] if isinstance(images, str | Path | Image.Image) else images
@@ -72,23 +72,25 @@ def explain(
 
 
 class Explainer:
-    """Makes heat maps of a model.
+    """Compute heat maps of a model's classes.
 
-    Grad-CAM (Selvaraju et al., 2017, arXiv:1610.02391) takes the last map that a network makes of an image and adds up
-    its channels, each times the gradient of the class's logit, averaged over the places. Here the gradient is not
-    averaged (HiResCAM, Draelos and Carin, 2020, arXiv:2011.08891): each place has its own. For networks that average
-    their last map, such as ResNets, that is the same. Others know places apart: an average would light up whatever
-    looks alike, whether the network heeds it there or not.
+    Grad-CAM (Selvaraju et al., 2017, arXiv:1610.02391) sums the channels of the last feature map. Each channel is
+    weighted by the gradient of the class's logit, averaged over positions. Here the gradient is not averaged (HiResCAM,
+    Draelos and Carin, 2020, arXiv:2011.08891), so each position has its own weight.
+
+    For networks that average their last feature map, such as ResNets, both are the same. Other networks treat positions
+    differently: an averaged gradient would highlight similar regions that the network ignores.
 
     Args:
-        model: it stays as it is.
+        model: the model, which is not changed.
 
     Attributes:
-        place: where in the network the map is taken.
+        model: the model.
+        place: the layer whose feature map is used.
 
     Raises:
         ConfigError: the package grad-cam is missing.
-        ModelError: the network makes no map of an image.
+        ModelError: the network has no feature map.
     """
 
     def __init__(self, model: Model) -> None:
@@ -97,7 +99,7 @@ class Explainer:
         self.model, self.place = model, find_place(model)
 
     def crop(self, image: ImageLike) -> Image.Image:
-        """An image as the network sees it: RGB, crop × crop pixels.
+        """Return an image as the network sees it: RGB, crop × crop pixels.
 
         Raises:
             DataError: it cannot be read.
@@ -105,15 +107,18 @@ class Explainer:
         return Image.fromarray(self._pixels(as_image(image)).movedim(0, -1).numpy())
 
     def explain(self, crops: Sequence[Image.Image], class_names: str | Sequence[str] | None = None) -> list[Heatmap]:
-        """Makes heat maps of images.
+        """Compute heat maps of images.
 
         Args:
-            crops: what `crop` gives.
-            class_names: the class to look for in each image, or one for all; None takes the predicted ones.
+            crops: images as returned by `crop`.
+            class_names: the class to explain for each image, or one for all; None takes the predicted classes.
+
+        Returns:
+            A heat map for each image.
 
         Raises:
-            ConfigError: the model has no such class, or there are more or fewer classes than images.
-            DataError: the model's answer is not a number.
+            ConfigError: the model has no such class, or the numbers of classes and images differ.
+            DataError: the logits are not finite.
         """
         classes = None if class_names is None else self._indices(class_names, len(crops))
         heatmaps = []
@@ -125,7 +130,7 @@ class Explainer:
         return heatmaps
 
     def _indices(self, class_names: str | Sequence[str], images: int) -> list[int]:
-        """For each image the index of the class to look for."""
+        """Return the index of the class to explain for each image."""
         names = [class_names] * images if isinstance(class_names, str) else class_names
         if len(names) != images:
             raise ConfigError(f"{len(names)} classes for {images} images: expected one for each, or one name for all.")
@@ -137,7 +142,7 @@ class Explainer:
         return [known[name] for name in names]
 
     def _heat(self, crops: Sequence[Image.Image], classes: list[int] | None) -> tuple[NDArray[np.float32], list[int]]:
-        """Heat of shape (images, crop, crop), and the classes that it is of."""
+        """Return heat of shape (images, crop, crop), and the index of the class that is explained for each image."""
         targets = classes and [self._target(index) for index in classes]
         with torch.inference_mode(False), torch.enable_grad(), _beginning_at(self.place.module):
             pixels = torch.stack([v2.functional.pil_to_tensor(crop) for crop in crops])
@@ -147,14 +152,18 @@ class Explainer:
                 heat: NDArray[np.float32] = cam(images, targets)
                 logits: Tensor = cam.outputs.detach()
             finally:
-                cam.activations_and_grads.release()  # takes its hooks off the network
+                cam.activations_and_grads.release()  # removes its hooks from the network
         if not logits.isfinite().all():
             raise DataError(f"{self.model.path}: its answer is not a number. Training diverged: try a lower lr.")
         return _scaled(heat), classes or logits.argmax(dim=1).tolist()
 
 
 def _library() -> tuple[Any, Any]:
-    """What we use of the package grad-cam, which takes seconds to import."""
+    """Return the HiResCAM and target classes of the package grad-cam, which takes seconds to import.
+
+    Raises:
+        ConfigError: the package cannot be imported.
+    """
     try:
         library = importlib.import_module("pytorch_grad_cam")
         targets = importlib.import_module("pytorch_grad_cam.utils.model_targets")
@@ -167,10 +176,10 @@ def _library() -> tuple[Any, Any]:
 
 @contextmanager
 def _beginning_at(module: nn.Module) -> Iterator[None]:
-    """Gradients go back to a module's output and no further: of a frozen network nothing else is computed."""
+    """Make gradients start at a module's output, so that the layers before it need no backward pass."""
 
-    def begin(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:  # noqa: ARG001 (torch gives them)
-        return output.detach().requires_grad_().clone()  # the next layer may change the copy in place
+    def begin(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:  # noqa: ARG001 (the signature of a forward hook)
+        return output.detach().requires_grad_().clone()  # a copy, because the next layer may change it in place
 
     handle = module.register_forward_hook(begin)
     try:
@@ -180,23 +189,23 @@ def _beginning_at(module: nn.Module) -> Iterator[None]:
 
 
 def _scaled(heat: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Heat whose peak in each image is 1; where there is none, it stays 0."""
+    """Scale heat so that its maximum in each image is 1; images without heat stay 0."""
     peaks = heat.max(axis=(1, 2), keepdims=True)
     scaled: NDArray[np.float32] = np.divide(heat, peaks, out=np.zeros_like(heat), where=peaks > 0)
     return scaled
 
 
 def overlay(image: Image.Image, heat: NDArray[np.float32]) -> Image.Image:
-    """Lays heat over a photograph, which stays visible in grey: colour tells the heat and nothing else.
+    """Blend a heat map over an image in greyscale, so that all colour shows heat.
 
     Args:
-        image: RGB, such as `Heatmap.crop`.
-        heat: float32 in [0, 1], of shape (height, width).
+        image: RGB image, such as `Heatmap.crop`.
+        heat: float32 in [0, 1], shape (height, width).
 
     Returns:
-        An RGB image of the same size: dark where there is no heat, yellow where there is most.
+        An RGB image of the same size: dark where heat is 0, yellow where it is 1.
     """
-    import matplotlib as mpl  # late: who wants the numbers alone need not wait for it
+    import matplotlib as mpl  # imported late: heat maps as arrays do not need it
 
     grey = np.asarray(image.convert("L"), dtype=np.float32)[..., None]
     coloured = mpl.colormaps[COLOURS](heat)[..., :3] * 255

@@ -1,4 +1,4 @@
-"""The numbers that `auto` stands for: measured once before the training, and the same in all processes."""
+"""Learning rate and batch size for `auto`: measured once before training, and the same in all processes."""
 
 from __future__ import annotations
 
@@ -19,18 +19,21 @@ from headstart.training.tuning.batch_size import best_batch_size
 from headstart.training.tuning.lr_range_test import Batches, RangeTest, lr_range_test
 
 log = logging.getLogger(__name__)
-STEPS = 200  # of an epoch: 6,400 images and fewer keep the usual batches
-MOST_IMAGES = 256  # eight times as many as usual: beyond, a run would have to be tuned anew
+STEPS = 200  # wanted per epoch: with up to 6,400 images, the default batch size stays
+MOST_IMAGES = 256  # per batch, eight times the default; beyond, the learning rate would have to be tuned again
 
 
 def suitable_batch_size(images: int) -> int:
-    """Images a step for a head on cached features: the usual ones, and twice as many until an epoch has `STEPS` steps.
+    """Return the batch size for training a head on cached features.
 
-    A head's own work is so little that a step takes hardly longer with more images: an epoch of 35,000 takes a third of
-    the time in batches of 128 (`benchmarks/head_batches.py`).
+    A head needs so little computation that a step takes hardly longer with more images. With batches of 128, an epoch
+    of 35,000 images takes a third of the time that it takes with the default (`benchmarks/head_batches.py`).
 
     Args:
-        images: of an epoch, in each process.
+        images: the number of training images of each process, divided by the number of batches that are accumulated.
+
+    Returns:
+        The default batch size, doubled until an epoch has at most `STEPS` steps; at most `MOST_IMAGES`.
     """
     size = USUAL_BATCH
     while images > STEPS * size and size < MOST_IMAGES:
@@ -39,21 +42,23 @@ def suitable_batch_size(images: int) -> int:
 
 
 class Auto(pl.Callback):
-    """The learning rate and the batch size of a run that leaves them to `auto`.
+    """A callback that determines the learning rate and the batch size where the config says `auto`.
 
-    A run that is resumed takes those of its checkpoint. Else the first process measures them, before `fit`. Lightning
-    starts the others there, or has them wait for each other, and sets up callbacks before there are loaders and
-    optimizers: then the first one tells them.
+    A resumed run takes them from its checkpoint. Otherwise the process of rank 0 measures them, before `fit`, and
+    broadcasts them to the other processes in `setup`. Lightning calls `setup` once all processes are running, before
+    it creates DataLoaders and optimizers.
 
     Args:
-        lr: of the control panel: a number or auto.
-        batch_size: likewise; None takes what suits the work: see `suitable_batch_size`.
-        checkpoint: that is resumed, if any.
+        lr: the learning rate of the config, a number or "auto".
+        batch_size: the batch size of the config, a number or "auto"; None chooses one without measuring, see
+            `suitable_batch_size`.
+        checkpoint: the checkpoint that is resumed, if any.
 
     Attributes:
-        lr: None if it is not known yet.
-        batch_size: likewise.
-        range_test: the curve, in the process that measured it.
+        asked: which of "lr" and "batch_size" are "auto" in the config.
+        lr: the learning rate; None while it is unknown.
+        batch_size: the number of images per step of each process; None while it is unknown.
+        range_test: the result of the learning-rate range test, in the process that ran it.
 
     Raises:
         ModelError: the checkpoint cannot be read.
@@ -73,22 +78,24 @@ class Auto(pl.Callback):
 
     @property
     def first_batch_size(self) -> int:
-        """A batch size to build the loaders with."""
+        """Return the batch size to build the first DataLoaders with: the default while it is unknown."""
         return self.batch_size or USUAL_BATCH
 
     def measure(
         self, classifier: TransferClassifier, data: ImageDataModule, batches: Batches, trainer: pl.Trainer
     ) -> None:
-        """Measures what is not known, in the first process, and says so; the classifier and the data then have it.
+        """Measure the numbers that are still unknown, in the process of rank 0, and log them.
+
+        The numbers are set in the classifier and in `data`.
 
         Args:
-            classifier: with its backbone.
+            classifier: the classifier, with its backbone.
             data: the images.
-            batches: what it is trained on: the images, decoded or not, or features of a frozen backbone.
-            trainer: that will train it.
+            batches: the batches to train on: images, decoded or not, or features of a frozen backbone.
+            trainer: the Trainer that will train it.
 
         Raises:
-            ConfigError: there is no such number; see `lr_range_test` and `best_batch_size`.
+            ConfigError: no batch size or learning rate works; see `best_batch_size` and `lr_range_test`.
         """
         self._data, cached = data, isinstance(batches, FeatureDataModule)
         how: dict[str, Any] = {
@@ -117,7 +124,7 @@ class Auto(pl.Callback):
             self._set(classifier, data)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Takes the numbers of the first process."""
+        """Set the numbers that the process of rank 0 broadcasts."""
         if stage != "fit" or trainer.world_size == 1:
             return
         if self.asked:
@@ -127,7 +134,7 @@ class Auto(pl.Callback):
             self._set(pl_module, self._data)
 
     def _set(self, classifier: TransferClassifier, data: ImageDataModule) -> None:
-        """Sets what is known, for loaders, optimizers and checkpoints to come."""
+        """Set the known numbers, for the DataLoaders, optimizers and checkpoints created from now on."""
         if self.batch_size is not None:
             schedule = classifier.hparams["scheduler"]
             if "images_a_step" in schedule:
@@ -139,6 +146,6 @@ class Auto(pl.Callback):
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Returns `auto/lr` and `auto/batch_size`, of what was left to auto."""
+        """Return `auto/lr` and `auto/batch_size`, each only if the config says `auto`."""
         found = {"lr": self.lr, "batch_size": self.batch_size}
         return {f"auto/{name}": value for name in self.asked if (value := found[name]) is not None}

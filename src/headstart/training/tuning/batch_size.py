@@ -1,4 +1,4 @@
-"""The batch size that a device trains fastest with: what `batch_size=auto` is."""
+"""Batch size finder for `batch_size=auto`: the size at which a device trains fastest."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from headstart.utils.errors import ConfigError
 from headstart.utils.progress import progress_bar
 
 SMALLEST, LARGEST = 8, 1024
-# Few steps an epoch learn little: batches of 2 to 32 generalise best (Masters & Luschi, arXiv:1804.07612), and of a
-# few hundred images even 32 leave a handful of steps.
+# With few steps per epoch, a model learns little: batches of 2 to 32 generalise best (Masters & Luschi,
+# arXiv:1804.07612). With a few hundred images, even batches of 32 leave only a handful of steps.
 STEPS_AN_EPOCH = 20
-GROWTH = 1.05  # a batch twice as large has to be faster by this
-TRIAL_LR = 1e-3  # of steps whose result is thrown away
-USUAL_MEMORY = 8 * 2**30  # bytes, where the system does not say how much it has
-GPU_SHARE = 0.8  # of the free memory: other libraries, evaluation and fragments need the rest
-CPU_SHARE = 0.25  # of the machine's memory: workers and their images need theirs
-# Steps of each size that are timed, and for how many seconds at least; a slow network takes fewer steps, as one that
-# lasts so long is not to be mistaken.
+GROWTH = 1.05  # a batch twice as large must process at least this many times as many images per second
+TRIAL_LR = 1e-3  # learning rate of the trial steps, whose result is discarded
+USUAL_MEMORY = 8 * 2**30  # bytes, assumed if the system does not report its memory
+GPU_SHARE = 0.8  # fraction of the free memory; other libraries, evaluation and fragmentation need the rest
+CPU_SHARE = 0.25  # fraction of the machine's memory; the DataLoader's workers and their images need the rest
+# At least TIMED steps of each size are timed, for at least SECONDS in all. Timing stops after LONG seconds even with
+# fewer steps, as the times of long steps hardly vary.
 TIMED, SECONDS, LONG = 3, 0.3, 2.0
 
 
 @dataclass(frozen=True)
 class BatchSize:
-    """What was measured.
+    """The result of a search for the batch size.
 
     Attributes:
-        size: the smallest that is about as fast as the fastest.
-        speeds: images a second of each size that was tried.
-        reason: why no larger one was taken.
-        seconds: how long it took.
+        size: the batch size to train with. Twice as many images would be less than 5 % faster, or not be possible.
+        speeds: batch size -> images per second, for every size that was measured.
+        reason: why no larger size was chosen.
+        seconds: how long the search took.
     """
 
     size: int
@@ -64,18 +64,23 @@ def best_batch_size(
     gradient_clip: float | None = None,
     show_progress: bool = False,
 ) -> BatchSize:
-    """Trains a copy of a classifier on random images, in batches twice as large each time, until that is no faster.
+    """Find the batch size that trains fastest, by training a copy of the classifier on random images.
 
-    The classifier and the random states of torch, numpy and Python are afterwards what they were, bit for bit.
+    The batch size is doubled until that is no faster, does not fit into memory, or leaves too few steps per epoch.
+    Afterwards the classifier and the random states of torch, numpy and Python are bit for bit what they were before.
 
     Args:
-        classifier: with its backbone.
-        image_size: side of its images, in pixels.
-        train_images: how many of them this process has; an epoch keeps about `STEPS_AN_EPOCH` steps.
-        device: where it will be trained.
-        precision: the Trainer's plugin.
+        classifier: the classifier, with its backbone.
+        image_size: the height and width of its images, in pixels.
+        train_images: the number of training images of this process, divided by the number of batches that are
+            accumulated. Unless it is very small, an epoch keeps at least `STEPS_AN_EPOCH` optimizer steps.
+        device: the device that will train it.
+        precision: the Trainer's precision plugin.
         gradient_clip: the Trainer's `gradient_clip_val`.
-        show_progress: show a bar.
+        show_progress: show a progress bar.
+
+    Returns:
+        The batch size, with the speed of every size that was tried.
 
     Raises:
         ConfigError: not even the smallest batch fits into the device's memory.
@@ -110,9 +115,16 @@ def best_batch_size(
 
 
 def sizes_for(train_images: int) -> list[int]:
-    """The sizes to try: powers of two, from `SMALLEST`, that leave `STEPS_AN_EPOCH`; a smaller one of fewer images.
+    """Return the batch sizes to try: powers of two from `SMALLEST` to `LARGEST`.
 
-    Statistics of BatchNorm over fewer than `SMALLEST` images are noise, as are their gradients.
+    With fewer than `SMALLEST` images, BatchNorm's statistics and the gradients are too noisy.
+
+    Args:
+        train_images: see `best_batch_size`.
+
+    Returns:
+        In ascending order, `SMALLEST` and the larger sizes that leave at least `STEPS_AN_EPOCH` steps per epoch. With
+        fewer than `SMALLEST` images, only the largest power of two up to their number, at least 2.
     """
     most = max(train_images // STEPS_AN_EPOCH, min(SMALLEST, train_images), 2)  # BatchNorm needs two
     powers = [2**power for power in range(1, LARGEST.bit_length()) if 2**power <= most]
@@ -120,17 +132,26 @@ def sizes_for(train_images: int) -> list[int]:
 
 
 def random_batch(rehearsal: Rehearsal, size: int, image_size: int) -> Batch:
-    """Images of noise, float32 of shape (size, 3, image_size, image_size), and labels, on the device."""
+    """Return a batch of random images and labels, on the device.
+
+    Returns:
+        Images of normally distributed noise, float32, shape (size, 3, image_size, image_size); and int64 labels, shape
+        (size,).
+    """
     classes = len(rehearsal.classifier.class_names)
     images = torch.randn(size, 3, image_size, image_size, device=rehearsal.device)
     return images, torch.randint(classes, (size,), device=rehearsal.device)
 
 
 def images_a_second(rehearsal: Rehearsal, batch: Batch) -> float | None:
-    """How fast training is: forward, backward and step, without reading images. None: the GPU's memory is too small."""
+    """Measure the speed of training steps: forward pass, backward pass and optimizer step, without reading images.
+
+    Returns:
+        Images per second, by the median time of a step; None if the GPU runs out of memory.
+    """
     seconds: list[float] = []
     try:
-        rehearsal.step(batch)  # which allocates, and chooses kernels
+        rehearsal.step(batch)  # warm-up: allocates memory and chooses kernels
         while sum(seconds) < (SECONDS if len(seconds) >= TIMED else LONG):
             start = time.perf_counter()
             rehearsal.step(batch)
@@ -143,10 +164,15 @@ def images_a_second(rehearsal: Rehearsal, batch: Batch) -> float | None:
 
 
 class Memory:
-    """The memory that batches may take.
+    """Tell which batch sizes fit into the memory of the device.
 
-    A GPU is asked what it has given; a CPU's machine would swap, or kill the process, before it told: there the size of
-    what a step keeps for its backward pass is counted, once.
+    On a GPU, the peak of the memory that PyTorch has reserved is compared with the limit. On a CPU, a batch that is too
+    large would make the machine swap or kill the process. There the bytes per image that a step saves for its
+    backward pass are measured once, with a batch of two. On other devices every size fits.
+
+    Args:
+        rehearsal: a copy of the classifier, which takes a step on a CPU.
+        image_size: the height and width of the images, in pixels.
     """
 
     def __init__(self, rehearsal: Rehearsal, image_size: int) -> None:
@@ -160,14 +186,14 @@ class Memory:
             self.per_image = kept_bytes(rehearsal, random_batch(rehearsal, 2, image_size)) / 2
 
     def fits(self, size: int) -> bool:
-        """Whether a batch leaves room to spare: on a GPU, the largest that has been tried."""
+        """Tell whether a batch of this size fits; on a GPU, whether all batches tried so far did."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_reserved(self.device) <= self.room
         return self.device.type != "cpu" or size * self.per_image <= self.room
 
 
 def kept_bytes(rehearsal: Rehearsal, batch: Batch) -> int:
-    """What a step keeps for its backward pass besides parameters, in bytes."""
+    """Take a training step, and return the bytes of the tensors, without parameters, saved for its backward pass."""
     parameters = {parameter.data_ptr() for parameter in rehearsal.classifier.parameters()}
     kept: dict[int, int] = {}
 
@@ -182,11 +208,11 @@ def kept_bytes(rehearsal: Rehearsal, batch: Batch) -> int:
 
 
 def memory_bytes() -> int:
-    """The machine's memory, or what a container may have of it."""
+    """Return the machine's memory in bytes, or the limit of the container (cgroup v2) if that is lower."""
     if not hasattr(os, "sysconf"):  # Windows
         return USUAL_MEMORY
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
         return min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    except (OSError, ValueError):  # no container, or "max"
+    except (OSError, ValueError):  # not in a container, or no limit ("max")
         return machine

@@ -1,4 +1,4 @@
-"""Which strategy of fine-tuning suits the images: what `finetune=auto` is."""
+"""Fine-tuning strategy for `finetune=auto`: chosen by how many images there are and how well features separate them."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ from headstart.models.model_folder import read_checkpoint
 from headstart.utils.errors import ModelError
 from headstart.utils.hashing import module_sha256
 
-FROZEN, SCRATCH = "frozen", "scratch"  # besides the names of strategies
-PROBED = 2000  # images, which the backbone sees once: a share that they measure is right to two hundredths
-LEAST = 4  # of them a class, however many classes there are
-HELD_OUT = 0.25  # of them, to be predicted
-# Where the lines between the cases are. The cases are those of CS231n's notes, which give no numbers. The last two are
-# careful, as pretrained weights hardly ever hurt (He et al., arXiv:1811.08883, need ten thousand images to do as well).
-FEW = 200  # images a class: of 122 the head alone was best, of 740 the whole network (benchmarks/README.md)
-SIMILAR = 0.8  # of the way from guessing to no mistake
+FROZEN, SCRATCH = "frozen", "scratch"  # the choices that are no name of `conf/finetune/`
+PROBED = 2000  # images for the linear probe; enough to measure an accuracy to within 0.02
+LEAST = 4  # at least so many of these images per class, however many classes there are
+HELD_OUT = 0.25  # fraction of these images that is held out to measure the accuracy
+# Thresholds between the cases. The cases are those of the CS231n notes, which give no numbers. The last two thresholds
+# are conservative, as pretrained weights hardly ever hurt: training from scratch needs ten thousand images to do as
+# well (He et al., arXiv:1811.08883).
+FEW = 200  # images per class: with 122, the head alone was best, with 740, the whole network (benchmarks/README.md)
+SIMILAR = 0.8  # similarity; see `similarity`
 USELESS, MANY = 0.1, 1000
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A strategy, and why.
+    """A fine-tuning strategy, and the measurements that it was chosen by.
 
     Attributes:
-        strategy: FROZEN, SCRATCH, or a name of `conf/finetune/`.
-        images: training images a class, on average.
-        similarity: of a linear probe on the pretrained features: 0 is guessing, 1 is no mistake; None where there are
-            too few images to hold any out.
+        strategy: `FROZEN`, `SCRATCH`, or a name of `conf/finetune/`.
+        images: the mean number of training images per class.
+        similarity: how well a linear probe on the pretrained features separates the classes, from 0 (guessing) to 1 (no
+            errors); None if there are too few images to measure it. See the function `similarity`.
     """
 
     strategy: str
@@ -46,7 +47,7 @@ class Choice:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """`auto/images_a_class` and, where it was measured, `auto/similarity`."""
+        """Return `auto/images_a_class` and, if it was measured, `auto/similarity`."""
         measured = {} if self.similarity is None else {"auto/similarity": self.similarity}
         return {"auto/images_a_class": self.images, **measured}
 
@@ -70,7 +71,12 @@ class Choice:
 
 
 def chosen(images: float, similarity: float | None) -> Choice:
-    """The strategy for so many images a class and features of this similarity."""
+    """Choose a strategy by the number of images per class and the similarity.
+
+    Args:
+        images: the mean number of training images per class.
+        similarity: see `Choice`.
+    """
     if similarity is None:
         strategy = FROZEN if images < FEW else "head_then_full"
     elif similarity < USELESS and images >= MANY:
@@ -92,16 +98,22 @@ def choose(
     max_gb: float,
     show_progress: bool,
 ) -> Choice:
-    """Looks at the images with the pretrained backbone, and chooses; a run that is resumed keeps its choice.
+    """Choose a strategy by training a linear probe on pretrained features of some training images.
+
+    A resumed run keeps the choice recorded in its checkpoint.
 
     Args:
-        backbone: with its weights; comes back as it was. Its features are kept in the cache, where a head finds them.
-        data: of whose training images some are looked at.
-        trainer: that will train.
-        checkpoint: that is resumed, if any.
-        seed: of which images are looked at, and held out.
-        max_gb: gigabytes (10^9 bytes) that the cache of features may have.
-        show_progress: show bars.
+        backbone: the backbone with its pretrained weights, which is left as it was. Its features are cached, so that
+            training a head can reuse them.
+        data: the images; the probe uses some of its training split.
+        trainer: the Trainer of the run, whose device and precision are used.
+        checkpoint: the checkpoint that is resumed, if any.
+        seed: seeds the choice of the images for the probe and of those held out.
+        max_gb: the largest size of the feature cache, in gigabytes (10^9 bytes).
+        show_progress: show progress bars.
+
+    Returns:
+        The strategy, with the measurements that it was chosen by.
 
     Raises:
         ModelError: the checkpoint cannot be read, or is of a run with another `finetune`.
@@ -138,13 +150,22 @@ def choose(
 
 
 def some_of(data: ImageDataModule, seed: int) -> ImageDataModule:
-    """Some training images of each class in place of all splits, without augmentation."""
+    """Select a random subset of the training images, balanced over the classes.
+
+    Args:
+        data: the images of the run.
+        seed: seeds the selection.
+
+    Returns:
+        A data module with the subset as its only split, "train", without augmentation. It holds `PROBED` images divided
+        equally among the classes, but at least `LEAST` per class; of smaller classes, all images.
+    """
     train = data.splits["train"]
     classes, place = np.unique(train.labels, return_inverse=True)
     shuffled = np.random.default_rng(seed).permutation(len(train))
     in_classes = shuffled[np.argsort(place[shuffled], kind="stable")]
     starts = np.searchsorted(place[in_classes], np.arange(len(classes)))
-    rank = np.arange(len(train)) - starts[place[in_classes]]  # of each image in its class
+    rank = np.arange(len(train)) - starts[place[in_classes]]  # the index of each image within its class
     some = np.sort(in_classes[rank < max(LEAST, PROBED // len(classes))])
     return ImageDataModule(
         {"train": train.take(some)},
@@ -156,25 +177,27 @@ def some_of(data: ImageDataModule, seed: int) -> ImageDataModule:
 
 
 def similarity(features: Tensor, labels: NDArray[np.int64], seed: int) -> float | None:
-    """How well a linear probe on some of the images tells the others apart, between guessing and no mistake.
+    """Measure how well a linear probe on the features predicts the classes of held-out images.
+
+    The probe is a ridge classifier.
 
     Args:
-        features: of the images, of shape (images, width).
-        labels: theirs, of shape (images,).
-        seed: of which are held out.
+        features: features of the images, shape (images, num_features).
+        labels: their int64 labels, shape (images,).
+        seed: seeds the choice of the held-out images.
 
     Returns:
-        How much of the way it gets from always naming the largest class, which is 0, to no mistake, which is 1; None if
-        there are not two classes with two images each, or all that are held out are of one.
+        The accuracy on the held-out images, scaled so that always predicting their largest class is 0 and no errors is
+        1; at least 0. None if fewer than two classes have two images, or all held-out images are of one class.
     """
-    # Late: no other run needs them, and they take 0.3 s.
+    # Imported here, as it takes 0.3 s and no other run needs it.
     from sklearn.linear_model import RidgeClassifierCV
     from sklearn.model_selection import train_test_split
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     _, place, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    often = counts[place] >= 2  # one to learn from, one to tell
+    often = counts[place] >= 2  # one image to train on, one to hold out
     several = int((counts >= 2).sum())
     if several < 2:
         return None
@@ -188,7 +211,7 @@ def similarity(features: Tensor, labels: NDArray[np.int64], seed: int) -> float 
     guessed = float(np.bincount(told_labels).max() / len(told_labels))
     if guessed == 1:
         return None
-    # In closed form, whatever the number of classes; its penalty is the best of six at telling single images left out.
+    # Solved in closed form for any number of classes; leave-one-out cross-validation chooses one of six penalties.
     probe = make_pipeline(StandardScaler(), RidgeClassifierCV(np.logspace(0, 5, 6)))
     right = float((probe.fit(learned, learned_labels).predict(told) == told_labels).mean())
     return max(0.0, (right - guessed) / (1 - guessed))

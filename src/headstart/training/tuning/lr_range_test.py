@@ -1,4 +1,4 @@
-"""The learning-rate range test (Smith, arXiv:1506.01186, arXiv:1803.09820): what `lr=auto` is."""
+"""Learning-rate range test (LR finder) for `lr=auto` (Smith, arXiv:1506.01186, arXiv:1803.09820)."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ from headstart.utils.files import csv_text
 from headstart.utils.progress import progress_bar
 
 LOWEST, HIGHEST, STEPS = 1e-7, 10.0, 100
-STILL = 10  # steps at rates so low that the loss stays where it starts
-SMOOTHING = 0.8  # weight of what was before in the mean of losses: five steps, which are 0.4 of a power of ten
+STILL = 10  # first steps, at learning rates so low that the loss does not change
+SMOOTHING = 0.8  # decay of the moving average, which spans five steps: a factor of 10^0.4 in the learning rate
 DIVERGED = 4.0  # times the lowest smoothed loss
-# The rate at which the loss has fallen by this share of its whole fall. See benchmarks/README.md: the steepest place
-# (fastai's, and Lightning's) is decided by the noise of single batches, and is anywhere where the loss falls slowly.
+# The suggested learning rate is where the loss has fallen by this fraction of its total decrease. fastai and Lightning
+# suggest the steepest gradient, which depends on the noise of single batches and is arbitrary where the loss falls
+# slowly: see benchmarks/README.md.
 FALLEN = 0.8
-LEAST_FALL, NOISE = 0.01, 1.5  # of the first loss, and of the deviation of its batches: what falls less may be noise
+# Factors of the first loss and of its standard deviation over batches; a smaller decrease may be noise.
+LEAST_FALL, NOISE = 0.01, 1.5
 HEADER = ("rate", "loss", "smoothed_loss")
 Values = NDArray[np.float64]
 Batches = ImageDataModule | FeatureDataModule
@@ -36,14 +38,14 @@ Batches = ImageDataModule | FeatureDataModule
 
 @dataclass(frozen=True)
 class RangeTest:
-    """What a range test has found.
+    """The result of a learning-rate range test.
 
     Attributes:
-        lr: the rate to train with, of two digits.
-        rates: of each step, shape (steps,).
-        losses: of each step's batch, before the step.
-        smoothed: running means of them.
-        seconds: how long it took.
+        lr: the learning rate to train with, rounded to two significant digits.
+        rates: the learning rate of each step, float64, shape (steps,).
+        losses: the loss of each step's batch before the step, float64, shape (steps,).
+        smoothed: the exponential moving average of the losses, float64, shape (steps,).
+        seconds: how long the test took.
     """
 
     lr: float
@@ -56,7 +58,7 @@ class RangeTest:
         return f"{self.lr:g} (range test of {len(self.rates)} steps, {self.seconds:.0f} s)"
 
     def csv(self) -> str:
-        """The curve as a csv: a row for each step."""
+        """Return the curve as CSV text, one row per step, with the columns of `HEADER`."""
         return csv_text([HEADER, *zip(self.rates, self.losses, self.smoothed, strict=True)])
 
 
@@ -70,24 +72,29 @@ def lr_range_test(
     seed: int = 0,
     show_progress: bool = False,
 ) -> RangeTest:
-    """Trains a copy of a classifier at rates that rise exponentially from `LOWEST` to `HIGHEST`, and watches the loss.
+    """Find a learning rate by training a copy of a classifier at increasing learning rates.
 
-    The classifier, and the random states of torch, numpy and Python, are afterwards what they were, bit for bit; the
-    data module gives a loader of its own. Epochs are repeated as long as it takes. It ends early when the loss
-    diverges. Groups of parameters keep their ratios to the optimizer's own rate (`optimizer.defaults["lr"]`), which is
-    the one that rises.
+    The learning rate increases exponentially from `LOWEST` to `HIGHEST` in `STEPS` steps, over as many epochs as that
+    takes. The test ends early if the loss diverges. The learning rate that increases is the optimizer's default
+    (`optimizer.defaults["lr"]`), to which parameter groups keep their ratios.
+
+    Afterwards the classifier and the random states of torch, numpy and Python are bit for bit what they were before.
+    The batches come from a new DataLoader.
 
     Args:
-        classifier: in any state; its optimizer's rate does not matter.
+        classifier: the classifier in any state; its optimizer's learning rate is not used.
         data: the training images, or their features for a classifier without its backbone.
-        device: where it will be trained.
-        precision: the Trainer's plugin.
+        device: the device that will train it.
+        precision: the Trainer's precision plugin.
         gradient_clip: the Trainer's `gradient_clip_val`.
-        seed: of dropout; the same gives the same rate on a CPU.
-        show_progress: show a bar.
+        seed: seeds dropout and other random numbers; the same seed gives the same result on a CPU.
+        show_progress: show a progress bar.
+
+    Returns:
+        The learning rate, and the curve that it was chosen by.
 
     Raises:
-        ConfigError: the loss is not finite from the start, or falls at no rate.
+        ConfigError: the loss is not finite from the start, or does not fall at any learning rate.
     """
     start = time.perf_counter()
     rates, losses = np.geomspace(LOWEST, HIGHEST, STEPS), list[float]()
@@ -101,7 +108,7 @@ def lr_range_test(
                 group["lr"] = float(rate * ratio)
             losses.append(rehearsal.step(batch))
             means = smooth(losses)
-            if not means[-1] <= DIVERGED * means.min():  # nor is it where it is NaN
+            if not means[-1] <= DIVERGED * means.min():  # also true if it is NaN
                 break
             advance(1)
     finite = np.isfinite(losses)
@@ -110,7 +117,7 @@ def lr_range_test(
 
 
 def batches_of(data: Batches) -> Iterator[Batch]:
-    """Training batches without end, epoch by epoch, from a loader whose workers end with it."""
+    """Yield training batches endlessly, epoch by epoch, from a new DataLoader, whose workers stop with it."""
     loader = data.train_dataloader()
     sampler = loader.sampler
     for epoch in count():
@@ -120,7 +127,11 @@ def batches_of(data: Batches) -> Iterator[Batch]:
 
 
 def smooth(losses: list[float]) -> Values:
-    """Exponential running means, in which the first losses have no smaller weight (Kingma & Ba's correction)."""
+    """Compute the exponential moving average of the losses, with Adam's bias correction (Kingma & Ba).
+
+    Returns:
+        The average up to and including each loss, float64, shape (len(losses),).
+    """
     means, mean = [], 0.0
     for steps, loss in enumerate(losses, start=1):
         mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
@@ -129,7 +140,15 @@ def smooth(losses: list[float]) -> Values:
 
 
 def suggested(rates: Values, losses: Values, smoothed: Values) -> float:
-    """The rate at which the smoothed loss has fallen by `FALLEN` of its whole fall, rounded to two digits.
+    """Return the learning rate at which the smoothed loss has fallen by `FALLEN` of its total decrease.
+
+    Args:
+        rates: the learning rate of each step, shape (steps,).
+        losses: the finite losses, shape (steps,).
+        smoothed: their exponential moving average, shape (steps,).
+
+    Returns:
+        The learning rate, rounded to two significant digits.
 
     Raises:
         ConfigError: see `lr_range_test`.

@@ -1,4 +1,4 @@
-"""Training steps before the training, on a copy: the classifier and every random state stay as they are."""
+"""Trial training steps on a copy of the classifier, which leave the classifier and all random states unchanged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from headstart.training.classifier import TransferClassifier
 
 @contextmanager
 def random_states_kept() -> Iterator[None]:
-    """Puts the random states of torch, on the CPU and every GPU, of numpy and of Python back when the block ends."""
+    """Restore the random states of torch (on the CPU and all GPUs), numpy and Python at the end of the block."""
     python, arrays = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
@@ -28,17 +28,20 @@ def random_states_kept() -> Iterator[None]:
 
 
 class Rehearsal:
-    """A copy of a classifier that takes the steps which a Trainer would take with it.
+    """A copy of a classifier that takes the same training steps as a Trainer would.
+
+    All blocks of the copy that are ever trained are unfrozen from the start.
 
     Args:
-        classifier: is copied, with what is frozen in it, and not touched.
-        device: where to train.
-        precision: the Trainer's plugin.
-        lr: the optimizer's learning rate; groups keep their ratios to it.
-        gradient_clip: the Trainer's `gradient_clip_val`: the largest norm of all gradients together.
+        classifier: the classifier to copy; it is not modified.
+        device: the device to train on.
+        precision: the Trainer's precision plugin.
+        lr: the optimizer's learning rate; parameter groups keep their ratios to it.
+        gradient_clip: the Trainer's `gradient_clip_val`, the maximum norm of all gradients together.
 
     Attributes:
-        optimizer: the copy's own, over what is not frozen.
+        classifier: the copy, on the device and in training mode.
+        optimizer: the optimizer of the copy, over all parameters that are ever trained.
     """
 
     def __init__(
@@ -52,15 +55,19 @@ class Rehearsal:
     ) -> None:
         copied = precision.convert_module(deepcopy(classifier)).to(device)
         assert isinstance(copied, TransferClassifier)
-        copied.unfreezing.unfreeze_all()  # to find a rate, and memory, for all that will ever train
+        copied.unfreezing.unfreeze_all()  # measure with everything that will ever be trained
         self.classifier = copied.train()
         self.optimizer = self.classifier.build_optimizer(lr=lr)
         self.device, self.precision, self.gradient_clip = device, precision, gradient_clip
-        # Of 16-mixed. A copy: the scale that it finds here is not the one to start training with.
+        # The GradScaler of 16-mixed; a copy, so that training does not start with the scale reached here.
         self._scaler = deepcopy(getattr(precision, "scaler", None)) or torch.amp.GradScaler(enabled=False)
 
     def step(self, batch: Batch) -> float:
-        """Takes an optimizer step, and gives the loss before it."""
+        """Take an optimizer step, and return the loss before it.
+
+        Args:
+            batch: images or features, and labels, on any device.
+        """
         images, labels = (part.to(self.device, non_blocking=True) for part in batch)
         self.optimizer.zero_grad()
         with self.precision.forward_context():
