@@ -173,6 +173,10 @@ def test_heads_on_features_of_many_images_have_larger_batches(
         assert checkpoint["hyper_parameters"]["batch_size"] == size
     resumed = f"ckpt_path={tmp_path / 'null' / 'checkpoints' / 'last.ckpt'}"
     train("epochs=2", resumed, folder=tmp_path / "resumed")
+    # A schedule counts steps: it is that of the checkpoint only if the batches are, too.
+    train("epochs=2", "scheduler=cosine", folder=tmp_path / "cosine")
+    resumed = f"ckpt_path={tmp_path / 'cosine' / 'checkpoints' / 'last.ckpt'}"
+    assert train("epochs=2", "scheduler=cosine", resumed, folder=tmp_path / "cosine again")["epochs/run"] == 2
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")

@@ -205,7 +205,10 @@ def test_a_slow_cache(word: str, what: str, said: Callable[..., str], monkeypatc
         return draw(sampler)
 
     monkeypatch.setattr(EpochSampler, "draw", late)
-    assert said("data=digits", "data.train_per_class=3", "epochs=2", word).endswith(f"of training {what}")
+    monkeypatch.setenv("HEADSTART_CORES", "2")  # as many workers as there are cores: more would not help
+    assert said("data=digits", "data.train_per_class=3", "epochs=2", "data.num_workers=2", word).endswith(
+        f"of training {what}"
+    )
 
 
 # --- the rules -------------------------------------------------------------------------------------------------------
@@ -259,7 +262,8 @@ def test_the_verdict(
     splits = {"train": Samples(np.zeros((4000, 64, 64, 3), np.uint8), np.zeros(4000, np.int64), [""] * 4000)}
     workers = config.data.num_workers
     data = ImageDataModule(splits, training=PIXELS, evaluation=PIXELS, batch_size=32, num_workers=workers)
-    backbone = Backbone(nn.Identity(), 3, SMALL, {"image_size": 224} if "model=vit_b_16" in words else {})
+    name = "vit_b_16" if "model=vit_b_16" in words else "resnet18"
+    backbone = Backbone(nn.Identity(), 3, SMALL, {"library": "torchvision", "name": name})
     line = verdict(profiler, config, data, Strategy(backbone, config.freeze, Finetuning()))
     assert line.startswith("speed: 212 images/s; ")
     assert line.endswith(expected)

@@ -198,7 +198,7 @@ class ImageDataModule(pl.LightningDataModule):
         """Return a loader of training images in random order with the training transform."""
         sampler = self.training_sampler(*self._share())
         drop_last = drops_last(len(sampler), self.batch_size)
-        stopwatch = Stopwatch(self.num_workers)
+        stopwatch = None if self._prepared_training else Stopwatch(self.num_workers)  # it times reading and decoding
         dataset = self._dataset("train", self._prepared_training, self.training, stopwatch)
         return self._loader(dataset, sampler, self.batch_size, drop_last=drop_last)
 

@@ -134,14 +134,25 @@ class TransferClassifier(pl.LightningModule):
             self.backbone.compile()
             self._compiled = True
 
-    def on_fit_start(self) -> None:
-        """Check that the Trainer's strategy supports unfreezing and that all processes chose the same `finetune`.
+    def setup(self, stage: str) -> None:
+        """Make sure that all processes train by the same strategy, before they wait for each other's gradients.
+
+        Args:
+            stage: "fit", "test" and so on.
 
         Raises:
-            ConfigError: one of the checks fails; see `check_strategy` and `check_agreement`.
+            ConfigError: they chose differently; see `check_agreement`.
         """
-        if chosen := self.hparams.get("chosen"):
+        chosen = self.hparams.get("chosen")
+        if stage == "fit" and chosen:
             check_agreement(chosen["strategy"])
+
+    def on_fit_start(self) -> None:
+        """Check that the Trainer's strategy supports unfreezing, where that happens during training.
+
+        Raises:
+            ConfigError: it does not; see `check_strategy`.
+        """
         if self.unfreezing.finetuning.has_stages:
             check_strategy(self.trainer.strategy)
 

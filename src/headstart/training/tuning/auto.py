@@ -67,10 +67,10 @@ class Auto(pl.Callback):
     def __init__(self, lr: float | str, batch_size: int | str | None, checkpoint: str | Path | None) -> None:
         self.asked = [name for name, value in (("lr", lr), ("batch_size", batch_size)) if value == AUTO]
         theirs: dict[str, Any] = {}
-        if self.asked and checkpoint is not None:
+        if checkpoint is not None and (self.asked or batch_size is None):
             theirs = read_checkpoint(checkpoint)["hyper_parameters"]
         self.lr: float | None = theirs.get("optimizer", {}).get("lr") if lr == AUTO else float(lr)
-        self.batch_size: int | None = theirs.get("batch_size") if batch_size == AUTO else None
+        self.batch_size: int | None = theirs.get("batch_size")
         if batch_size is not None and batch_size != AUTO:
             self.batch_size = int(batch_size)
         self.range_test: RangeTest | None = None
