@@ -21,7 +21,7 @@ from headstart.utils.console import guard_logs
 
 @hydra.main(config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float | None:
-    """Checks the configuration, then imports torch and runs it; a job of a sweep has a process of its own."""
+    """Check the configuration, then import torch and run it; a job of a sweep has a process of its own."""
     guard_logs()
     settings = check(cfg)
     job = HydraConfig.get()

@@ -33,7 +33,7 @@ KINDS = {
 
 
 def make_images(root: Path, images: int) -> Path:
-    """Writes generated JPEGs of 224 × 224 in two classes."""
+    """Write generated JPEGs of 224 × 224 in two classes."""
     rng = np.random.default_rng(0)
     for index in range(images):
         path = root / "ab"[index % 2] / f"{index}.jpg"

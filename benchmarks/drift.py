@@ -34,7 +34,7 @@ class PlainClassifier(classifier.TransferClassifier):
 
 
 def accuracy(root: Path, weights: Path, epochs: int, kind: type[classifier.TransferClassifier]) -> tuple[float, float]:
-    """Validation accuracy of the last epoch's run, and the largest relative change of a running mean."""
+    """Return the validation accuracy of the last epoch's run, and the largest relative change of a running mean."""
     overrides = ["data=emergency", f"data.root={root}", "model=mobilenet_v2", f"model.weights={weights}"]
     overrides += [
         f"epochs={epochs}",

@@ -54,12 +54,12 @@ class Clock(pl.Callback):
         self._start, self._images = 0.0, 0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, _: Any) -> None:
-        """Starts, before there is a loader's first batch."""
+        """Start, before there is a loader's first batch."""
         self._finish(trainer)
         self._start, self._images = time.perf_counter(), 0
 
     def on_train_batch_end(self, trainer: pl.Trainer, _: Any, __: Any, batch: Batch, step: int) -> None:
-        """Ends with the last batch."""
+        """End with the last batch."""
         self._images += len(batch[1])
         if step + 1 == trainer.num_training_batches:
             self._finish(trainer)
@@ -132,7 +132,7 @@ def images_a_second(backbone: Backbone, trainer: pl.Trainer, clock: Clock, data:
 
 
 def main() -> None:
-    """Prints a table for each network."""
+    """Print a table for each network."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, help="a folder with a folder for each class (generated photographs)")
     parser.add_argument("--models", nargs="+", default=["mobilenet_v2", "resnet50"], help="of torchvision")
@@ -153,7 +153,7 @@ def main() -> None:
 
 
 def measure(name: str, root: Path, arguments: argparse.Namespace, accelerator: str) -> None:
-    """Prints images a second of each kind of batches."""
+    """Print images a second of each kind of batches."""
     source = imagefolder(root, least=1)
     (samples,) = source.splits.values()
     backbone = build_backbone("torchvision", name, None)

@@ -53,7 +53,7 @@ def train(name: str, batch_size: int, steps: int, kept: bool) -> tuple[float, fl
 
 
 def main() -> None:
-    """Prints a line for each network."""
+    """Print a line for each network."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["mobilenet_v2", "resnet18", "resnet50"], help="of torchvision")
     parser.add_argument("--batch-size", type=int, default=16)

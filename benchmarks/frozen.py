@@ -75,7 +75,7 @@ def loaders(root: Path) -> tuple[Any, Any]:
 
 
 def plain_epoch(root: Path, weights: Path) -> dict[str, float]:
-    """(a): nothing of headstart but the loaders."""
+    """Run (a): nothing of headstart but the loaders."""
     import lightning.pytorch as pl
     import torch
     from torch.nn import functional as F
@@ -180,7 +180,7 @@ def whole_run(root: Path, weights: Path, cache: Path, folder: Path, epochs: int)
 
 
 def alone(part: str, root: Path, weights: Path) -> dict[str, Any]:
-    """A part in a process of its own."""
+    """Run a part in a process of its own."""
     command = [sys.executable, __file__, "--root", str(root), "--weights", str(weights), "--part", part]
     printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     figures: dict[str, Any] = json.loads(printed.splitlines()[-1])

@@ -36,7 +36,7 @@ def steepest(rates: Curve, smoothed: Curve) -> float:
 
 
 def valley(rates: Curve, smoothed: Curve) -> float:
-    """The middle of the longest run of steps, not all neighbours, in which the loss falls (fastai's rule)."""
+    """Return the middle of the longest run of steps, not all neighbours, in which the loss falls (fastai's rule)."""
     lengths = np.ones(len(smoothed), dtype=int)
     for step in range(1, len(smoothed)):
         higher = smoothed[:step] > smoothed[step]
@@ -56,7 +56,7 @@ RULES: dict[str, Callable[[Curve, Curve], float]] = {
 
 
 def trained(words: list[str], folder: Path) -> dict[str, float]:
-    """The metrics of a run; what diverged has an accuracy of 0 and a loss of 99."""
+    """Return the metrics of a run; what diverged has an accuracy of 0 and a loss of 99."""
     with initialize_config_dir(str(CONF)):
         train.run(check(compose("train", [*COMMON, *words])), folder)
     metrics: dict[str, float] = json.loads((folder / "metrics.json").read_text())
@@ -65,7 +65,7 @@ def trained(words: list[str], folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Prints a row for each setting and one for each rule."""
+    """Print a row for each setting and one for each rule."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("settings", nargs="+")
     parser.add_argument("--epochs", type=int, default=15)

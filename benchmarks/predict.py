@@ -56,7 +56,7 @@ def make_model(folder: Path) -> None:
 
 
 def bare_seconds(model: Any, files: list[str]) -> float:
-    """The forward pass over batches that are decoded beforehand, a few at a time."""
+    """Time the forward pass over batches that are decoded beforehand, a few at a time."""
     import torch
 
     from headstart.data.image_io import read_image

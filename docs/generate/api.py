@@ -25,7 +25,7 @@ API = {
 
 
 def api() -> str:
-    """Returns a section for each public name: how to import it, its signature and its docstring."""
+    """Return a section for each public name: how to import it, its signature and its docstring."""
     return "\n".join(_section(SOURCE / file, name) for file, names in API.items() for name in names)
 
 
@@ -41,7 +41,7 @@ def _section(path: Path, name: str) -> str:
 
 
 def _signature(name: str, node: ast.FunctionDef) -> str:
-    """Returns a function's signature, in several lines where one would be too long."""
+    """Return a function's signature, in several lines where one would be too long."""
     arguments = ast.unparse(node.args).removeprefix("self, ")
     result = f" -> {ast.unparse(node.returns)}" if node.returns else ""
     line = f"{name}({arguments}){result}"
@@ -51,7 +51,7 @@ def _signature(name: str, node: ast.FunctionDef) -> str:
 
 
 def _markdown(docstring: str) -> str:
-    """Returns a docstring in Google style as Markdown."""
+    """Return a docstring in Google style as Markdown."""
     lines: list[str] = []
     section = ""
     for line in docstring.splitlines():

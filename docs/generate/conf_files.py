@@ -13,14 +13,14 @@ CONF = Path(__file__).parents[2] / "conf"
 
 
 def _bases(group: str, path: Path) -> list[Path]:
-    """Returns the files that a file of conf/ starts from."""
+    """Return the files that a file of conf/ starts from."""
     listed = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("defaults", [])
     names = [entry.partition("@")[0] for entry in listed if isinstance(entry, str) and entry != "_self_"]
     return [CONF / f"{name.lstrip('/')}.yaml" if name[0] == "/" else CONF / group / f"{name}.yaml" for name in names]
 
 
 def values_of(group: str, path: Path) -> dict[str, Any]:
-    """Returns the values of a group that a file of conf/ sets, those that it starts from included."""
+    """Return the values of a group that a file of conf/ sets, those that it starts from included."""
     found: dict[str, Any] = {}
     for base in _bases(group, path):
         found |= values_of(group, base)
@@ -30,7 +30,7 @@ def values_of(group: str, path: Path) -> dict[str, Any]:
 
 
 def comments_of(group: str, path: Path) -> dict[str, str]:
-    """Returns the comment beside each key; where a file that it starts from has one, too, that one."""
+    """Return the comment beside each key; where a file that it starts from has one, too, that one."""
     found = {key.removeprefix(f"{group}."): text for key, text in beside_keys(path).items()}
     for base in _bases(group, path):
         found |= comments_of(group, base)
@@ -38,7 +38,7 @@ def comments_of(group: str, path: Path) -> dict[str, str]:
 
 
 def beside_keys(path: Path) -> dict[str, str]:
-    """Returns the comment beside each key, by the key's name with dots."""
+    """Return the comment beside each key, by the key's name with dots."""
     found: dict[str, str] = {}
     parents: list[tuple[int, str]] = []
     last = ""
@@ -57,6 +57,6 @@ def beside_keys(path: Path) -> dict[str, str]:
 
 
 def header(path: Path) -> str:
-    """Returns the comment that a file of conf/ opens with."""
+    """Return the comment that a file of conf/ opens with."""
     lines = path.read_text(encoding="utf-8").removeprefix("# @package _global_\n").splitlines()
     return "\n".join(line[1:].removeprefix(" ") for line in takewhile(lambda line: line.startswith("#"), lines)).strip()

@@ -14,7 +14,7 @@ FIGURES = ("confusion.png", "reliability.png", "worst.png")
 
 
 def main(run: Path) -> None:
-    """Copies figures of the run, and takes a picture of the top of its report, from the title to the curves."""
+    """Copy figures of the run, and take a picture of the top of its report, from the title to the curves."""
     for name in FIGURES:
         shutil.copy(run / "report" / "figures" / name, IMAGES / name)
     with sync_playwright() as playwright:

@@ -48,7 +48,7 @@ class Key(NamedTuple):
 
 
 def key_tables() -> str:
-    """Returns tables of all keys: the schema's types and ranges, with the defaults and the comments of conf/."""
+    """Return tables of all keys: the schema's types and ranges, with the defaults and the comments of conf/."""
     panel = CONF / "train.yaml"
     values, comments = yaml.safe_load(panel.read_text(encoding="utf-8")), beside_keys(panel)
     single, groups = [], []
@@ -65,7 +65,7 @@ def key_tables() -> str:
 
 
 def _choices(group: str) -> str:
-    """Returns a table of a group's files, each with the comment that it opens with."""
+    """Return a table of a group's files, each with the comment that it opens with."""
     rows = []
     for path in sorted((CONF / group).glob("[!_]*.yaml")):
         values = values_of(group, path)
@@ -75,7 +75,7 @@ def _choices(group: str) -> str:
 
 
 def _group(group: str, base: Any) -> str:
-    """Returns a table of the keys that the choices of a group have, each key once."""
+    """Return a table of the keys that the choices of a group have, each key once."""
     found: dict[str, dict[str, Key]] = {}  # by key and choice
     for path in sorted((CONF / group).glob("[!_]*.yaml")):
         values = values_of(group, path)
@@ -102,7 +102,7 @@ def _group(group: str, base: Any) -> str:
 
 
 def _keys(kind: Any, values: dict[str, Any], comments: dict[str, str], above: str = "") -> list[Key]:
-    """Returns the keys of a schema that have a value in conf/, those of nested schemas with dots in their names."""
+    """Return the keys of a schema that have a value in conf/, those of nested schemas with dots in their names."""
     found = []
     hints = get_type_hints(kind)
     for f in fields(kind):
@@ -118,7 +118,7 @@ def _keys(kind: Any, values: dict[str, Any], comments: dict[str, str], above: st
 
 
 def _key(kind: Any, name: str, value: Any, comment: str) -> Key:
-    """Returns what there is to say of one field of a schema."""
+    """Return what there is to say of one field of a schema."""
     field = next(f for f in fields(kind) if f.name == name)
     hint = get_type_hints(kind)[name]
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
@@ -146,7 +146,7 @@ def _table(keys: Iterable[Key]) -> str:
 
 
 def _prose(comment: str) -> str:
-    """Returns a comment as Markdown: its commands as code, its asterisks as they are."""
+    """Return a comment as Markdown: its commands as code, its asterisks as they are."""
     commands = r"(python train\.py [^\n]*|pip install -e \"[^\"]*\"|`[^`]*`)"
     parts = re.split(commands, comment)
     return "".join(

@@ -15,7 +15,7 @@ BEGIN, END = "<!-- written by python -m docs.generate -->\n", "<!-- end of what 
 
 
 def recipes() -> str:
-    """Returns a section for each experiment: its command, what it is, what was published, and its settings."""
+    """Return a section for each experiment: its command, what it is, what was published, and its settings."""
     sections = []
     for path in sorted((CONF / "experiment").glob("*.yaml")):
         commands, about = header(path).split("\n\n")[:2]
@@ -30,7 +30,7 @@ PAGES = {"configuration.md": key_tables, "recipes.md": recipes, "api.md": api}
 
 
 def renewed(page: str) -> str:
-    """Returns the text of a page with what is generated in it made anew."""
+    """Return the text of a page with what is generated in it made anew."""
     text = (DOCS / page).read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, mark, after = rest.partition(END)
