@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import Any
 
+import pytest
+from omegaconf import OmegaConf
+
+from headstart.config.check import check
 from headstart.config.renamed import RENAMED, check_renamed
 from headstart.utils.errors import ConfigError
 from tests.helpers.commands import command
@@ -22,6 +26,14 @@ def test_the_command_refuses_it_before_anything_is_imported() -> None:
     assert result.returncode == 1
     assert "finetune.thawed_by is called finetune.unfrozen_by now" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_file_with_an_old_name_is_told_the_new_one() -> None:
+    former = OmegaConf.structured(composed("finetune=gradual"))
+    values: Any = OmegaConf.to_container(former)
+    values["finetune"]["thawed_by"] = values["finetune"].pop("unfrozen_by")  # as a run's config.yaml had it
+    with pytest.raises(ConfigError, match="finetune.thawed_by is called finetune.unfrozen_by now"):
+        check(OmegaConf.create(values))
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from omegaconf.errors import (
 
 from headstart.config import data_schema, schema
 from headstart.config.ranges import AUTO
+from headstart.config.renamed import RENAMED
 from headstart.config.schema import Config
 from headstart.utils.errors import ConfigError, suggestion
 
@@ -157,6 +158,8 @@ def _explain(error: OmegaConfBaseException) -> str:
         return f"{key} is not set: give it on the command line, {key}=VALUE."
     if isinstance(error, InterpolationKeyError):
         return f"{key}: {error.msg}."
+    if key in RENAMED:
+        return f"{key} is called {RENAMED[key]} now. Write {RENAMED[key]} in place of it."
     if isinstance(error, ConfigKeyError):
         known = [f.name for f in dataclasses.fields(error.object_type)] if error.object_type else []
         where = f" in '{parent}'" if parent else ""
