@@ -53,7 +53,7 @@ def test_the_cases(images: float, alike: float | None, strategy: str) -> None:
     assert f"{images:,.0f} a class" in why
     measured = "too few to try" if alike is None else f"{alike:.0%} of the way from guessing to no mistake"
     assert measured in why
-    assert "Another choice: finetune=NAME, or freeze=true" in then
+    assert "To choose yourself: finetune=NAME, or freeze=true" in then
     assert strategy in (FROZEN, SCRATCH) or f"finetune={strategy}" in then
 
 

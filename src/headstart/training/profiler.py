@@ -183,7 +183,7 @@ def verdict(timed: TrainingProfiler, config: Config, data: ImageDataModule, stra
         larger = larger_batch(data.batch_size, step_s, len(data.splits["train"]))
         remedies = [f"batch_size={larger}", "batch_size=auto"] if larger else []
     else:
-        what = f"the {'head' if timed.on_features else 'network'}: {share:.0%} of the time it computes"
+        what = f"{share:.0%} of training is the {'head' if timed.on_features else 'network'} computing"
         remedies = _computing(timed, config, strategy)
     *others, last = remedies or [""]
     return f"{line}; {what}" + (f": {', '.join(others)}{' or ' if others else ''}{last}" if last else "")

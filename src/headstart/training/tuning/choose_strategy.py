@@ -66,7 +66,7 @@ class Choice:
             )
         return (
             f"finetune=auto: {few} images, {self.images:,.0f} a class, {features}\n"
-            f"finetune=auto: so {then}. Another choice: finetune=NAME, or freeze=true"
+            f"finetune=auto: so {then}. To choose yourself: finetune=NAME, or freeze=true"
         )
 
 
