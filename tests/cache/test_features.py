@@ -335,7 +335,7 @@ def test_what_is_remembered_wrongly_of_a_file_is_forgotten(
 
 def test_a_split_smaller_than_the_number_of_processes() -> None:
     from headstart.cache.feature_loaders import FeatureBatches, FeatureTable
-    from headstart.cache.store import Rows
+    from headstart.cache.segments import Rows
     from headstart.data.samplers import ShareSampler
 
     rows = Rows([], np.empty(0, np.int64), np.empty(0, np.int64), np.dtype("float32"), 8)

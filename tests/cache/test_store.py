@@ -106,7 +106,7 @@ def test_what_a_killed_process_left_half_written_is_ignored(
 
 
 def test_mapped_rows_of_many_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headstart.cache.store.MAPPED_BYTES", 1)  # lets go after every read
+    monkeypatch.setattr("headstart.cache.segments.MAPPED_BYTES", 1)  # lets go after every read
     for start in range(0, 50, 10):
         fill(tmp_path, range(start, start + 10))
     with opened(tmp_path) as store:
@@ -170,7 +170,8 @@ def test_a_full_disk_keeps_what_was_written(room: int, tmp_path: Path) -> None:
 OTHER = """
 import sys, hashlib
 from pathlib import Path
-from headstart.cache.store import FeatureStore, key_of
+from headstart.cache.segments import key_of
+from headstart.cache.store import FeatureStore
 store = FeatureStore(Path(sys.argv[1]), 7, "float32", {})
 print(store.claim(key_of(hashlib.sha256(b"1").digest(), 0)), flush=True)
 sys.stdin.read()
@@ -231,7 +232,8 @@ KEEPS_ONE = """
 import hashlib, sys
 import numpy as np
 from pathlib import Path
-from headstart.cache.store import FeatureStore, key_of
+from headstart.cache.segments import key_of
+from headstart.cache.store import FeatureStore
 store, one = FeatureStore(Path(sys.argv[1]), 7, "float32", {}), key_of(hashlib.sha256(b"1").digest(), 0)
 print(store.claim(one), flush=True)
 sys.stdin.readline()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.cache.store import FeatureStore, Key, key_of
+from headstart.cache.segments import Key, key_of
+from headstart.cache.store import FeatureStore
 
 WIDTH = 7
 ABOUT = {"model": {"library": "here", "name": "tiny"}}

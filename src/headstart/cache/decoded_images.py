@@ -16,7 +16,7 @@ from torchvision.transforms import InterpolationMode, v2
 from headstart.cache.disk import GIGABYTE, IMAGES, writable_cache_folder
 from headstart.cache.fill import Digests, Request, Shelf, complete, image_digests
 from headstart.cache.fingerprints import code_sha256, fingerprint
-from headstart.cache.store import Rows
+from headstart.cache.segments import Rows
 from headstart.data.datamodule import ImageDataModule, Prepared
 from headstart.data.image_io import decode_image
 from headstart.data.preprocessing import PartOfPacked, PixelRow, Transform, compose, fixed_steps

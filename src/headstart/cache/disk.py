@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.cache.store import IN_USE, RECORD
+from headstart.cache.segments import RECORD
+from headstart.cache.store import IN_USE
 from headstart.models.schemas import ABOUT
 from headstart.utils.files import read_json
 from headstart.utils.locks import ByteLocks

@@ -18,7 +18,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from headstart.cache.store import FeatureStore, Key, key_of
+from headstart.cache.segments import Key, key_of
+from headstart.cache.store import FeatureStore
 from headstart.data.dataset import Samples
 from headstart.data.image_io import decode_image, read_bytes
 from headstart.data.preprocessing import Transform

@@ -16,7 +16,8 @@ import torch
 from headstart.cache.disk import DIGESTS, FEATURES, cached_sets, make_room, sets_folder
 from headstart.cache.extraction import ChangedError, Compute, ViewDataset, Views, extract
 from headstart.cache.fingerprints import array_digests, file_digests, fingerprint
-from headstart.cache.store import RECORD, FeatureStore, Key, Rows, key_of
+from headstart.cache.segments import RECORD, Key, Rows, key_of
+from headstart.cache.store import FeatureStore
 from headstart.data.datamodule import ImageDataModule
 from headstart.data.dataset import Samples
 from headstart.data.preprocessing import Transform

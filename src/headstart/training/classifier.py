@@ -12,14 +12,14 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric, Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics import MetricCollection
 
 from headstart.data.datamodule import Batch
 from headstart.data.preprocessing import Normalisation, Preprocessing
 from headstart.models.freezing import hold_in_eval
 from headstart.models.unfreezing import Finetuning, Unfreezing
 from headstart.training.distributed import check_agreement, check_strategy, renew
+from headstart.training.metrics import build_metrics
 from headstart.training.optimization import BuildOptimizer, BuildSchedule, build_optimizer, build_schedule, can_fuse
 
 SPLITS = ("train", "val", "test")
@@ -90,7 +90,7 @@ class TransferClassifier(pl.LightningModule):
         self.optimizer, self.scheduler, self.monitor = optimizer, scheduler, monitor
         self.mixing, self.label_smoothing = mixing, label_smoothing
         self.register_buffer("class_weights", class_weights, persistent=False)
-        self.metrics = nn.ModuleDict({f"{split}_split": _metrics(len(class_names)) for split in SPLITS})
+        self.metrics = nn.ModuleDict({f"{split}_split": build_metrics(len(class_names)) for split in SPLITS})
         # Logits, labels and loss of the batches that the metrics have not been updated with yet.
         self._noted: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {split: [] for split in SPLITS}
         self.unfreezing = Unfreezing(backbone, freeze, finetuning)
@@ -135,26 +135,15 @@ class TransferClassifier(pl.LightningModule):
             self._compiled = True
 
     def setup(self, stage: str) -> None:
-        """Make sure that all processes train by the same strategy, before they wait for each other's gradients.
-
-        Args:
-            stage: "fit", "test" and so on.
+        """Check that unfreezing can work, before processes wait for each other's gradients.
 
         Raises:
-            ConfigError: they chose differently; see `check_agreement`.
+            ConfigError: see `check_strategy` and `check_agreement`.
         """
-        chosen = self.hparams.get("chosen")
-        if stage == "fit" and chosen:
-            check_agreement(chosen["strategy"])
-
-    def on_fit_start(self) -> None:
-        """Check that the Trainer's strategy supports unfreezing, where that happens during training.
-
-        Raises:
-            ConfigError: it does not; see `check_strategy`.
-        """
-        if self.unfreezing.finetuning.has_stages:
+        if stage == "fit" and self.unfreezing.finetuning.has_stages:
             check_strategy(self.trainer.strategy)
+        if stage == "fit" and self.hparams.get("chosen"):
+            check_agreement(self.hparams["chosen"]["strategy"])
 
     def on_train_epoch_start(self) -> None:
         """Unfreeze the blocks that are trained from this epoch on."""
@@ -307,15 +296,3 @@ class TransferClassifier(pl.LightningModule):
             first_epochs=self.unfreezing.finetuning.head_epochs,
         )
         return optimizer if schedule is None else {"optimizer": optimizer, "lr_scheduler": schedule}
-
-
-def _metrics(num_classes: int) -> MetricCollection:
-    metrics: dict[str, Metric | MetricCollection] = {
-        "loss": MeanMetric(),
-        "accuracy": MulticlassAccuracy(num_classes, average="micro"),
-        "macro_accuracy": MulticlassAccuracy(num_classes, average="macro"),
-        "class_accuracy": MulticlassAccuracy(num_classes, average="none"),
-    }
-    if num_classes > 5:
-        metrics["top5_accuracy"] = MulticlassAccuracy(num_classes, average="micro", top_k=5)
-    return MetricCollection(metrics, compute_groups=False)
