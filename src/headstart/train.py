@@ -57,12 +57,13 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
     backbone = open_backbone(config)
     data = build_data(config, images, backbone.preprocessing, observers.tuning.first_batch_size, trainer.num_devices)
     strategy, choice = strategy_of(config, backbone, data, trainer)
-    classifier = build_classifier(config, images, data, strategy, trainer, choice=choice, lr=observers.tuning.lr)
+    split, lr = split_table(images), observers.tuning.lr
+    classifier = build_classifier(config, images, data, strategy, trainer, choice=choice, split=split, lr=lr)
     epochs_done = check_checkpoint(config.ckpt_path, classifier) if config.ckpt_path is not None else 0
     batches = build_batches(config, classifier.hparams, data, strategy, trainer, epochs_done=epochs_done)
     observers.tuning.measure(classifier, data, batches.evaluation, trainer)
     classifier.compile_backbone(config.compile and not batches.head_only)
-    record_settings(config, folder, images, trainer, observers, sweep)
+    record_settings(config, folder, split, trainer, observers, sweep)
     with head_only_checkpoints(folder, classifier, aside=batches.head_only), resumable(folder):
         trainer.fit(classifier, batches.training, ckpt_path=config.ckpt_path, weights_only=True)
         epochs = restore_best(trainer, classifier)
@@ -104,13 +105,13 @@ def check_images(images: LabelledImages, trainer: pl.Trainer) -> None:
 
 
 def record_settings(
-    config: Config, folder: Path, images: LabelledImages, trainer: pl.Trainer, observers: Observers, sweep: bool
+    config: Config, folder: Path, split: str, trainer: pl.Trainer, observers: Observers, sweep: bool
 ) -> None:
     """Write config, environment, split and range test to the run folder, before training begins."""
     # Only the sweep sets ckpt_path in its jobs, to resume them, so it is left out of config.yaml.
     settings = replace(config, ckpt_path=None) if sweep else config
     curve = observers.tuning.range_test.csv() if observers.tuning.range_test else None
-    record_start(folder, to_yaml(settings), split_table(images), curve)
+    record_start(folder, to_yaml(settings), split, curve)
     write_layout(trainer.loggers)
 
 

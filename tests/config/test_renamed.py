@@ -8,6 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from headstart.config.check import check
+from headstart.config.compose import evaluation_config
 from headstart.config.renamed import RENAMED, check_renamed
 from headstart.utils.errors import ConfigError
 from tests.helpers.commands import command
@@ -19,6 +20,8 @@ def test_an_old_name_is_refused_with_the_new_one(old: str) -> None:
     message = f"{old} is called {RENAMED[old]} now. Write {RENAMED[old]} in place of it."
     with pytest.raises(ConfigError, match=message):
         check_renamed(["lr=1e-3", f"{old}=0.5"])
+    with pytest.raises(ConfigError, match=message):  # as `headstart look` and `headstart evaluate` compose theirs
+        evaluation_config(None, [f"{old}=0.5"])
 
 
 def test_the_command_refuses_it_before_anything_is_imported() -> None:

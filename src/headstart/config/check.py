@@ -20,7 +20,7 @@ from omegaconf.errors import (
 
 from headstart.config import data_schema, schema
 from headstart.config.ranges import AUTO
-from headstart.config.renamed import RENAMED
+from headstart.config.renamed import RENAMED, new_name
 from headstart.config.schema import Config
 from headstart.utils.errors import ConfigError, suggestion
 
@@ -159,7 +159,7 @@ def _explain(error: OmegaConfBaseException) -> str:
     if isinstance(error, InterpolationKeyError):
         return f"{key}: {error.msg}."
     if key in RENAMED:
-        return f"{key} is called {RENAMED[key]} now. Write {RENAMED[key]} in place of it."
+        return new_name(key)
     if isinstance(error, ConfigKeyError):
         known = [f.name for f in dataclasses.fields(error.object_type)] if error.object_type else []
         where = f" in '{parent}'" if parent else ""

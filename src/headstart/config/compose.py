@@ -17,6 +17,7 @@ from yaml import YAMLError
 import headstart
 from headstart.config.check import check
 from headstart.config.reading import read_config
+from headstart.config.renamed import check_renamed
 from headstart.config.schema import Config
 from headstart.utils.errors import ConfigError, suggestion
 
@@ -33,6 +34,7 @@ def evaluation_config(run_folder: Path | None, words: Sequence[str]) -> Config:
     Raises:
         ConfigError: an override is invalid, config.yaml cannot be read, or `conf/` is needed and missing.
     """
+    check_renamed(words)
     groups = [f.name for f in fields(Config)]
     for word in words:
         group = word.partition("=")[0].partition(".")[0]

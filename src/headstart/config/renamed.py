@@ -30,4 +30,9 @@ def check_renamed(overrides: Sequence[str]) -> None:
     for override in overrides:
         key = override.partition("=")[0].lstrip("+~")
         if key in RENAMED:
-            raise ConfigError(f"{key} is called {RENAMED[key]} now. Write {RENAMED[key]} in place of it.")
+            raise ConfigError(new_name(key))
+
+
+def new_name(key: str) -> str:
+    """Return the message that tells the new name of a renamed key."""
+    return f"{key} is called {RENAMED[key]} now. Write {RENAMED[key]} in place of it."

@@ -16,7 +16,7 @@ from headstart.config.schema import CachedFeatures, Config
 from headstart.data.augmentation import build_mixing
 from headstart.data.datamodule import ImageDataModule, class_weights
 from headstart.data.dataset import LabelledImages
-from headstart.data.splits import split_sha256, split_table
+from headstart.data.splits import split_sha256
 from headstart.models.backbone import Backbone, build_backbone
 from headstart.models.head import build_head
 from headstart.models.unfreezing import Finetuning, Strategy
@@ -137,6 +137,7 @@ def build_classifier(
     trainer: pl.Trainer,
     *,
     choice: Choice | None,
+    split: str,
     lr: float | None,
 ) -> TransferClassifier:
     """Build the classifier with a new head; its hyperparameters describe how it is trained.
@@ -148,6 +149,7 @@ def build_classifier(
         strategy: the backbone, and which part of it is trained in which epoch.
         trainer: the Trainer of the run.
         choice: the choice of `finetune=auto`, if any.
+        split: which image is in which split, as `split_table` returns it.
         lr: the learning rate; None if it is still to be measured.
 
     Raises:
@@ -188,7 +190,7 @@ def build_classifier(
             ),
             "monitor": config.monitor,
             "ema": config.callbacks.ema,
-            "split": split_sha256(split_table(images)),
+            "split": split_sha256(split),
             "data": config.data.told(),
         },
     )
