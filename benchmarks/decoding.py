@@ -14,6 +14,7 @@ import io
 import os
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +100,7 @@ def compare_odd_files(photo: Path) -> None:
 
 def compare_epochs(files: list[Path], augment: str) -> None:
     with initialize_config_dir(str(Path(__file__).parent.parent / "conf")):
-        settings = check(compose("train", [f"augment={augment}"])).augment.of_images()
+        settings = asdict(check(compose("train", [f"augment={augment}"])).augment)
     paths = [str(path) for path in files]
     splits = {"train": Samples(paths, np.zeros(len(paths), dtype=np.int64), paths)}
 

@@ -7,6 +7,7 @@ import math
 import pickle
 import shutil
 import signal
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +77,7 @@ def check_same(ours: ImageDataModule, theirs: ImageDataModule) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("name", choices("augment"))
 def test_batches_are_bit_for_bit_those_of_files(name: str, workers: int, files: dict[str, Samples]) -> None:
-    settings = composed(f"augment={name}").augment.of_images()
+    settings = asdict(composed(f"augment={name}").augment)
     images = module(files, workers=workers, **settings)
     check_same(decoded(images), module(files, **settings))
 
@@ -85,7 +86,7 @@ def test_batches_are_bit_for_bit_those_of_files(name: str, workers: int, files: 
 @pytest.mark.parametrize("name", ["flip", "standard"])
 def test_erased_batches_are_those_of_files(name: str, files: dict[str, Samples]) -> None:
     """What is erased has the mean colour, so such images are normalised before."""
-    images = module(files, **composed(f"augment={name}", "augment.random_erasing=0.9").augment.of_images())
+    images = module(files, **asdict(composed(f"augment={name}", "augment.random_erasing=0.9").augment))
     pixels, _ = next(iter(images.train_dataloader()))
     assert (pixels == 0).flatten(1).any(dim=1).float().mean() > 0.5
     check_same(decoded(images), images)
@@ -115,7 +116,7 @@ def test_parts_of_images_beyond_the_budget_are_nearly_those_of_files(
     """They are the same parts, resampled twice; and what is evaluated is the same at any size."""
     paths = [smooth(tmp_path / f"{index}.png", size, index) for index in range(8)]
     samples = {split: Samples(paths, np.arange(8) % 2, paths) for split in ("train", "val")}
-    settings = composed(f"augment={name}").augment.of_images()
+    settings = asdict(composed(f"augment={name}").augment)
     files = module(samples, **settings)
     ours = decoded(files)
     for (mine, _), (theirs, _) in zip(ours.val_dataloader(), files.val_dataloader(), strict=True):
@@ -200,7 +201,7 @@ def test_a_run_has_the_same_weights_and_figures(
 
 def test_a_run_on_arrays_with_mixing_has_the_same_weights(train: Train, tmp_path: Path, own_cache: Path) -> None:
     words = (*TINY_RESNET, "freeze=false", "epochs=2", "data=digits", "data.image_size=16", "data.resize=16")
-    check_same_runs(train, tmp_path, *words, "augment=standard", "augment.mixup=0.2", "augment.cutmix=1")
+    check_same_runs(train, tmp_path, *words, "augment=standard", "loss.mixup=0.2", "loss.cutmix=1")
     assert kept(own_cache) > 0
 
 

@@ -48,7 +48,7 @@ def test_what_is_erased_of_kept_views_is_not_the_same_in_every_epoch(train: Call
     assert metrics["features/computed"] + metrics["features/cached"] == 30 * 3 + 30 + 90 + 90  # three views of each
 
 
-@pytest.mark.parametrize("option", ["augment.mixup=0.2", "augment.cutmix=1.0"])
+@pytest.mark.parametrize("option", ["loss.mixup=0.2", "loss.cutmix=1.0"])
 def test_a_frozen_backbone_sees_mixed_images(option: str, train: Callable[..., dict[str, Any]]) -> None:
     metrics = train(option, "epochs=1", "data.train_per_class=3")
     assert "features/computed" not in metrics  # features of mixed images are not mixed features

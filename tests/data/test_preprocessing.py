@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -42,9 +44,7 @@ def test_the_data_may_say_otherwise() -> None:
 
 @pytest.mark.parametrize("name", choices("augment"))
 def test_augmentation_keeps_size_and_type_and_depends_on_the_seed_alone(name: str) -> None:
-    transform = training_transform(
-        SMALL, **composed(f"augment={name}", "augment.random_erasing=0.5").augment.of_images()
-    )
+    transform = training_transform(SMALL, **asdict(composed(f"augment={name}", "augment.random_erasing=0.5").augment))
     photos = np.stack([np.asarray(PHOTO.resize((50, 40)))] * 6)
     dataset = ImageDataset(Samples(photos, np.arange(6), list("abcdef")), transform)
     first = torch.stack([dataset[0, seed][0] for seed in range(4)])
@@ -82,7 +82,7 @@ def test_a_view_does_not_disturb_other_random_numbers() -> None:
 @pytest.mark.parametrize("name", choices("augment"))
 @pytest.mark.parametrize("random_erasing", [0.0, 0.9])
 def test_what_the_loader_leaves_to_the_device_gives_the_same_bits(name: str, random_erasing: float) -> None:
-    augment = composed(f"augment={name}", f"augment.random_erasing={random_erasing}").augment.of_images()
+    augment = asdict(composed(f"augment={name}", f"augment.random_erasing={random_erasing}").augment)
     transform = training_transform(SMALL, **augment)
     pixels = np.stack([np.asarray(PHOTO.resize((50, 40)))] * 4)
     samples = Samples(pixels, np.zeros(4, dtype=np.int64), list("abcd"))

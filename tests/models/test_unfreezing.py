@@ -336,7 +336,7 @@ def test_a_schedule_of_other_epochs_is_not_resumed(train: Train, tmp_path: Path)
             ("finetune=head_then_full", "epochs=1"),
             "finetune.head_epochs=1: the backbone never unfreezes in epochs=1",
         ),
-        (("finetune.backbone_lr=0.1",), "freeze=true trains the head alone, and finetune=none and its backbone_lr the"),
+        (("finetune.backbone_lr=0.1",), "finetune.backbone_lr: freeze=true trains the head alone"),
         (("finetune=auto", "freeze=stem"), "finetune=auto decides what is frozen: leave freeze=stem out"),
         (("finetune=auto", "model.weights=null"), "finetune=auto looks at the images with pretrained weights"),
         (("data.sampling=balanced", "loss.class_weights=balanced"), "would weigh the smaller classes twice"),

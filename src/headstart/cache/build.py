@@ -104,8 +104,7 @@ def _features(
     epochs = config.epochs if whole else strategy.finetuning.head_epochs
     if not isinstance(config.features, CachedFeatures):
         return None
-    mixing = config.augment.mixup or config.augment.cutmix  # MixUp and CutMix need the images
-    if not sees_all_images(trainer) or mixing:
+    if not sees_all_images(trainer) or config.loss.mixes:
         return None
     if not whole and epochs_done >= epochs:  # also if the head never trains alone
         return None

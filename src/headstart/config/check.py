@@ -83,7 +83,7 @@ def check(cfg: DictConfig) -> Config:
             contradict each other. The message names the key and what was expected, and suggests the nearest name.
     """
     try:
-        merged = OmegaConf.merge(_schema(cfg), _with_text_labels(cfg))
+        merged = OmegaConf.merge(_schema(cfg), _completed(cfg))
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise ConfigError(_explain(error)) from None
@@ -141,13 +141,15 @@ def _schema(cfg: DictConfig) -> DictConfig:
     return whole
 
 
-def _with_text_labels(cfg: DictConfig) -> DictConfig:
-    """Convert the keys of `data.classes` to strings, because YAML parses the labels of {0: cat, 1: dog} as numbers."""
+def _completed(cfg: DictConfig) -> DictConfig:
+    """Return the config with `freeze` set where it is null, and labels of classes as strings."""
     values: Any = OmegaConf.to_container(cfg)
-    if isinstance(values["data"].get("classes"), dict):
+    if values.get("freeze", True) is None:
+        values["freeze"] = values["finetune"]["name"] == "none"
+    if isinstance(values["data"].get("classes"), dict):  # YAML parses the labels of {0: cat, 1: dog} as numbers
         values["data"]["classes"] = {str(label): name for label, name in values["data"]["classes"].items()}
-    labelled: DictConfig = OmegaConf.create(values)
-    return labelled
+    completed: DictConfig = OmegaConf.create(values)
+    return completed
 
 
 def _explain(error: OmegaConfBaseException) -> str:
@@ -185,12 +187,14 @@ def _expected(error: OmegaConfBaseException) -> str:
 def _contradictions(config: Config) -> Iterator[str]:
     """Yield a message for each set of values that contradict each other."""
     finetune = config.finetune
-    if config.freeze is True and (finetune.name != "none" or finetune.changed()):
-        others = finetune.name if finetune.name != "none" else f"none and its {', '.join(finetune.changed())}"
+    if config.freeze is True and finetune.name != "none":
         yield (
-            f"freeze=true trains the head alone, and finetune={others} the backbone, too: leave one of them out, "
-            f"or freeze up to a block, such as freeze=layer2."
+            f"freeze=true trains the head alone, and finetune={finetune.name} the backbone, too: leave one of them "
+            f"out, or freeze up to a block, such as freeze=layer2."
         )
+    elif config.freeze is True and finetune.changed():
+        keys = ", ".join(f"finetune.{name}" for name in finetune.changed())
+        yield f"{keys}: freeze=true trains the head alone, and this is for the backbone. Add freeze=false."
     if finetune.name == AUTO and config.freeze is not False:
         yield f"finetune=auto decides what is frozen: leave freeze={config.freeze} out, or name a strategy."
     if finetune.name == AUTO and config.model.weights is None:

@@ -69,8 +69,8 @@ def finetune_preset(name: str) -> dict[str, Any]:
     """
     shared: Any = OmegaConf.load(CONF / "finetune" / "_base.yaml")
     own: Any = OmegaConf.load(CONF / "finetune" / f"{name}.yaml")
-    values = {**shared, **own.finetune}
-    del values["name"]
+    values = {**shared, **own}
+    del values["name"], values["defaults"]
     return values
 
 

@@ -9,7 +9,9 @@ from headstart.utils.errors import ConfigError
 # Maps an old name to the new one; the new names are those of torch, torchvision, timm and fastai.
 RENAMED = {
     "augment.colour": "augment.color_jitter",
+    "augment.cutmix": "loss.cutmix",
     "augment.erasing": "augment.random_erasing",
+    "augment.mixup": "loss.mixup",
     "augment.operations": "augment.num_ops",
     "finetune.block_decay": "finetune.layer_decay",
     "finetune.thawed_by": "finetune.unfrozen_by",

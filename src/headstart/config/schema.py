@@ -42,6 +42,13 @@ class Loss:
 
     label_smoothing: float = fraction(zero=True)
     class_weights: Literal["balanced"] | None
+    mixup: float = not_negative()
+    cutmix: float = not_negative()
+
+    @property
+    def mixes(self) -> bool:
+        """Tell whether training batches are mixed, by MixUp or CutMix; this needs the images, not their features."""
+        return self.mixup > 0 or self.cutmix > 0
 
 
 # --- training ------------------------------------------------------------------------------------------------
@@ -53,17 +60,11 @@ class Augment:
 
     name: str
     random_erasing: float = within(lambda value: 0 <= value <= 1, "a number from 0 to 1")
-    mixup: float = within(lambda value: 0 <= value < float("inf"), "a number of at least 0")
-    cutmix: float = within(lambda value: 0 <= value < float("inf"), "a number of at least 0")
 
     @property
     def is_random(self) -> bool:
         """Tell whether the training transform is random, so that an image has more than one view."""
         return self.name != "none" or self.random_erasing > 0
-
-    def of_images(self) -> dict[str, Any]:
-        """Return the arguments of `training_transform`."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("mixup", "cutmix")}
 
 
 @dataclass(kw_only=True)
@@ -203,8 +204,6 @@ class Trainer:
     limit_train_batches: int | float = batches()
     limit_val_batches: int | float = batches()
     limit_test_batches: int | float = batches()
-    log_every_n_steps: int = at_least(1)
-    num_sanity_val_steps: int = at_least(0)
     detect_anomaly: bool
     enable_progress_bar: bool
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from headstart.config.data_schema import Data
@@ -68,7 +68,7 @@ def build_data(
     """
     return ImageDataModule(
         images.splits,
-        training=training_transform(preprocessing, **config.augment.of_images()),
+        training=training_transform(preprocessing, **asdict(config.augment)),
         evaluation=evaluation_transform(preprocessing),
         batch_size=batch_size,
         evaluation_batch_size=config.data.evaluation_batch_size,

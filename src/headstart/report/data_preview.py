@@ -57,7 +57,7 @@ def look(config: Config, folder: Path, words: Sequence[str] = ()) -> Path:
         "samples": samples_by_class(train, images.class_names),
         "augmented": image_grids.augmented(
             train,
-            training_transform(preprocessing, **config.augment.of_images()),
+            training_transform(preprocessing, **asdict(config.augment)),
             evaluation_transform(preprocessing),
             preprocessing,
             images=4,

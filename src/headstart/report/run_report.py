@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -126,7 +127,7 @@ def images_of(folder: Path, config: Config) -> ImageDataModule:
     preprocessing = Preprocessing.from_dict(artifact.description["preprocessing"])
     return ImageDataModule(
         images.splits,
-        training=training_transform(preprocessing, **config.augment.of_images()),
+        training=training_transform(preprocessing, **asdict(config.augment)),
         evaluation=evaluation_transform(preprocessing),
         batch_size=config.data.first_batch_size,
         num_workers=0,

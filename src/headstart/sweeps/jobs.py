@@ -33,7 +33,7 @@ WRITTEN = (  # what a run writes to its folder, except its log
 POLL_S = 0.5  # seconds between two attempts to take a lock
 # Settings that change neither weights nor metrics: jobs that differ only in these are the same job.
 UNTOLD = (
-    *("ckpt_path", "report", "logger", "sweep", "trainer.enable_progress_bar", "trainer.log_every_n_steps"),
+    *("ckpt_path", "report", "logger", "sweep", "trainer.enable_progress_bar"),
     *("data.num_workers", "data.cache_gb", "features.max_gb"),
 )
 LEFT_OUT = (*UNTOLD, *map(".".join, REACH_DOWN.values()))

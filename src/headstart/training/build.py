@@ -167,7 +167,7 @@ def build_classifier(
         optimizer=partial(build_optimizer, **optimizer),
         scheduler=partial(build_schedule, **asdict(config.scheduler)),
         monitor=config.monitor,
-        mixing=build_mixing(num_classes, mixup=config.augment.mixup, cutmix=config.augment.cutmix),
+        mixing=build_mixing(num_classes, mixup=config.loss.mixup, cutmix=config.loss.cutmix),
         label_smoothing=config.loss.label_smoothing,
         class_weights=class_weights(config.loss.class_weights, data.splits["train"], num_classes),
         description={

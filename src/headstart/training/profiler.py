@@ -221,7 +221,7 @@ def _computing(timed: TrainingProfiler, config: Config, strategy: Strategy) -> l
 
 
 def _once(config: Config, strategy: Strategy) -> list[str]:
-    mixed = config.augment.mixup or config.augment.cutmix  # mixup and CutMix need images, not features
+    mixed = config.loss.mixes
     recomputed = strategy.freeze is True and not isinstance(config.features, CachedFeatures) and not mixed
     return ["features=auto (the backbone runs once)"] if recomputed else []
 

@@ -80,6 +80,8 @@ def build_trainer(callbacks: list[pl.Callback], loggers: list[Logger], settings:
             plugins=[WholeCheckpoints()],
             enable_checkpointing=any(isinstance(callback, KeepBest) for callback in callbacks),
             enable_model_summary=False,  # the table of results counts parameters
+            log_every_n_steps=1,  # metrics are logged once an epoch, and Lightning warns of fewer batches than steps
+            num_sanity_val_steps=0,  # the data are checked before training starts
             use_distributed_sampler=False,  # our samplers shard the data, without duplicates in evaluation
             **settings,
         )
