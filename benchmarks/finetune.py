@@ -154,7 +154,7 @@ def main() -> None:
 
 def measure(name: str, root: Path, arguments: argparse.Namespace, accelerator: str) -> None:
     """Print images a second of each kind of batches."""
-    source = imagefolder(root, least=1)
+    source = imagefolder(root, min_classes=1)
     (samples,) = source.splits.values()
     backbone = build_backbone("torchvision", name, None)
     if arguments.compile:

@@ -13,7 +13,7 @@ from PIL import Image
 from torchvision import datasets
 
 from headstart.data.build import open_source
-from headstart.data.csv_table import csv, inside
+from headstart.data.csv_table import csv, path_inside
 from headstart.data.datamodule import ImageDataset
 from headstart.data.image_folder import imagefolder
 from headstart.data.image_io import image_size, read_image, read_thumbnail
@@ -85,7 +85,7 @@ def test_what_is_no_regular_file_is_no_image(tmp_path: Path) -> None:
     source = imagefolder(tmp_path)
     assert len(source.splits["train"]) == 5  # a link to an image is one
     named = "cat/pipe.jpg, dog/socket.jpg, dog/zero.png"
-    assert source.notes == [f"3 that are no regular files were skipped in {tmp_path}: {named}"]
+    assert source.notes == [f"3 that are not regular files were skipped in {tmp_path}: {named}"]
     for path, kind in ((tmp_path / "cat" / "pipe.jpg", "a pipe"), (tmp_path / "dog" / "zero.png", "a device")):
         for read in (read_image, image_size, lambda path: read_thumbnail(path, 10)):
             with pytest.raises(DataError, match=rf"{path.name}: .*{kind}, not a regular file"):
@@ -217,7 +217,7 @@ def test_labels_that_are_numbers_are_in_the_order_of_numbers(tmp_path: Path) -> 
         ([("image", "class"), ("0.jpg", 1)], "has no column 'label'; its columns are image, class.*data.label_column"),
         ([("image", "label")], "has a header and no rows"),
         ([("image", "label"), ("0.jpg", "a"), ("1.jpg", "")], "line 3: the label of 1.jpg is empty"),
-        ([("image", "label"), ("0.jpg", "a"), ("gone.jpg", "b")], "names .*gone.jpg, which is not there"),
+        ([("image", "label"), ("0.jpg", "a"), ("gone.jpg", "b")], "names .*gone.jpg, which does not exist"),
         ([("image", "label"), ("0.jpg", "a"), ("../0.jpg", "b")], r"line 3: the file name '\.\./0.jpg' does not stay"),
         ([("image", "label"), ("0.jpg", "a"), ("/etc/passwd", "b")], "'/etc/passwd' does not stay inside"),
         ([("image", "label"), ("0.jpg", "a"), ("", "b")], "line 3: the file name '' does not stay inside"),
@@ -297,7 +297,7 @@ def test_tables_that_are_no_regular_files(tmp_path: Path) -> None:
     (tmp_path / "train.csv").unlink()
     os.mkfifo(tmp_path / "images" / "pipe.jpg")
     write_csv(tmp_path / "train.csv", [("image", "label"), ("a/0.jpg", "a"), ("pipe.jpg", "b")])
-    with pytest.raises(DataError, match=r"train.csv names .*images/pipe.jpg, which is no regular file."):
+    with pytest.raises(DataError, match=r"train.csv names .*images/pipe.jpg, which is not a regular file."):
         csv(tmp_path)
 
 
@@ -311,7 +311,7 @@ def test_names_with_dots_that_stay_inside(tmp_path: Path) -> None:
     assert len(csv(tmp_path).splits["train"]) == 4
     for name in ("../images/a/..b.jpg", "a/../../images/c.jpg", "..", "/etc/passwd"):
         with pytest.raises(DataError, match="does not stay inside"):
-            inside(tmp_path / "images", name, "here")
+            path_inside(tmp_path / "images", name, "here")
 
 
 def test_labels_of_thousands_of_digits_are_texts(tmp_path: Path) -> None:
@@ -395,7 +395,7 @@ def test_stl10_that_is_cut_off_is_known_before_training(tmp_path: Path) -> None:
 def test_pets_without_an_image_are_known_before_training(tmp_path: Path) -> None:
     make_pets(tmp_path)
     (tmp_path / "oxford-iiit-pet" / "images" / "Abyssinian_1.jpg").unlink()
-    with pytest.raises(DataError, match=r"trainval.txt names .*Abyssinian_1.jpg, which is not there \(1 missing"):
+    with pytest.raises(DataError, match=r"trainval.txt names .*Abyssinian_1.jpg, which does not exist \(1 missing"):
         open_source("pets", root=tmp_path)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headstart.data.dataset import LabelledImages, Samples
-from headstart.data.splits import carve, few_per_class, make_splits
+from headstart.data.splits import make_splits, sample_per_class, stratified_split
 from headstart.utils.errors import DataError
 
 
@@ -73,8 +73,8 @@ def test_no_test_split_where_none_is_wanted() -> None:
 def test_more_labels_include_fewer(counts: list[int], few: int, seed: int) -> None:
     labels = source(counts).splits["train"].labels
     names = source(counts).class_names
-    less = few_per_class(labels, few, seed, class_names=names)
-    more = few_per_class(labels, few + 5, seed, class_names=names)
+    less = sample_per_class(labels, few, seed, class_names=names)
+    more = sample_per_class(labels, few + 5, seed, class_names=names)
     assert np.bincount(labels[less]).tolist() == [few] * len(counts)
     assert set(less) < set(more)
 
@@ -94,7 +94,7 @@ def test_a_published_random_state_gives_its_split() -> None:
     from sklearn.model_selection import train_test_split
 
     labels = source([965, 681]).splits["train"].labels
-    left, taken = carve(labels, 165, 13, class_names=("a", "b"), name="val")
+    left, taken = stratified_split(labels, 165, 13, class_names=("a", "b"), name="val")
     theirs = train_test_split(np.arange(1646), test_size=0.1, stratify=labels, random_state=13)
     assert (len(left), len(taken)) == (1481, 165)
     assert left.tolist() == sorted(theirs[0])

@@ -104,10 +104,10 @@ def test_a_run_that_is_killed_inside_a_checkpoint_keeps_the_former_one(tmp_path:
 
 WAITS = """
 import os, signal, sys
-from headstart.data.workers import begin_worker
+from headstart.data.workers import exit_with_parent
 child = os.fork()
 if child == 0:
-    begin_worker(0)
+    exit_with_parent(0)
     os.read(os.pipe()[0], 1)  # for ever
 print(child, flush=True)
 sys.stdin.readline()

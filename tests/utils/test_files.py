@@ -24,7 +24,7 @@ from headstart.utils.files import (
     csv_text,
     csv_value,
     read_json,
-    regular,
+    regular_file,
     remove_unfinished,
     write_atomically,
     write_tensors,
@@ -140,7 +140,7 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(write_named(tmp_path / "file", "{}"))
     for name, what in (("pipe", "a pipe"), ("device", "a device"), ("socket", "a socket"), (".", "a folder")):
         with pytest.raises(OSError, match=f"{what}, not a regular file"):
-            regular(tmp_path / name)
+            regular_file(tmp_path / name)
     with pytest.raises(ValueError, match="it is nested too deeply"):
         read_json(tmp_path / "deep")
     with pytest.raises(OSError, match="1,073,741,824 bytes, more than headstart writes"):

@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 from headstart.data.dataset import LabelledImages, Samples, file_samples
 from headstart.utils.errors import DataError
-from headstart.utils.files import regular
+from headstart.utils.files import regular_file
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}  # spreadsheets choose by language
-HEADER = 2**16  # maximum length of the first line, in characters
-DIGITS = 18  # maximum length of a label that is sorted as a number
+MAX_HEADER = 2**16  # maximum length of the first line, in characters
+MAX_DIGITS = 18  # maximum length of a label that is sorted as a number
 
 
 def csv(
@@ -81,13 +81,17 @@ def csv(
             )
         else:
             splits["test"] = test.samples(folder, names)
-            both = set(splits["test"].names) & set(splits["train"].names)
-            if both:
-                raise DataError(
-                    f"{len(both)} images are both in {train.path} and in {test.path}, such as {min(both)}: "
-                    f"a test on them would be too good. Take them out of one table."
-                )
+            _check_disjoint(splits, train.path, test.path)
     return LabelledImages(tuple(names.values()), splits, notes)
+
+
+def _check_disjoint(splits: Mapping[str, Samples], train: Path, test: Path) -> None:
+    both = set(splits["test"].names) & set(splits["train"].names)
+    if both:
+        raise DataError(
+            f"{len(both)} images are both in {train} and in {test}, such as {min(both)}: a test on them would be too "
+            f"good. Take them out of one table."
+        )
 
 
 class Table(NamedTuple):
@@ -116,7 +120,7 @@ def read_table(path: Path, column: str | None = None) -> Table:
         DataError: the file cannot be read as a table.
     """
     try:
-        data = regular(path).read_bytes()
+        data = regular_file(path).read_bytes()
         encoding = "utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig"
         text = data.decode(encoding)
         delimiter = _delimiter(text, column)
@@ -126,25 +130,25 @@ def read_table(path: Path, column: str | None = None) -> Table:
     except (UnicodeDecodeError, csv_format.Error, OSError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise DataError(f"{path} cannot be read as a table ({why}). Save it as a csv in UTF-8.") from None
-    told = [DELIMITERS[delimiter]] if delimiter != "," else []
-    told += ["UTF-16"] if encoding == "utf-16" else []
-    return Table(columns, rows, [f"{path} is read as a table with {' and in '.join(told)}"] if told else [])
+    unusual = [DELIMITERS[delimiter]] if delimiter != "," else []
+    unusual += ["UTF-16"] if encoding == "utf-16" else []
+    return Table(columns, rows, [f"{path} is read as a table with {' and in '.join(unusual)}"] if unusual else [])
 
 
 def _delimiter(text: str, column: str | None) -> str:
     """Detect the delimiter: prefer one that yields `column`, then the one that yields most columns, then a comma."""
-    header = text[:HEADER].lstrip("\r\n").splitlines()[:1]
+    header = text[:MAX_HEADER].lstrip("\r\n").splitlines()[:1]
 
-    def found(delimiter: str) -> tuple[bool, int]:
+    def preference(delimiter: str) -> tuple[bool, int]:
         columns = [name.strip() for name in next(csv_format.reader(header, delimiter=delimiter), [])]
         return column in columns, len(columns)
 
-    return max(DELIMITERS, key=found)
+    return max(DELIMITERS, key=preference)
 
 
 def _sorted(labels: set[str]) -> list[str]:
     """Sort labels, as numbers if all of them are whole numbers, so that 10 comes after 9."""
-    numbers = all(label.isdecimal() and len(label) <= DIGITS for label in labels)
+    numbers = all(label.isdecimal() and len(label) <= MAX_DIGITS for label in labels)
     return sorted(labels, key=int) if numbers else sorted(labels)
 
 
@@ -175,20 +179,12 @@ class _Table:
         return cls(path, columns, [line for line, _ in rows], files, labels, notes)
 
     def samples(self, folder: Path, names: Mapping[str, str]) -> Samples:
-        """Return the labelled images of this table.
-
-        Args:
-            folder: the folder of the images.
-            names: maps a label to its class name, in class order.
-
-        Raises:
-            DataError: a label is empty or unknown, or an image is missing, listed twice or outside the folder.
-        """
+        """Return the labelled images of this table, whose labels are the keys of `names`, in class order."""
         indices = {label: index for index, label in enumerate(names)}
         paths, labels = [], []
         for line, file, label in zip(self.lines, self.files, self.labels or [], strict=True):
             where = f"{self.path}, line {line}"
-            paths.append(inside(folder, file, where))
+            paths.append(path_inside(folder, file, where))
             if not label:
                 raise DataError(f"{where}: the label of {file} is empty. Fill it in or remove the row.")
             if label not in indices:
@@ -198,12 +194,12 @@ class _Table:
             labels.append(indices[label])
         missing = [path for path in paths if not os.path.isfile(path)]  # noqa: PTH113 (faster for a hundred thousand files)
         if missing:
-            why = "is no regular file" if os.path.exists(missing[0]) else "is not there"  # noqa: PTH110
+            why = "is not a regular file" if os.path.exists(missing[0]) else "does not exist"  # noqa: PTH110
             others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
             raise DataError(f"{self.path} names {missing[0]}, which {why}{others}.")
-        path, times = Counter(paths).most_common(1)[0]
-        if times > 1:
-            raise DataError(f"{self.path} names {path} {times} times: an image may be in one row only.")
+        path, rows = Counter(paths).most_common(1)[0]
+        if rows > 1:
+            raise DataError(f"{self.path} names {path} {rows} times: an image may be in one row only.")
         return file_samples(paths, labels, folder)
 
 
@@ -214,12 +210,11 @@ def _one_file(pattern: Path) -> Path:
     if len(matches) == 1:
         return matches[0]
     if matches:
-        found = ", ".join(str(match) for match in matches)
-        raise DataError(f"{pattern} matches more than one table: {found}. Name one.")
+        raise DataError(f"{pattern} matches more than one table: {', '.join(map(str, matches))}. Name one.")
     raise DataError(f"{pattern}: no such table. Give it as data.train_csv=FILE or data.test_csv=FILE.")
 
 
-def inside(folder: Path, file: str, where: str) -> str:
+def path_inside(folder: Path, file: str, where: str) -> str:
     """Return the path of a file that a table names.
 
     Args:
