@@ -8,7 +8,7 @@ import os
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,34 +53,30 @@ def csv(
     """
     folder = Path(root, images)
     if not folder.is_dir():
-        raise DataError(
-            f"{folder}: no such folder of images. Give its parent as data.root=FOLDER, or data.images=FOLDER."
-        )
-    train = _Table.read(Path(root, train_csv), image_column, label_column)
-    if train.labels is None:
-        raise DataError(
-            f"{train.path} has no column '{label_column}'; its columns are {', '.join(train.columns)}. "
-            f"Name the column of labels by data.label_column=NAME."
-        )
-    names = dict(classes) if classes else {label: label for label in _sorted(set(train.labels))}
+        raise DataError(f"{folder}: no such folder of images. Give data.images=FOLDER, or its parent as data.root.")
+    samples = partial(_samples, folder=folder, image_column=image_column, label_column=label_column)
+    train = _read_listing(Path(root, train_csv), image_column)
+    _check_column(train, label_column, "labels by data.label_column")
+    labels = {row[label_column] for _, row in train.rows}
+    names = dict(classes) if classes else {label: label for label in _sorted(labels)}
     if len(names) < 2:
         raise DataError(f"{train.path}: column '{label_column}' has a single label; at least two are needed.")
     if len(set(names.values())) < len(names):
         raise DataError(f"data.classes gives one name to several labels: {', '.join(names.values())}.")
-    splits, notes = {"train": train.samples(folder, names)}, list(train.notes)
+    splits, notes = {"train": samples(train, names)}, list(train.notes)
     for label in names:
-        if label not in train.labels:
+        if label not in labels:
             raise DataError(f"{train.path} has no image with the label {label}, which data.classes names.")
     if test_csv is not None:
-        test = _Table.read(Path(root, test_csv), image_column, label_column)
+        test = _read_listing(Path(root, test_csv), image_column)
         notes += test.notes
-        if test.labels is None:
+        if label_column not in test.columns:
             notes.append(
                 f"{test.path} has no column '{label_column}' (it has {', '.join(test.columns)}): "
-                f"{len(test.files)} images to predict, no test split"
+                f"{len(test.rows)} images to predict, no test split"
             )
         else:
-            splits["test"] = test.samples(folder, names)
+            splits["test"] = samples(test, names)
             _check_disjoint(splits, train.path, test.path)
     return LabelledImages(tuple(names.values()), splits, notes)
 
@@ -102,11 +98,13 @@ class Table(NamedTuple):
         rows: for each row, its line number in the file and its values by column name. Values are stripped of
             whitespace; values that a short row lacks are empty.
         notes: messages for the user about how the table was read.
+        path: the file.
     """
 
     columns: list[str]
     rows: list[tuple[int, dict[str, str]]]
     notes: list[str]
+    path: Path
 
 
 def read_table(path: Path, column: str | None = None) -> Table:
@@ -132,7 +130,8 @@ def read_table(path: Path, column: str | None = None) -> Table:
         raise DataError(f"{path} cannot be read as a table ({why}). Save it as a csv in UTF-8.") from None
     unusual = [DELIMITERS[delimiter]] if delimiter != "," else []
     unusual += ["UTF-16"] if encoding == "utf-16" else []
-    return Table(columns, rows, [f"{path} is read as a table with {' and in '.join(unusual)}"] if unusual else [])
+    notes = [f"{path} is read as a table with {' and in '.join(unusual)}"] if unusual else []
+    return Table(columns, rows, notes, path)
 
 
 def _delimiter(text: str, column: str | None) -> str:
@@ -152,55 +151,47 @@ def _sorted(labels: set[str]) -> list[str]:
     return sorted(labels, key=int) if numbers else sorted(labels)
 
 
-@dataclass(frozen=True)
-class _Table:
-    """A table of file names and, optionally, labels."""
+def _read_listing(pattern: Path, image_column: str) -> Table:
+    """Read a table that lists image files."""
+    path = _one_file(pattern)
+    table = read_table(path, image_column)
+    _check_column(table, image_column, "file names by data.image_column")
+    if not table.rows:
+        raise DataError(f"{path} has a header and no rows.")
+    return table
 
-    path: Path
-    columns: list[str]
-    lines: list[int]  # line number of each row in the file
-    files: list[str]
-    labels: list[str] | None
-    notes: list[str]
 
-    @classmethod
-    def read(cls, pattern: Path, image_column: str, label_column: str) -> _Table:
-        path = _one_file(pattern)
-        columns, rows, notes = read_table(path, image_column)
-        if image_column not in columns:
+def _check_column(table: Table, column: str, remedy: str) -> None:
+    if column not in table.columns:
+        raise DataError(
+            f"{table.path} has no column '{column}'; its columns are {', '.join(table.columns) or 'none'}. Name the "
+            f"column of {remedy}=NAME."
+        )
+
+
+def _samples(table: Table, names: Mapping[str, str], folder: Path, image_column: str, label_column: str) -> Samples:
+    """Return the labelled images of a table, whose labels are the keys of `names`, in class order."""
+    indices = {label: index for index, label in enumerate(names)}
+    paths, labels = [], []
+    for line, row in table.rows:
+        where, file, label = f"{table.path}, line {line}", row[image_column], row[label_column]
+        paths.append(path_inside(folder, file, where))
+        if not label:
+            raise DataError(f"{where}: the label of {file} is empty. Fill it in or remove the row.")
+        if label not in indices:
             raise DataError(
-                f"{path} has no column '{image_column}'; its columns are {', '.join(columns) or 'none'}. "
-                f"Name the column of file names by data.image_column=NAME."
+                f"{where}: the label of {file} is {label}, which is none of the classes {', '.join(names)}."
             )
-        if not rows:
-            raise DataError(f"{path} has a header and no rows.")
-        files = [row[image_column] for _, row in rows]
-        labels = [row[label_column] for _, row in rows] if label_column in columns else None
-        return cls(path, columns, [line for line, _ in rows], files, labels, notes)
-
-    def samples(self, folder: Path, names: Mapping[str, str]) -> Samples:
-        """Return the labelled images of this table, whose labels are the keys of `names`, in class order."""
-        indices = {label: index for index, label in enumerate(names)}
-        paths, labels = [], []
-        for line, file, label in zip(self.lines, self.files, self.labels or [], strict=True):
-            where = f"{self.path}, line {line}"
-            paths.append(path_inside(folder, file, where))
-            if not label:
-                raise DataError(f"{where}: the label of {file} is empty. Fill it in or remove the row.")
-            if label not in indices:
-                raise DataError(
-                    f"{where}: the label of {file} is {label}, which is none of the classes {', '.join(names)}."
-                )
-            labels.append(indices[label])
-        missing = [path for path in paths if not os.path.isfile(path)]  # noqa: PTH113 (faster for a hundred thousand files)
-        if missing:
-            why = "is not a regular file" if os.path.exists(missing[0]) else "does not exist"  # noqa: PTH110
-            others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-            raise DataError(f"{self.path} names {missing[0]}, which {why}{others}.")
-        path, rows = Counter(paths).most_common(1)[0]
-        if rows > 1:
-            raise DataError(f"{self.path} names {path} {rows} times: an image may be in one row only.")
-        return file_samples(paths, labels, folder)
+        labels.append(indices[label])
+    missing = [path for path in paths if not os.path.isfile(path)]  # noqa: PTH113 (faster for a hundred thousand files)
+    if missing:
+        why = "is not a regular file" if os.path.exists(missing[0]) else "does not exist"  # noqa: PTH110
+        others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise DataError(f"{table.path} names {missing[0]}, which {why}{others}.")
+    path, rows = Counter(paths).most_common(1)[0]
+    if rows > 1:
+        raise DataError(f"{table.path} names {path} {rows} times: an image may be in one row only.")
+    return file_samples(paths, labels, folder)
 
 
 def _one_file(pattern: Path) -> Path:

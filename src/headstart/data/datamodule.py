@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -23,30 +22,6 @@ from headstart.data.workers import default_workers, exit_with_parent
 from headstart.utils.errors import DataError
 
 Batch = tuple[Tensor, Tensor]
-
-
-def open_image(samples: Samples, index: int) -> Image.Image:
-    """Return one image as upright RGB.
-
-    Args:
-        samples: the images.
-        index: which of them.
-
-    Raises:
-        DataError: the image cannot be read.
-    """
-    return _decode(samples, index, _read(samples, index))
-
-
-def _read(samples: Samples, index: int) -> bytes | NDArray[np.uint8]:
-    image = samples.images[index]
-    return read_bytes(image) if isinstance(image, str) else image
-
-
-def _decode(samples: Samples, index: int, data: bytes | NDArray[np.uint8]) -> Image.Image:
-    if isinstance(data, bytes):
-        return decode_image(data, str(samples.images[index]))
-    return Image.fromarray(np.ascontiguousarray(data))
 
 
 class CachedImages(NamedTuple):
@@ -97,9 +72,13 @@ class ImageDataset(Dataset[Any]):
 
     def _item(self, index: int) -> tuple[Tensor, int]:
         start = time.perf_counter()
-        data = _read(self.samples, index) if self.read is None else self.read(index)
+        source = self.read(index) if self.read else self.samples.images[index]
+        data = read_bytes(source) if isinstance(source, str) else source
         read = time.perf_counter()
-        image = data if isinstance(data, Image.Image) else _decode(self.samples, index, data)
+        if isinstance(data, bytes):
+            image = decode_image(data, str(source))
+        else:
+            image = data if isinstance(data, Image.Image) else Image.fromarray(np.ascontiguousarray(data))
         decoded = time.perf_counter()
         item = self.transform(image)
         if self.loading_times:

@@ -34,17 +34,15 @@ def stl10(root: str | Path, *, download: bool = False) -> LabelledImages:
         download,
         lambda datasets: datasets.STL10(str(root), download=True),
     )
-    if not (folder / "class_names.txt").is_file():
-        raise DataError(f"{folder / 'class_names.txt'}: missing. Unpack stl10_binary.tar.gz again.")
+    for name in ("class_names.txt", "train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin"):
+        if not (folder / name).is_file():
+            raise DataError(f"{folder / name}: missing. Unpack stl10_binary.tar.gz again.")
     class_names = tuple((folder / "class_names.txt").read_text().split())
     return LabelledImages(class_names, {split: _stl10_split(folder, split) for split in ("train", "test")})
 
 
 def _stl10_split(folder: Path, split: str) -> Samples:
     images_file, labels_file = folder / f"{split}_X.bin", folder / f"{split}_y.bin"
-    for file in (images_file, labels_file):
-        if not file.is_file():
-            raise DataError(f"{file}: missing. Unpack stl10_binary.tar.gz again.")
     labels = np.fromfile(labels_file, dtype=np.uint8).astype(np.int64) - 1
     if images_file.stat().st_size != len(labels) * int(np.prod(STL10_SHAPE)):
         raise DataError(

@@ -54,7 +54,7 @@ def _exit_after(parent_id: int) -> None:
     os._exit(1)
 
 
-def init_low_priority_worker(worker: int) -> None:
+def lower_priority(worker: int) -> None:
     """Call `exit_with_parent` and lower the priority of this worker below that of the forward pass.
 
     The threads of a forward pass on the CPU wait for one another, so that a late one delays all of them.

@@ -87,7 +87,7 @@ def _find(source: str, images: str | None, column: str | None, usual: str | None
             inputs.images.append(_missing(source, f"no image in this folder. Images end in {EXTENSIONS_TEXT}."))
         inputs.notes += skipped_notes([found], source)
     elif path.suffix.lower() == TABLE and path.exists():
-        columns, rows, notes = read_table(path, column or usual)
+        columns, rows, notes, _ = read_table(path, column or usual)
         inputs.notes += notes
         inputs.column = column or image_column(path, columns, usual)
         if inputs.column not in columns:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from headstart.data.image_io import as_image
 from headstart.data.preprocessing import Preprocessing, Transform, evaluation_transform, tta_transform
-from headstart.data.workers import exit_with_parent, init_low_priority_worker, workers_for
+from headstart.data.workers import exit_with_parent, lower_priority, workers_for
 from headstart.models.model_folder import Artifact
 from headstart.models.network import build_network
 from headstart.utils.errors import ConfigError, DataError
@@ -191,7 +191,7 @@ class Model:
             num_workers=num_workers,
             collate_fn=_join,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=init_low_priority_worker if self.device.type == "cpu" else exit_with_parent,
+            worker_init_fn=lower_priority if self.device.type == "cpu" else exit_with_parent,
             generator=torch.Generator(),  # keeps the caller's random state unchanged
         )
         for views, problems in loader:

@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from headstart.data.datamodule import ImageDataset, open_image
+from headstart.data.datamodule import ImageDataset
 from headstart.data.dataset import Samples
-from headstart.data.image_io import read_thumbnail
+from headstart.data.image_io import as_image, read_thumbnail
 from headstart.data.preprocessing import Preprocessing, Transform, denormalise
 from headstart.data.samplers import mixed_seed
 from headstart.report.style import BLUE, DPI, GREEN, INK, ORANGE, figure, short
@@ -170,7 +170,7 @@ def thumbnail(samples: Samples, index: int, side: int = THUMBNAIL) -> Image.Imag
         DataError: it cannot be read.
     """
     image = samples.images[index]
-    return read_thumbnail(image, side) if isinstance(image, str) else open_image(samples, index)
+    return read_thumbnail(image, side) if isinstance(image, str) else as_image(image)
 
 
 def worst_indices(evaluation: Evaluation) -> list[int]:

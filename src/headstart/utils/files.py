@@ -53,10 +53,10 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, size: int =
         temporary = Path(name)
         try:
             write(temporary)
-            _to_disk(temporary)
-            temporary.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner can read
+            _sync(temporary)
+            temporary.chmod(0o666 & ~_umask())  # mkstemp and safetensors make files that only their owner can read
             temporary.replace(path)
-            _to_disk(path.parent)
+            _sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
     except Exception as error:
@@ -69,7 +69,7 @@ def _prefix(path: Path) -> str:
     return f".{path.name}."
 
 
-def _to_disk(path: Path) -> None:
+def _sync(path: Path) -> None:
     """Sync a file, or the entries of a folder, to disk."""
     if os.name != "posix" and path.is_dir():
         return  # Windows cannot sync folders
