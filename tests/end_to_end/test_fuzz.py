@@ -1,4 +1,4 @@
-"""Files with something wrong in them: read as they are, or refused by one message; nothing else, and at once.
+"""Damaged files are read, or refused by one message, in a short time.
 
 A few of each kind are tried every time, 10,000 of them by `pytest -m soak`.
 """
@@ -33,20 +33,20 @@ from tests.helpers.images import class_folders, photo, write_csv
 from tests.helpers.mutations import mutated, mutated_values
 
 FEW, MANY = 25, int(os.environ.get("HEADSTART_MUTATIONS", "10000"))
-LONGEST_S, MOST_BYTES = 10.0, 1 << 30  # of one file
+MAX_S, MAX_BYTES = 10.0, 1 << 30  # of one file
 
 Try = Callable[[random.Random], object]
 Kind = Callable[[Path, Path], Try]
 
 
-def images(_: Path, place: Path) -> Try:
+def images(_: Path, folder: Path) -> Try:
     good = []
     for format in ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP", "JPEG2000", "AVIF"):
-        photo(place / "photo.png", 1)
+        photo(folder / "photo.png", 1)
         file = io.BytesIO()
-        Image.open(place / "photo.png").save(file, format=format)
+        Image.open(folder / "photo.png").save(file, format=format)
         good.append(file.getvalue())
-    path = place / "image"
+    path = folder / "image"
 
     def attempt(rng: random.Random) -> None:
         path.write_bytes(mutated(rng.choice(good), rng))
@@ -57,27 +57,27 @@ def images(_: Path, place: Path) -> Try:
     return attempt
 
 
-def tables(_: Path, place: Path) -> Try:
-    class_folders(place / "images", images=3)
+def tables(_: Path, folder: Path) -> Try:
+    class_folders(folder / "images", images=3)
     rows = [(f"{name}/{index}.jpg", name) for name in ("cat", "dog") for index in range(3)]
-    good = write_csv(place / "train.csv", [("image", "label"), *rows]).read_bytes()
+    good = write_csv(folder / "train.csv", [("image", "label"), *rows]).read_bytes()
 
     def attempt(rng: random.Random) -> None:
         data = mutated(good, rng)
-        (place / "train.csv").write_bytes(data.decode("latin-1").encode("utf-16") if rng.random() < 0.2 else data)
+        (folder / "train.csv").write_bytes(data.decode("latin-1").encode("utf-16") if rng.random() < 0.2 else data)
         with suppress(HeadstartError):
-            csv(place)
+            csv(folder)
         with suppress(HeadstartError):
-            read_table(place / "train.csv")
+            read_table(folder / "train.csv")
 
     return attempt
 
 
-def descriptions(finished: Path, place: Path) -> Try:
+def descriptions(finished: Path, folder: Path) -> Try:
     """Bytes that are wrong, and values that are, with digests that fit."""
     artifact = read_artifact(finished)
     good = (finished / "model" / "model.json").read_bytes()
-    model = Path(shutil.copytree(finished / "model", place / "model"))
+    model = Path(shutil.copytree(finished / "model", folder / "model"))
 
     def attempt(rng: random.Random) -> None:
         if rng.random() < 0.3:
@@ -91,9 +91,9 @@ def descriptions(finished: Path, place: Path) -> Try:
     return attempt
 
 
-def checkpoints(finished: Path, place: Path) -> Try:
+def checkpoints(finished: Path, folder: Path) -> Try:
     """Likewise."""
-    path = place / "best.ckpt"
+    path = folder / "best.ckpt"
     good = (finished / "checkpoints" / "best.ckpt").read_bytes()
     checkpoint = torch.load(finished / "checkpoints" / "best.ckpt", weights_only=True)
 
@@ -109,9 +109,9 @@ def checkpoints(finished: Path, place: Path) -> Try:
     return attempt
 
 
-def runs(finished: Path, place: Path) -> Try:
+def runs(finished: Path, folder: Path) -> Try:
     """A run folder that report, evaluate and runs are pointed at."""
-    run = Path(shutil.copytree(finished, place / "run", ignore=shutil.ignore_patterns("*.ckpt", "report")))
+    run = Path(shutil.copytree(finished, folder / "run", ignore=shutil.ignore_patterns("*.ckpt", "report")))
     record = '{"digest": "a", "monitor": "val/accuracy", "settings": {"lr": 0.1}, "attempts": 1}'
     (run / "job.json").write_text(record)
     good = {
@@ -127,8 +127,8 @@ def runs(finished: Path, place: Path) -> Try:
         readers: tuple[Callable[[], Any], ...] = (
             lambda: read_finished(run),
             lambda: evaluation_config(run, []),
-            lambda: find_runs(place),
-            lambda: [(job.reason, job.value()) for job in jobs_below(place)],
+            lambda: find_runs(folder),
+            lambda: [(job.reason, job.value()) for job in jobs_below(folder)],
         )
         for read in readers:
             with suppress(HeadstartError):
@@ -147,8 +147,8 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def fuzz(kind: str, finished: Path, place: Path, count: int, seed: int) -> None:
-    attempt = KINDS[kind](finished, place)
+def fuzz(kind: str, finished: Path, folder: Path, count: int, seed: int) -> None:
+    attempt = KINDS[kind](finished, folder)
     attempt(random.Random(0))  # imports
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     longest = 0.0
@@ -161,8 +161,8 @@ def fuzz(kind: str, finished: Path, place: Path, count: int, seed: int) -> None:
         longest = max(longest, time.perf_counter() - start)
     more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - base
     print(f"{kind}: {count} files, seed {seed}; the longest took {longest:.2f} s, {more / 2**20:.0f} MiB over the base")
-    assert longest < LONGEST_S
-    assert more < MOST_BYTES
+    assert longest < MAX_S
+    assert more < MAX_BYTES
 
 
 @pytest.mark.parametrize("kind", KINDS)

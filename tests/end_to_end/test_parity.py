@@ -161,10 +161,8 @@ def test_a_model_folder_predicts_in_another_environment(trained: Path, folders: 
         folder = tmp_path / "elsewhere"
         return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, env=without).stdout
 
-    headstart_command = tmp_path / "env" / "bin" / "headstart"
-    assert (
-        json.loads(output(headstart_command, "predict", "model", "photo.jpg", "--format", "json"))[0]["class"] == "dog"
-    )
+    answers = output(tmp_path / "env" / "bin" / "headstart", "predict", "model", "photo.jpg", "--format", "json")
+    assert json.loads(answers)[0]["class"] == "dog"
     imported = output(python, "-c", "import headstart; print(headstart.__file__)")
     assert Path(imported.strip()).is_relative_to(tmp_path / "env")
 
