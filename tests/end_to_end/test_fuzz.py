@@ -39,6 +39,12 @@ Try = Callable[[random.Random], object]
 Kind = Callable[[Path, Path], Try]
 
 
+def read_or_refuse(*readers: Callable[[], Any]) -> None:
+    for read in readers:
+        with suppress(HeadstartError):
+            read()
+
+
 def images(_: Path, folder: Path) -> Try:
     good = []
     for format in ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP", "JPEG2000", "AVIF"):
@@ -50,9 +56,7 @@ def images(_: Path, folder: Path) -> Try:
 
     def attempt(rng: random.Random) -> None:
         path.write_bytes(mutated(rng.choice(good), rng))
-        for read in (read_image, image_size, lambda path: read_thumbnail(path, 20)):
-            with suppress(HeadstartError):
-                read(path)
+        read_or_refuse(lambda: read_image(path), lambda: image_size(path), lambda: read_thumbnail(path, 20))
 
     return attempt
 
@@ -65,16 +69,13 @@ def tables(_: Path, folder: Path) -> Try:
     def attempt(rng: random.Random) -> None:
         data = mutated(good, rng)
         (folder / "train.csv").write_bytes(data.decode("latin-1").encode("utf-16") if rng.random() < 0.2 else data)
-        with suppress(HeadstartError):
-            csv(folder)
-        with suppress(HeadstartError):
-            read_table(folder / "train.csv")
+        read_or_refuse(lambda: csv(folder), lambda: read_table(folder / "train.csv"))
 
     return attempt
 
 
 def descriptions(finished: Path, folder: Path) -> Try:
-    """Bytes that are wrong, and values that are, with digests that fit."""
+    """Mutate the bytes of model.json, or its values, with digests that fit."""
     artifact = read_artifact(finished)
     good = (finished / "model" / "model.json").read_bytes()
     model = Path(shutil.copytree(finished / "model", folder / "model"))
@@ -85,14 +86,13 @@ def descriptions(finished: Path, folder: Path) -> Try:
         else:
             with suppress(AttributeError, TypeError):  # of what cannot be written
                 save_model(model, artifact.state, mutated_values(artifact.description, rng))
-        with suppress(HeadstartError):
-            headstart.load(model, "cpu")
+        read_or_refuse(lambda: headstart.load(model, "cpu"))
 
     return attempt
 
 
 def checkpoints(finished: Path, folder: Path) -> Try:
-    """Likewise."""
+    """Mutate the bytes of a checkpoint, or its hyperparameters."""
     path = folder / "best.ckpt"
     good = (finished / "checkpoints" / "best.ckpt").read_bytes()
     checkpoint = torch.load(finished / "checkpoints" / "best.ckpt", weights_only=True)
@@ -103,48 +103,34 @@ def checkpoints(finished: Path, folder: Path) -> Try:
         else:
             described = mutated_values(checkpoint["hyper_parameters"], rng)
             torch.save({**checkpoint, "hyper_parameters": described}, path)
-        with suppress(HeadstartError):
-            headstart.load(path, "cpu")
+        read_or_refuse(lambda: headstart.load(path, "cpu"))
 
     return attempt
 
 
 def runs(finished: Path, folder: Path) -> Try:
-    """A run folder that report, evaluate and runs are pointed at."""
+    """Mutate the files that report, evaluate and runs read."""
     run = Path(shutil.copytree(finished, folder / "run", ignore=shutil.ignore_patterns("*.ckpt", "report")))
     record = '{"digest": "a", "monitor": "val/accuracy", "settings": {"lr": 0.1}, "attempts": 1}'
     (run / "job.json").write_text(record)
-    good = {
-        path: path.read_bytes()
-        for path in run.rglob("*")
-        if path.is_file() and path.suffix not in (".log", ".safetensors")
-    }
-    good |= {path: path.read_bytes() for path in run.rglob("outputs.safetensors")}
+    read = [path for path in run.rglob("*") if path.is_file() and path.suffix not in (".log", ".safetensors")]
+    good = {path: path.read_bytes() for path in (*read, *run.rglob("outputs.safetensors"))}
 
     def attempt(rng: random.Random) -> None:
         path = rng.choice(list(good))
         path.write_bytes(mutated(good[path], rng))
-        readers: tuple[Callable[[], Any], ...] = (
+        read_or_refuse(
             lambda: read_finished(run),
             lambda: evaluation_config(run, []),
             lambda: find_runs(folder),
             lambda: [(job.reason, job.value()) for job in jobs_below(folder)],
         )
-        for read in readers:
-            with suppress(HeadstartError):
-                read()
         path.write_bytes(good[path])
 
     return attempt
 
 
-KINDS: dict[str, Kind] = {
-    "images": images,
-    "tables": tables,
-    "descriptions": descriptions,
-    "checkpoints": checkpoints,
-    "runs": runs,
-}
+KINDS: dict[str, Kind] = {kind.__name__: kind for kind in (images, tables, descriptions, checkpoints, runs)}
 
 
 def fuzz(kind: str, finished: Path, folder: Path, count: int, seed: int) -> None:
