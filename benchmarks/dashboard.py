@@ -1,83 +1,61 @@
-"""What looking costs: epochs with everything that TensorBoard and the report show, and without.
+"""Cost of TensorBoard and the report: seconds of an epoch with them and without.
 
     python benchmarks/dashboard.py
 
-The same runs of a MobileNetV2 on generated images in one process, by turns: with `report=true`; with scalars only,
+The same runs of a MobileNetV2 on generated images in one process, in turns: with `report=true`; with scalars only,
 `report=false`; and with no logger at all, which is what a bare Lightning run of the same classifier does. Once through
-the network in every epoch, and once on cached features, where an epoch takes a moment and whatever is added shows.
+the network in every epoch, and once on cached features, where an epoch is so short that any addition shows.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
-from hydra import compose, initialize_config_dir
-from PIL import Image
+from common import build_parser, run_metrics, write_smooth_image
 
-ROOT = Path(__file__).parent.parent
-WAYS = {
+MODES = {
     "report and pictures": ["report=true"],
     "scalars": ["report=false"],
     "nothing": ["report=false", "logger.tensorboard=false"],
 }
-KINDS = {
+INPUTS = {
     "through the network": ["features=off", "epochs=3"],
     "on cached features": ["features=auto", "epochs=30", "callbacks.early_stopping=null"],
 }
 
 
-def make_images(root: Path, images: int) -> Path:
-    """Write generated JPEGs of 224 × 224 in two classes."""
-    rng = np.random.default_rng(0)
-    for index in range(images):
-        path = root / "ab"[index % 2] / f"{index}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        coarse = Image.fromarray(rng.integers(0, 256, (14, 14, 3), dtype=np.uint8))
-        coarse.resize((224, 224), Image.Resampling.BILINEAR).save(path)
-    return root
-
-
-def measure(words: list[str], folder: Path) -> tuple[float, float]:
-    """Seconds an epoch, and seconds of the whole run."""
-    from headstart.config.check import check
-    from headstart.train import run
-
-    with initialize_config_dir(str(ROOT / "conf")):
-        checked = check(compose("train", words))
-    start = time.perf_counter()
-    run(checked, folder)
-    whole = time.perf_counter() - start
-    metrics = json.loads((folder / "metrics.json").read_text())
-    return metrics["time/fit_s"] / metrics["epochs/run"], whole
+def measure(overrides: list[str], folder: Path) -> tuple[float, float]:
+    """Return seconds per epoch, and seconds of the whole run."""
+    metrics = run_metrics(overrides, folder)
+    return metrics["time/fit_s"] / metrics["epochs/run"], metrics["seconds"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = build_parser(__doc__)
     parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--turns", type=int, default=3)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        root = make_images(Path(name, "images"), arguments.images)
+        root, rng = Path(name, "images"), np.random.default_rng(0)
+        for index in range(arguments.images):
+            write_smooth_image(root / "ab"[index % 2] / f"{index}.jpg", rng, (14, 14), (224, 224))
         os.environ["HEADSTART_CACHE"] = str(Path(name, "cache"))
         data = ["data=imagefolder", f"data.root={root}", "trainer.enable_progress_bar=false"]
-        always = [*data, "model=mobilenet_v2", "model.weights=null", "freeze=true"]
-        for kind, words in KINDS.items():
-            measure([*always, *words, "epochs=1"], Path(name, kind, "first"))
-            found: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
+        common = [*data, "model=mobilenet_v2", "model.weights=null", "freeze=true"]
+        for inputs, overrides in INPUTS.items():
+            measure([*common, *overrides, "epochs=1"], Path(name, inputs, "first"))
+            seconds: dict[str, list[tuple[float, float]]] = {mode: [] for mode in MODES}
             for turn in range(arguments.turns):
-                for way, more in WAYS.items():
-                    found[way].append(measure([*always, *words, *more], Path(name, kind, f"{way} {turn}")))
-            epochs = {way: min(epoch for epoch, _ in taken) for way, taken in found.items()}
-            wholes = {way: min(whole for _, whole in taken) for way, taken in found.items()}
-            for way in WAYS:
-                ratio = epochs[way] / epochs["nothing"]
-                print(f"{kind}, {way}: {epochs[way]:.4f} s an epoch, {ratio:.3f} of nothing; run {wholes[way]:.2f} s")
+                for mode, more in MODES.items():
+                    folder = Path(name, inputs, f"{mode} {turn}")
+                    seconds[mode].append(measure([*common, *overrides, *more], folder))
+            fastest = {mode: tuple(map(min, zip(*pairs, strict=True))) for mode, pairs in seconds.items()}
+            for mode, (epoch, run) in fastest.items():
+                ratio = epoch / fastest["nothing"][0]
+                print(f"{inputs}, {mode}: {epoch:.4f} s an epoch, {ratio:.3f} of nothing; run {run:.2f} s")
 
 
 if __name__ == "__main__":

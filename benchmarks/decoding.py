@@ -3,28 +3,27 @@
     python benchmarks/decoding.py --root ../shared/data/hymenoptera
     python benchmarks/decoding.py --root FOLDER --augment randaugment
 
-Prints, on one core: images a second of each decoder, their ratio, and how far their pixels differ; what each does with
-odd files; then images a second of whole training epochs without a network, from files and from decoded images.
+Prints, on one core: images per second of each decoder, their ratio, and how far their pixels differ; the result of each
+on unusual files; then images per second of training epochs without a network, from files and from decoded images.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import os
 import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
+from common import build_parser, compose_config
 from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from headstart.cache.decoded_images import use_decoded_images
-from headstart.config.check import check
 from headstart.data.augmentation import training_transform
 from headstart.data.datamodule import ImageDataModule
 from headstart.data.dataset import Samples
@@ -41,7 +40,7 @@ def with_pillow(data: bytes) -> Image.Image:
 
 
 def with_torchvision(data: bytes) -> Image.Image:
-    """As an image, too: resizing is Pillow's, as the weights' own preprocessing has it."""
+    """Decode to a PIL image, too, because the preprocessing of the weights resizes with Pillow."""
     buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     pixels = decode_jpeg(buffer, mode=ImageReadMode.RGB, apply_exif_orientation=True)
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
@@ -85,22 +84,21 @@ def compare_odd_files(photo: Path) -> None:
         odd[name] = buffer.getvalue()
     odd["truncated"] = photo.read_bytes()[:-900]
     for name, data in odd.items():
-        found = []
+        results: list[Any] = []
         for decode in (with_torchvision, with_pillow):
             try:
-                found.append(np.asarray(decode(data)))
+                results.append(np.asarray(decode(data)))
             except Exception as error:
-                found.append(f"{type(error).__name__}: {str(error).splitlines()[0][:60]}")
-        if all(isinstance(one, np.ndarray) for one in found) and found[0].shape == found[1].shape:
-            difference = np.abs(found[0].astype(int) - found[1])
+                results.append(f"{type(error).__name__}: {str(error).splitlines()[0][:60]}")
+        if all(isinstance(result, np.ndarray) for result in results) and results[0].shape == results[1].shape:
+            difference = np.abs(results[0].astype(int) - results[1])
             print(f"{name}: pixels differ by {difference.max()} at most, by {difference.mean():.3f} on the average")
         else:
-            print(f"{name}: " + "; ".join(str(getattr(one, "shape", one)) for one in found))
+            print(f"{name}: " + "; ".join(str(getattr(result, "shape", result)) for result in results))
 
 
 def compare_epochs(files: list[Path], augment: str) -> None:
-    with initialize_config_dir(str(Path(__file__).parent.parent / "conf")):
-        settings = asdict(check(compose("train", [f"augment={augment}"])).augment)
+    settings = asdict(compose_config([f"augment={augment}"]).augment)
     paths = [str(path) for path in files]
     splits = {"train": Samples(paths, np.zeros(len(paths), dtype=np.int64), paths)}
 
@@ -114,7 +112,7 @@ def compare_epochs(files: list[Path], augment: str) -> None:
         )
 
     def rate(loader: object, epochs: int = 2) -> float:
-        """Of the best epoch, by the time of the processor: other work on the machine counts little.
+        """Return the images per second of the best epoch, in processor time, which other processes hardly affect.
 
         Batches are normalised as the classifier does it.
         """
@@ -128,25 +126,25 @@ def compare_epochs(files: list[Path], augment: str) -> None:
     print(f"{augment}, files: {rate(images().train_dataloader()):.0f} images/s")
     with tempfile.TemporaryDirectory() as cache:
         os.environ["HEADSTART_CACHE"] = cache
-        start, found = time.process_time(), images()
-        assert use_decoded_images(found, max_gb=50, show_progress=False)
+        start, decoded = time.process_time(), images()
+        assert use_decoded_images(decoded, max_gb=50, show_progress=False)
         print(f"decoding them, for evaluation too: {len(paths) / (time.process_time() - start):.0f} images/s")
-        print(f"{augment}, decoded images: {rate(found.train_dataloader()):.0f} images/s")
+        print(f"{augment}, decoded images: {rate(decoded.train_dataloader()):.0f} images/s")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = build_parser(__doc__)
     parser.add_argument("--root", type=Path, required=True, help="a folder with JPEG files, at any depth")
     parser.add_argument("--augment", default="standard")
     parser.add_argument("--only", choices=("decoders", "epochs"))
-    words = parser.parse_args()
-    files = sorted(path for path in words.root.rglob("*.jp*g") if path.read_bytes()[:2] == JPEG)
+    arguments = parser.parse_args()
+    files = sorted(path for path in arguments.root.rglob("*.jp*g") if path.read_bytes()[:2] == JPEG)
     torch.set_num_threads(1)
-    if words.only != "epochs":
+    if arguments.only != "epochs":
         compare_decoders(files)
         compare_odd_files(files[0])
-    if words.only != "decoders":
-        compare_epochs(files, words.augment)
+    if arguments.only != "decoders":
+        compare_epochs(files, arguments.augment)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a "frozen" backbone costs that is only `requires_grad_(False)`.
+"""Drift of a backbone that is frozen by `requires_grad_(False)` alone, and the accuracy that it costs.
 
     python benchmarks/drift.py --root ../shared/data/emergency-vehicles --weights mobilenet_v2-imagenet.pth
 
@@ -9,23 +9,19 @@ statistics have drifted.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
+from common import build_parser, compose_config
 
 from headstart import train
-from headstart.config.check import check
 from headstart.training import build, classifier
-
-CONF = Path(__file__).parent.parent / "conf"
 
 
 class PlainClassifier(classifier.TransferClassifier):
-    """Parameters do not require gradients, and nothing else is done."""
+    """A classifier whose frozen parameters do not require gradients, and no more."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -44,11 +40,9 @@ def accuracy(root: Path, weights: Path, epochs: int, kind: type[classifier.Trans
         "features=off",  # the plain network changes while it is trained
         "batch_size=128",
     ]
-    with initialize_config_dir(str(CONF)):
-        settings = check(compose("train", overrides))
     build.TransferClassifier = kind
     with tempfile.TemporaryDirectory() as folder:
-        figure = train.run(settings, Path(folder))
+        val_accuracy = train.run(compose_config(overrides), Path(folder))
         state = torch.load(Path(folder, "checkpoints", "last.ckpt"), weights_only=True)["state_dict"]
     before = torch.load(weights, weights_only=True)
     drift = max(
@@ -56,20 +50,20 @@ def accuracy(root: Path, weights: Path, epochs: int, kind: type[classifier.Trans
         for name, value in before.items()
         if name.endswith("running_mean")
     )
-    return figure, drift
+    return val_accuracy, drift
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = build_parser(__doc__)
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=5)
     arguments = parser.parse_args()
     for name, kind in (("plain", PlainClassifier), ("headstart", classifier.TransferClassifier)):
-        figure, drift = accuracy(arguments.root, arguments.weights, arguments.epochs, kind)
+        val_accuracy, drift = accuracy(arguments.root, arguments.weights, arguments.epochs, kind)
         if (drift == 0) != (kind is classifier.TransferClassifier):
-            raise SystemExit(f"{name} drifts by {drift:.1%}: this compares nothing")
-        print(f"{name}: best val/accuracy {figure:.4f}, largest drift of a running mean {drift:.1%}")
+            raise SystemExit(f"{name} drifts by {drift:.1%}, so that nothing is compared")
+        print(f"{name}: best val/accuracy {val_accuracy:.4f}, largest drift of a running mean {drift:.1%}")
 
 
 if __name__ == "__main__":

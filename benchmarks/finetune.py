@@ -1,20 +1,19 @@
-"""How near training from images comes to training on tensors that lie on the device already.
+"""Speed of training from images, as a fraction of training on tensors that are already on the device.
 
     python benchmarks/finetune.py                                           # generated photographs, 500 × 375
     python benchmarks/finetune.py --root FOLDER                             # your own, a folder for each class
     python benchmarks/finetune.py --models resnet50 vgg16 --batch-size 256 --images 8192    # on a GPU
 
-The same network is trained in the same way by the same Trainer, everything of it, from four kinds of batches in turns:
-synthetic ones on the device; the decoded images of `data.cache=decoded`; files through `ImageDataModule`; and files as
-torchvision's ImageFolder and a plain DataLoader with a process for each core read them. Printed is the fastest of the
-rounds, in images a second, and the ratios.
+The same Trainer trains the whole network from four kinds of batches in turns: synthetic ones on the device; the decoded
+images of `data.cache=decoded`; files through `ImageDataModule`; and files as torchvision's ImageFolder and a plain
+DataLoader with a process for each core read them. Prints images per second of the fastest round of each, and the
+ratios.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from common import build_parser, describe_machine
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
@@ -44,9 +44,9 @@ AUGMENT: dict[str, Any] = {"name": "standard", "scale": 0.35}
 
 
 class Clock(pl.Callback):
-    """Images a second of the second epoch; the first one is for memory, kernels and the disk's cache.
+    """Measures images per second of the second epoch; the first one warms up memory, kernels and the disk's cache.
 
-    From its first moment on: what workers prepare before the clock starts would be a present to them.
+    The clock starts with the epoch, so that batches which workers prepare ahead count.
     """
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ class Synthetic:
 
 
 def write_photographs(root: Path, images: int) -> Path:
-    """Smooth noise, which a JPEG of 500 × 375 pixels takes about 40 kB for, as a photograph does."""
+    """Write noisy JPEGs of 500 × 375 pixels and about 40 kB each, as photographs have."""
     rng = np.random.default_rng(0)
     for index in range(images):
         path = root / "train" / "ab"[index % 2] / f"{index}.jpg"
@@ -99,7 +99,7 @@ def write_photographs(root: Path, images: int) -> Path:
 
 
 def plain_loader(root: Path, backbone: Backbone, batch_size: int) -> DataLoader[Any]:
-    """As PyTorch's tutorials read a folder."""
+    """Return a loader of a folder as PyTorch's tutorials build it."""
     preprocessing = backbone.preprocessing
     steps = [
         transforms.RandomResizedCrop(preprocessing.crop, scale=(AUGMENT["scale"], 1.0)),
@@ -118,7 +118,7 @@ def plain_loader(root: Path, backbone: Backbone, batch_size: int) -> DataLoader[
 
 
 def images_a_second(backbone: Backbone, trainer: pl.Trainer, clock: Clock, data: Any) -> float:
-    """Trains two epochs, of which the second counts."""
+    """Train two epochs, and return the images per second of the second."""
     classifier = TransferClassifier(
         backbone.module,
         torch.nn.Linear(backbone.num_features, 2),
@@ -133,7 +133,7 @@ def images_a_second(backbone: Backbone, trainer: pl.Trainer, clock: Clock, data:
 
 def main() -> None:
     """Print a table for each network."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = build_parser(__doc__)
     parser.add_argument("--root", type=Path, help="a folder with a folder for each class (generated photographs)")
     parser.add_argument("--models", nargs="+", default=["mobilenet_v2", "resnet50"], help="of torchvision")
     parser.add_argument("--images", type=int, default=256, help="that are generated (256)")
@@ -145,29 +145,27 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["HEADSTART_CACHE"] = str(Path(scratch) / "cache")
         root = arguments.root or write_photographs(Path(scratch), arguments.images)
-        on_gpu = torch.cuda.is_available()
-        device = torch.cuda.get_device_name() if on_gpu else f"{platform.processor() or platform.machine()}, no GPU"
-        print(f"{device}, {os.cpu_count()} cores, torch {torch.__version__}, batches of {arguments.batch_size}")
+        print(f"{describe_machine()}, batches of {arguments.batch_size}")
         for name in arguments.models:
-            measure(name, root, arguments, "gpu" if on_gpu else "cpu")
+            measure(name, root, arguments, "gpu" if torch.cuda.is_available() else "cpu")
 
 
 def measure(name: str, root: Path, arguments: argparse.Namespace, accelerator: str) -> None:
-    """Print images a second of each kind of batches."""
-    source = imagefolder(root, least=1)
+    """Print images per second of each kind of batches."""
+    source = imagefolder(root, min_classes=1)
     (samples,) = source.splits.values()
     backbone = build_backbone("torchvision", name, None)
     if arguments.compile:
         backbone.module.compile()
     preprocessing = backbone.preprocessing
-    found: dict[str, list[float]] = {}
+    rates: dict[str, list[float]] = {}
 
     def trained(kind: str, data: Callable[[pl.Trainer], Any]) -> None:
         clock = Clock()
         settings = {"accelerator": accelerator, "devices": 1, "strategy": "auto", "precision": "auto", "max_epochs": 2}
         quiet = {"enable_progress_bar": False, "num_sanity_val_steps": 0, "limit_val_batches": 0}
         trainer = build_trainer([clock], [], settings | quiet)
-        found.setdefault(kind, []).append(images_a_second(backbone, trainer, clock, data(trainer)))
+        rates.setdefault(kind, []).append(images_a_second(backbone, trainer, clock, data(trainer)))
 
     def files(_: pl.Trainer) -> ImageDataModule:
         return ImageDataModule(
@@ -181,9 +179,9 @@ def measure(name: str, root: Path, arguments: argparse.Namespace, accelerator: s
     steps = len(samples) // arguments.batch_size
 
     def synthetic(trainer: pl.Trainer) -> Synthetic:
-        place, size = trainer.strategy.root_device, arguments.batch_size
-        images = torch.randn(size, 3, preprocessing.crop, preprocessing.crop, device=place)
-        return Synthetic((images, torch.randint(2, (size,), device=place)), steps)
+        device, size = trainer.strategy.root_device, arguments.batch_size
+        images = torch.randn(size, 3, preprocessing.crop, preprocessing.crop, device=device)
+        return Synthetic((images, torch.randint(2, (size,), device=device)), steps)
 
     def decoded(trainer: pl.Trainer) -> ImageDataModule:
         data = files(trainer)
@@ -195,9 +193,8 @@ def measure(name: str, root: Path, arguments: argparse.Namespace, accelerator: s
         trained("decoded", decoded)
         trained("files", files)
         trained("plain", lambda _: plain_loader(root, backbone, arguments.batch_size))
-    best = {kind: max(speeds) for kind, speeds in found.items()}
-    figures = ", ".join(f"{kind} {speed:,.1f}" for kind, speed in best.items())
-    print(f"{name}: images a second: {figures}")
+    best = {kind: max(of_rounds) for kind, of_rounds in rates.items()}
+    print(f"{name}: images/s: " + ", ".join(f"{kind} {rate:,.1f}" for kind, rate in best.items()))
     print(
         f"{name}: decoded / synthetic {best['decoded'] / best['synthetic']:.3f}, "
         f"decoded / plain {best['decoded'] / best['plain']:.2f}, "

@@ -1,4 +1,4 @@
-"""What a frozen backbone costs: an epoch as people write it today, against headstart's whole run.
+"""Cost of a frozen backbone: one epoch of a plain LightningModule, against headstart's whole run.
 
     python benchmarks/frozen.py
     python benchmarks/frozen.py --root ../shared/data/emergency-vehicles --weights mobilenet_v2-imagenet.pth
@@ -14,28 +14,23 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from common import build_parser, run_part, train_seconds, write_smooth_image
 
-ROOT = Path(__file__).parent.parent
 BATCH_SIZE = 32
 
 
 def make_images(root: Path, count: int) -> None:
-    """As many JPEG files as the vehicle set has, of its size, with its two classes."""
-    (root / "images").mkdir(parents=True)
+    """Write JPEG files of the size of the vehicle set, with its two classes."""
     rng = np.random.default_rng(0)
     lines = ["image_names,emergency_or_not"]
     for index in range(count):
-        coarse = rng.integers(0, 256, (14, 14, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((224, 224), Image.Resampling.BICUBIC).save(root / "images" / f"{index}.jpg")
+        write_smooth_image(root / "images" / f"{index}.jpg", rng, (14, 14), (224, 224))
         lines.append(f"{index}.jpg,{index % 2}")
     (root / "train.csv").write_text("\n".join(lines) + "\n")
 
@@ -55,7 +50,7 @@ def preprocessing() -> Any:
 
 
 def loaders(root: Path) -> tuple[Any, Any]:
-    """Training and validation batches of the published split, uint8, decoded by one worker a core."""
+    """Return loaders of uint8 training and validation batches of the published split, with one worker for each core."""
     from headstart.data.build import open_source
     from headstart.data.datamodule import ImageDataModule
     from headstart.data.preprocessing import evaluation_transform
@@ -75,7 +70,7 @@ def loaders(root: Path) -> tuple[Any, Any]:
 
 
 def plain_epoch(root: Path, weights: Path) -> dict[str, float]:
-    """Run (a): nothing of headstart but the loaders."""
+    """Measure (a), which uses nothing of headstart but the loaders."""
     import lightning.pytorch as pl
     import torch
     from torch.nn import functional as F
@@ -119,7 +114,7 @@ def plain_epoch(root: Path, weights: Path) -> dict[str, float]:
 
 
 def parts_alone(root: Path, weights: Path) -> dict[str, float]:
-    """(d) and (e)."""
+    """Measure (d) and (e)."""
     import torch
     from lightning.pytorch.plugins.precision import Precision
 
@@ -155,8 +150,8 @@ def parts_alone(root: Path, weights: Path) -> dict[str, float]:
 
 
 def whole_run(root: Path, weights: Path, cache: Path, folder: Path, epochs: int) -> dict[str, float]:
-    """(b) and (c): the command that a user types, from start to end."""
-    words = [
+    """Measure (b) or (c), the command that a user types, from start to end."""
+    overrides = [
         "data=emergency",
         f"data.root={root}",
         "model=mobilenet_v2",
@@ -167,28 +162,13 @@ def whole_run(root: Path, weights: Path, cache: Path, folder: Path, epochs: int)
         "trainer=cpu",
         f"hydra.run.dir={folder}",
     ]
-    start = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "train.py", *words],
-        cwd=ROOT,
-        env={**os.environ, "HEADSTART_CACHE": str(cache)},
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
+    seconds = train_seconds(overrides, cache)
     metrics: dict[str, float] = json.loads((folder / "metrics.json").read_text())
-    return {"process_s": time.perf_counter() - start, **metrics}
-
-
-def alone(part: str, root: Path, weights: Path) -> dict[str, Any]:
-    """Run a part in a process of its own."""
-    command = [sys.executable, __file__, "--root", str(root), "--weights", str(weights), "--part", part]
-    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    figures: dict[str, Any] = json.loads(printed.splitlines()[-1])
-    return figures
+    return {"process_s": seconds, **metrics}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = build_parser(__doc__)
     parser.add_argument("--root", type=Path, help="the emergency vehicles; without it, images are made")
     parser.add_argument("--weights", type=Path, help="of torchvision's mobilenet_v2; without it, random ones")
     parser.add_argument("--images", type=int, default=1646)
@@ -209,10 +189,11 @@ def main() -> None:
             weights = folder / "weights.pth"
             random_weights(weights)
         root, weights = root.resolve(), weights.resolve()
-        parts = alone("parts", root, weights)
+        inputs = ("--root", str(root), "--weights", str(weights))
+        parts = run_part(__file__, *inputs, "--part", "parts")
         cold = whole_run(root, weights, folder / "cache", folder / "cold", arguments.epochs)
         warm = whole_run(root, weights, folder / "cache", folder / "warm", arguments.epochs)
-        plain = alone("plain", root, weights)["plain_epoch_s"]
+        plain = run_part(__file__, *inputs, "--part", "plain")["plain_epoch_s"]
     report(parts, cold, warm, plain)
 
 

@@ -1,62 +1,53 @@
-"""What larger batches do for a head on kept features of many images: seconds of an epoch, and accuracy.
+"""Larger batches for a head on cached features of many images: seconds per epoch, and accuracy.
 
     python benchmarks/head_batches.py --per-class 800
 
-Rendered glyphs, a frozen GlyphNet, kept features, the same epochs by turns: with 32 images a step, which is the rival,
-and with as many as `batch_size=null` takes. The features are computed before the first one.
+Rendered glyphs, a frozen GlyphNet, cached features, the same epochs in turns: with 32 images per step, which is the
+rival, and with as many as `batch_size=null` takes. The features are computed before the first run.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import statistics
 import tempfile
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
+from common import build_parser, run_metrics
 
-CONF = Path(__file__).parent.parent / "conf"
 SIZES = ("32", "null")
 
 
-def measure(words: list[str], folder: Path) -> tuple[float, float, int]:
-    """Seconds of an epoch, accuracy on test images, and how many images are trained on."""
-    from headstart.config.check import check
-    from headstart.train import run
-
-    with initialize_config_dir(str(CONF)):
-        checked = check(compose("train", words))
-    run(checked, folder)
-    metrics = json.loads((folder / "metrics.json").read_text())
+def measure(overrides: list[str], folder: Path) -> tuple[float, float, int]:
+    """Return seconds per epoch, test accuracy, and the number of training images."""
+    metrics = run_metrics(overrides, folder)
     return metrics["time/fit_s"] / metrics["epochs/run"], metrics["test/accuracy"], metrics["data/train_size"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = build_parser(__doc__)
     parser.add_argument("--per-class", type=int, default=800, help="glyphs of each of the 62 characters")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--turns", type=int, default=3, help="each under a seed of its own")
     arguments = parser.parse_args()
-    words = ["data=glyphs", f"data.per_class={arguments.per_class}", f"epochs={arguments.epochs}", "report=false"]
-    words += ["callbacks.early_stopping=null", "logger=csv", "trainer.enable_progress_bar=false"]
-    found: dict[str, list[tuple[float, float, int]]] = {size: [] for size in SIZES}
+    overrides = ["data=glyphs", f"data.per_class={arguments.per_class}", f"epochs={arguments.epochs}", "report=false"]
+    overrides += ["callbacks.early_stopping=null", "logger=csv", "trainer.enable_progress_bar=false"]
+    results: dict[str, list[tuple[float, float, int]]] = {size: [] for size in SIZES}
     with tempfile.TemporaryDirectory() as name:
         os.environ["HEADSTART_CACHE"] = str(Path(name, "cache"))
-        measure([*words, "epochs=1"], Path(name, "features"))
+        measure([*overrides, "epochs=1"], Path(name, "features"))
         for turn in range(arguments.turns):
             for size in SIZES:
-                place = Path(name, f"{size}-{turn}")
-                found[size].append(measure([*words, f"batch_size={size}", f"seed={turn}"], place))
-    base = min(seconds for seconds, _, _ in found["32"])
-    for size, taken in found.items():
-        seconds = min(seconds for seconds, _, _ in taken)
-        accuracies = [accuracy for _, accuracy, _ in taken]
+                folder = Path(name, f"{size}-{turn}")
+                results[size].append(measure([*overrides, f"batch_size={size}", f"seed={turn}"], folder))
+    base = min(seconds for seconds, _, _ in results["32"])
+    for size, of_turns in results.items():
+        seconds = min(seconds for seconds, _, _ in of_turns)
+        accuracies = [accuracy for _, accuracy, _ in of_turns]
         spread = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
         print(
-            f"batch_size={size}: {taken[0][2]:,} images, {seconds:.2f} s an epoch, {seconds / base:.2f} of 32's; test "
-            f"accuracy {statistics.mean(accuracies):.4f} ± {spread:.4f}"
+            f"batch_size={size}: {of_turns[0][2]:,} images, {seconds:.2f} s an epoch, {seconds / base:.2f} of 32's; "
+            f"test accuracy {statistics.mean(accuracies):.4f} ± {spread:.4f}"
         )
 
 

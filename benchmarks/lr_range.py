@@ -1,37 +1,32 @@
-"""How near to the best of a grid `lr=auto` comes, and other rules on the same curve.
+"""Distance of `lr=auto`, and of other rules on the same curve, from the best learning rate of a grid.
 
     python benchmarks/lr_range.py "data=digits" "data=digits optimizer=sgd" "data=imagefolder data.root=... model=..."
 
-Each argument is a setting, as words of train.py. For each seed it is trained at `lr=auto` and at the rates of a grid.
-Printed are the validation accuracy and loss of `lr=auto`, of the best rate of the grid and of 1e-3; and for each rule
-how much accuracy its rate loses against the best one, and how many times the least loss it has (interpolated between
-the rates of the grid).
+Each argument is a setting, the overrides of a train.py command. It is trained at `lr=auto` and at the rates of a grid,
+with several seeds. Prints the validation accuracy and loss of `lr=auto`, of the best rate of the grid and of 1e-3. For
+each rule it prints how much accuracy its rate loses against the best one, and the ratio of its loss to the lowest
+(interpolated between the rates of the grid).
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from hydra import compose, initialize_config_dir
+from common import build_parser, run_metrics
 from numpy.typing import NDArray
 
-from headstart import train
-from headstart.config.check import check
 from headstart.training.tuning.lr_range_test import suggested
 
-CONF = Path(__file__).parent.parent / "conf"
 GRID = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 COMMON = ("trainer=cpu", "trainer.enable_progress_bar=false", "report=false", "logger=csv")
 Curve = NDArray[np.float64]  # rates or smoothed losses, shape (steps,)
 
 
 def steepest(rates: Curve, smoothed: Curve) -> float:
-    """Where the loss falls fastest by step (Lightning's rule)."""
+    """Return the rate where the loss falls fastest by step (Lightning's rule)."""
     return float(rates[np.gradient(smoothed, np.log(rates)).argmin()])
 
 
@@ -55,18 +50,16 @@ RULES: dict[str, Callable[[Curve, Curve], float]] = {
 }
 
 
-def trained(words: list[str], folder: Path) -> dict[str, float]:
-    """Return the metrics of a run; what diverged has an accuracy of 0 and a loss of 99."""
-    with initialize_config_dir(str(CONF)):
-        train.run(check(compose("train", [*COMMON, *words])), folder)
-    metrics: dict[str, float] = json.loads((folder / "metrics.json").read_text())
+def trained(overrides: list[str], folder: Path) -> dict[str, float]:
+    """Return the metrics of a run; a run that diverged has an accuracy of 0 and a loss of 99."""
+    metrics = run_metrics([*COMMON, *overrides], folder)
     diverged = {"val/accuracy": 0.0, "val/loss": 99.0}
     return metrics | {name: value for name, value in diverged.items() if metrics[name] is None}
 
 
 def main() -> None:
     """Print a row for each setting and one for each rule."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = build_parser(__doc__)
     parser.add_argument("settings", nargs="+")
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--seeds", type=int, default=2)
@@ -75,23 +68,23 @@ def main() -> None:
     rows = []
     for setting in arguments.settings:
         for seed in range(arguments.seeds):
-            words = [*setting.split(), f"seed={seed}", f"epochs={arguments.epochs}"]
+            overrides = [*setting.split(), f"seed={seed}", f"epochs={arguments.epochs}"]
             with tempfile.TemporaryDirectory() as name:
                 folder = Path(name)
-                auto = trained([*words, "lr=auto"], folder / "auto")
+                auto = trained([*overrides, "lr=auto"], folder / "auto")
                 curve = np.loadtxt(folder / "auto" / "lr_range.csv", delimiter=",", skiprows=1).T
-                grid = {lr: trained([*words, f"lr={lr}"], folder / str(lr)) for lr in GRID}
-            places = np.log(GRID)
+                grid = {lr: trained([*overrides, f"lr={lr}"], folder / str(lr)) for lr in GRID}
+            log_rates = np.log(GRID)
             accuracies, losses = (np.array([run[f"val/{key}"] for run in grid.values()]) for key in KEYS)
             rates = {"lr=auto": suggested(*curve), **{name: rule(curve[0], curve[2]) for name, rule in RULES.items()}}
             for name, rate in rates.items():
-                accuracy = np.interp(np.log(rate), places, accuracies)
-                loss = np.exp(np.interp(np.log(rate), places, np.log(losses)))
+                accuracy = np.interp(np.log(rate), log_rates, accuracies)
+                loss = np.exp(np.interp(np.log(rate), log_rates, np.log(losses)))
                 lost[name].append((accuracies.max() - accuracy, loss / losses.min()))
             best = max(grid, key=lambda lr: grid[lr]["val/accuracy"])
             shown = {f"lr={auto['auto/lr']:g} (auto)": auto, f"lr={best:g} (best)": grid[best], "lr=1e-3": grid[1e-3]}
-            figures = (f"{name}: {run['val/accuracy']:.3f} {run['val/loss']:.3f}" for name, run in shown.items())
-            rows.append(f"{setting} seed={seed} | {' | '.join(figures)}")
+            metrics = (f"{name}: {run['val/accuracy']:.3f} {run['val/loss']:.3f}" for name, run in shown.items())
+            rows.append(f"{setting} seed={seed} | {' | '.join(metrics)}")
     print("\n".join(rows))
     for name, pairs in lost.items():
         accuracy, loss = np.array(pairs).T

@@ -2,19 +2,20 @@
 
     python benchmarks/memory.py
 
-In a process each: N generated images of 8 x 8 pixels, a random frozen layer that gives 2048 features, computed into an
-empty cache, a head trained for two epochs, and both splits evaluated. Features of 200,000 images are 1.6 GB.
+Each number of images has its own process: generated images of 8 x 8 pixels, 2048 features of a random frozen layer in
+an empty cache, a head trained for two epochs, and the training split evaluated. Features of 200,000 images are 1.6 GB.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
-import subprocess
-import sys
 import tempfile
 import time
+
+from common import build_parser, run_part
 
 WIDTH = 2048
 
@@ -80,7 +81,7 @@ def run(count: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = build_parser(__doc__)
     parser.add_argument("--images", type=int, nargs="+", default=[2_000, 200_000])
     parser.add_argument("--part", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -90,13 +91,12 @@ def main() -> None:
     peaks = []
     for count in arguments.images:
         with tempfile.TemporaryDirectory() as cache:
-            command = ["env", f"HEADSTART_CACHE={cache}", sys.executable, __file__, "--part", str(count)]
-            printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        figures = json.loads(printed.splitlines()[-1])
-        peaks.append(figures["peak_mb"])
+            os.environ["HEADSTART_CACHE"] = cache
+            result = run_part(__file__, "--part", str(count))
+        peaks.append(result["peak_mb"])
         print(
-            f"{count:>9,} images: peak {figures['peak_mb']:,.0f} MB, features in {figures['features_s']:.0f} s, "
-            f"two epochs in {figures['fit_s']:.0f} s"
+            f"{count:>9,} images: peak {result['peak_mb']:,.0f} MB, features in {result['features_s']:.0f} s, "
+            f"two epochs in {result['fit_s']:.0f} s"
         )
     print(f"difference {peaks[-1] - peaks[0]:,.0f} MB, ratio {peaks[-1] / peaks[0]:.2f}")
 

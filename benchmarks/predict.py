@@ -1,37 +1,27 @@
-"""Predicting a folder of JPEG files, against the bare forward pass of the same network over decoded images.
+"""Speed of predicting a folder of JPEG files, against the forward pass of the same network over decoded images.
 
     python benchmarks/predict.py
     python benchmarks/predict.py --root ../shared/data/emergency-vehicles/images --model RUN
 
-Prints the images a second of both and their ratio; the peak memory with a quarter of the images and with all; and how
+Prints the images per second of both and their ratio; the peak memory with a quarter of the images and with all; and how
 long `headstart predict` takes for one photograph beside importing torch and torchvision. Without --root, photographs
 of 500 x 375 pixels are made; without --model, a MobileNetV2 with random weights.
 """
 
 from __future__ import annotations
 
-import argparse
 import resource
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from common import build_parser, command_seconds, write_smooth_image
+
 COUNT = 1000
 CLASS_NAMES = ("first", "second")
-
-
-def make_images(folder: Path) -> None:
-    import numpy as np
-    from PIL import Image
-
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for index in range(COUNT):
-        coarse = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC).save(folder / f"{index}.jpg")
 
 
 def make_model(folder: Path) -> None:
@@ -79,22 +69,21 @@ def predict_seconds(model: Any, files: list[str]) -> float:
     return time.perf_counter() - begin
 
 
-def process_seconds(*command: str) -> float:
-    begin = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - begin
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = build_parser(__doc__)
     parser.add_argument("--root", type=Path)
     parser.add_argument("--model", type=Path)
-    words = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        root, path = words.root or Path(place, "images"), words.model or Path(place, "model")
-        if words.root is None:
-            make_images(root)
-        if words.model is None:
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        root, path = (
+            (arguments.root or Path(name, "images")).resolve(),
+            (arguments.model or Path(name, "model")).resolve(),
+        )
+        if arguments.root is None:
+            rng = np.random.default_rng(0)
+            for index in range(COUNT):
+                write_smooth_image(root / f"{index}.jpg", rng, (32, 24), (500, 375))
+        if arguments.model is None:
             make_model(path)
         import headstart
 
@@ -106,9 +95,9 @@ def main() -> None:
         seconds = predict_seconds(model, files)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         bare = bare_seconds(model, files)
-        imports = min(process_seconds(sys.executable, "-c", "import torch, torchvision") for _ in range(3))
+        imports = min(command_seconds(sys.executable, "-c", "import torch, torchvision") for _ in range(3))
         command = (sys.executable, "-c", "from headstart.cli.main import main; main()", "predict", str(path), files[0])
-        one = min(process_seconds(*command) for _ in range(3))
+        one = min(command_seconds(*command) for _ in range(3))
     print(f"{len(files)} images on {model.device}")
     print(f"bare forward pass, decoded images  {len(files) / bare:8.1f} images/s")
     print(f"predict                            {len(files) / seconds:8.1f} images/s  {bare / seconds:.2f} of bare")

@@ -8,11 +8,8 @@ scikit-learn's LogisticRegression on the same features, the best of five values 
 
 from __future__ import annotations
 
-import argparse
 import csv
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import asdict
@@ -20,12 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
+from common import build_parser, compose_config, train_seconds
 from lightning.pytorch.plugins.precision import Precision
 from sklearn.linear_model import LogisticRegression
 
 from headstart.cache.features import frozen_features
-from headstart.config.check import check
 from headstart.data.build import open_source
 from headstart.data.datamodule import ImageDataModule
 from headstart.data.preprocessing import evaluation_transform
@@ -33,18 +29,15 @@ from headstart.data.splits import make_splits
 from headstart.models.backbone import build_backbone
 from headstart.utils.hashing import module_sha256
 
-ROOT = Path(__file__).parent.parent
 
-
-def rival(words: list[str]) -> tuple[float, float]:
+def rival(overrides: list[str]) -> tuple[float, float]:
     """Return logistic regression's best validation accuracy, and the seconds that its five fits took."""
-    with initialize_config_dir(str(ROOT / "conf")):
-        settings = check(compose("train", words))
+    settings = compose_config(overrides)
     source = open_source(settings.data.source, **settings.data.of_source())
     backbone = build_backbone(**asdict(settings.model))
     transform = evaluation_transform(backbone.preprocessing)
     splits = make_splits(source, **settings.data.of_splits())
-    found = frozen_features(
+    frozen = frozen_features(
         backbone.module.eval(),
         ImageDataModule(splits, training=transform, evaluation=transform, batch_size=32),
         num_features=backbone.num_features,
@@ -59,7 +52,7 @@ def rival(words: list[str]) -> tuple[float, float]:
     sets = {}
     for split in ("train", "val"):
         batches = [
-            (features.numpy(), labels.numpy()) for features, labels, *_ in found.data.evaluation_dataloader(split)
+            (features.numpy(), labels.numpy()) for features, labels, *_ in frozen.data.evaluation_dataloader(split)
         ]
         sets[split] = tuple(np.concatenate(parts) for parts in zip(*batches, strict=True))
     start = time.perf_counter()
@@ -69,17 +62,17 @@ def rival(words: list[str]) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = build_parser(__doc__)
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--trials", type=int, default=100)
-    parser.add_argument("words", nargs="*", help="more of the command line, such as launcher=joblib")
+    parser.add_argument("overrides", nargs="*", help="more of the command line, such as launcher=joblib")
     arguments = parser.parse_args()
     data = ["data=emergency", f"data.root={arguments.root.resolve()}"]
-    words = [*data, "model=mobilenet_v2", f"model.weights={arguments.weights.resolve()}", "trainer=cpu"]
+    overrides = [*data, "model=mobilenet_v2", f"model.weights={arguments.weights.resolve()}", "trainer=cpu"]
     with tempfile.TemporaryDirectory() as name:
         os.environ["HEADSTART_CACHE"] = f"{name}/cache"
-        accuracy, fits = rival(words)
+        accuracy, fits = rival(overrides)
         search = [
             "-m",
             "sweep=head_lr",
@@ -87,10 +80,8 @@ def main() -> None:
             "sweep.allow_failures=true",
             f"hydra.sweep.dir={name}/sweep",
         ]
-        more = ["trainer.enable_progress_bar=false", *arguments.words]
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "train.py", *search, *words, *more], cwd=ROOT, check=True)
-        seconds = time.perf_counter() - start
+        more = ["trainer.enable_progress_bar=false", *arguments.overrides]
+        seconds = train_seconds([*search, *overrides, *more])
         with Path(name, "sweep", "sweep.csv").open() as file:
             best, *others = csv.DictReader(file)
     print(f"{len(others) + 1} trials in {seconds:.0f} s; the best has {float(best['val/accuracy']):.4f}: {best['job']}")

@@ -2,22 +2,19 @@
 
     python benchmarks/sweep.py --root ../shared/data/emergency-vehicles --weights mobilenet_v2-imagenet.pth
 
-Both whole processes, with a warm feature cache. And the least that the sweep's steps can take: as many steps of the
-same heads in plain torch on random features, with no data to fetch, metrics, checkpoints or logs.
+Both are whole processes with a warm feature cache. Also prints a lower bound: as many steps of the same heads in plain
+torch on random features, without data loading, metrics, checkpoints or logs.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
+from common import build_parser, train_seconds
 from torch import nn
 from torch.nn import functional as F
 
@@ -25,22 +22,12 @@ from headstart.models.head import build_head
 from headstart.models.unfreezing import ParameterGroup
 from headstart.training.optimization import build_optimizer
 
-ROOT = Path(__file__).parent.parent
 BATCH, FEATURES = 32, 1280  # the default batch and MobileNetV2's width
 SWEEP = ["head=linear,mlp", "lr=3e-4,1e-3,3e-3,1e-2,3e-2", "optimizer=adam,sgd"]
 
 
-def seconds(words: list[str], cache: Path) -> float:
-    start = time.perf_counter()
-    environment = {**os.environ, "HEADSTART_CACHE": str(cache)}
-    subprocess.run(
-        [sys.executable, "train.py", *words], cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL
-    )
-    return time.perf_counter() - start
-
-
 def plain_seconds(run: Path) -> float:
-    """Seconds that the steps of a finished run take without anything around them."""
+    """Return the seconds that the steps of a finished run take without anything around them."""
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     described = json.loads((run / "model" / "model.json").read_text(encoding="utf-8"))
     features, labels = torch.randn(BATCH, FEATURES), torch.randint(2, (BATCH,))
@@ -55,19 +42,19 @@ def plain_seconds(run: Path) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = build_parser(__doc__)
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("words", nargs="*", help="more of the command line, such as epochs=10")
+    parser.add_argument("overrides", nargs="*", help="more of the command line, such as epochs=10")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = ["data=emergency", f"data.root={arguments.root.resolve()}", "trainer=cpu"]
-        model = ["model=mobilenet_v2", f"model.weights={arguments.weights.resolve()}", *arguments.words]
-        words, cache = [*data, *model], folder / "cache"
-        seconds([*words, "epochs=1", f"hydra.run.dir={folder}/first"], cache)
-        one = seconds([*words, f"hydra.run.dir={folder}/one"], cache)
-        sweep = seconds(["-m", *words, *SWEEP, f"hydra.sweep.dir={folder}/sweep"], cache)
+        model = ["model=mobilenet_v2", f"model.weights={arguments.weights.resolve()}", *arguments.overrides]
+        overrides, cache = [*data, *model], folder / "cache"
+        train_seconds([*overrides, "epochs=1", f"hydra.run.dir={folder}/first"], cache)
+        one = train_seconds([*overrides, f"hydra.run.dir={folder}/one"], cache)
+        sweep = train_seconds(["-m", *overrides, *SWEEP, f"hydra.sweep.dir={folder}/sweep"], cache)
         runs = [path.parent for path in (folder / "sweep").glob("*/metrics.json")]
         epochs = sum(json.loads((run / "metrics.json").read_text())["epochs/run"] for run in runs)
         plain = sum(map(plain_seconds, runs))

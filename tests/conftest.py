@@ -10,7 +10,8 @@ import json
 import os
 import shutil
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,21 +85,17 @@ def train(tmp_path: Path) -> Train:
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine whose way to the network leads nowhere."""
+    """A machine without a network."""
     for name in ("https_proxy", "http_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens there
-    # The standard library keeps the first way that it finds: others find their own, before this test and after it.
+    # urllib caches its first opener, with its proxies: other tests need their own, before this one and after it.
     monkeypatch.setattr(urllib.request, "_opener", None)
 
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> Once:
     """Makes a folder once in a session; see `session.once`."""
-
-    def made_once(name: str, make: Callable[[Path], object]) -> Path:
-        return once(tmp_path_factory, name, make)
-
-    return made_once
+    return partial(once, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -107,24 +104,28 @@ def folders(made_once: Once) -> Path:
     return made_once("folders", class_folders)
 
 
+def run_once(made_once: Once, name: str, overrides: Sequence[str]) -> Path:
+    from headstart.train import run
+    from tests.helpers.runs import composed
+
+    return made_once(f"{name}/run", lambda folder: run(composed(*overrides), folder))
+
+
 @pytest.fixture(scope="session")
 def trained(folders: Path, made_once: Once) -> Path:
     """The run folder of a small network that tells cats from dogs by their colour, trained on cached features."""
-    from headstart.train import run
-    from tests.helpers.runs import RESNET18, SMALL, composed
+    from tests.helpers.runs import RESNET18, SMALL
 
-    words = ("data=imagefolder", f"data.root={folders}", "data.test_fraction=0.3", "lr=1e-2", "epochs=8")
-    return made_once("trained/run", lambda folder: run(composed(*SMALL, *RESNET18, *words), folder))
+    data = ("data=imagefolder", f"data.root={folders}", "data.test_fraction=0.3")
+    return run_once(made_once, "trained", [*SMALL, *RESNET18, *data, "lr=1e-2", "epochs=8"])
 
 
 @pytest.fixture(scope="session")
 def finished(made_once: Once) -> Path:
-    """The run folder of a network with BatchNorm of which all was trained, for three epochs."""
-    from headstart.train import run
-    from tests.helpers.runs import composed, small
+    """The run folder of a network with BatchNorm, trained as a whole for three epochs."""
+    from tests.helpers.runs import small
 
-    words = small("epochs=3", "freeze=false", "lr=3e-3")
-    return made_once("finished/run", lambda folder: run(composed(*words), folder))
+    return run_once(made_once, "finished", small("epochs=3", "freeze=false", "lr=3e-3"))
 
 
 @pytest.fixture(scope="session")
@@ -151,20 +152,17 @@ def noisy_digits(root: Path) -> None:
 @pytest.fixture(scope="session")
 def reported(hard: Path, made_once: Once) -> Path:
     """The run folder of a run with its report."""
-    from headstart.train import run
-    from tests.helpers.runs import composed, report_words
+    from tests.helpers.runs import report_words
 
-    return made_once("reported/run", lambda folder: run(composed(*report_words(hard)), folder))
+    return run_once(made_once, "reported", report_words(hard))
 
 
 @pytest.fixture(scope="session")
 def other(hard: Path, made_once: Once) -> Path:
     """A run with other settings on the same data, without a report, its curves in a csv."""
-    from headstart.train import run
-    from tests.helpers.runs import composed, report_words
+    from tests.helpers.runs import report_words
 
-    words = report_words(hard, "report=false", "head=mlp", "logger=csv", "epochs=2")
-    return made_once("other/run", lambda folder: run(composed(*words), folder))
+    return run_once(made_once, "other", report_words(hard, "report=false", "head=mlp", "logger=csv", "epochs=2"))
 
 
 @pytest.fixture(scope="session")
@@ -179,8 +177,8 @@ def six_runs(root: Path) -> None:
     from tests.helpers.runs import SMALL, composed
 
     for number, (head, lr) in enumerate(product(("linear", "mlp"), (1e-3, 3e-3, 1e-2))):
-        words = ("model.weights=default", "epochs=2", f"head={head}", f"lr={lr}")
-        run(composed(*SMALL, *words), root / str(number))
+        overrides = ("model.weights=default", "epochs=2", f"head={head}", f"lr={lr}")
+        run(composed(*SMALL, *overrides), root / str(number))
     shutil.copytree(root / "5", root / "unfinished")
     (root / "unfinished" / "metrics.json").unlink()
     (root / "notes").mkdir()

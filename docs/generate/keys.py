@@ -14,7 +14,7 @@ import yaml
 from headstart.config import schema
 from headstart.config.check import VARIANTS
 
-from .conf_files import CONF, beside_keys, comments_of, header, values_of
+from .conf_files import CONF, comments_of, header, key_comments, values_of
 
 IDENTITY = ("name", "source")  # which choice it is, set by GROUP=NAME
 # Where conf/ has no comment, or one about a single choice.
@@ -50,7 +50,7 @@ class Key(NamedTuple):
 def key_tables() -> str:
     """Return tables of all keys: the schema's types and ranges, with the defaults and the comments of conf/."""
     panel = CONF / "train.yaml"
-    values, comments = yaml.safe_load(panel.read_text(encoding="utf-8")), beside_keys(panel)
+    values, comments = yaml.safe_load(panel.read_text(encoding="utf-8")), key_comments(panel)
     single, groups = [], []
     for name, hint in get_type_hints(schema.Config).items():
         if not is_dataclass(hint):
@@ -69,14 +69,14 @@ def _choices(group: str) -> str:
     rows = []
     for path in sorted((CONF / group).glob("[!_]*.yaml")):
         values = values_of(group, path)
-        about = header(path) or (f"{values['library']}'s `{values['name']}`" if group == "model" else "")
-        rows.append(f"| `{group}={path.stem}` | {_cell(_prose(about))} |")
+        description = header(path) or (f"{values['library']}'s `{values['name']}`" if group == "model" else "")
+        rows.append(f"| `{group}={path.stem}` | {_cell(_prose(description))} |")
     return "| choice | |\n| --- | --- |\n" + "\n".join(rows) + "\n"
 
 
 def _group(group: str, base: Any) -> str:
     """Return a table of the keys that the choices of a group have, each key once."""
-    found: dict[str, dict[str, Key]] = {}  # by key and choice
+    keys: dict[str, dict[str, Key]] = {}  # by key and choice
     for path in sorted((CONF / group).glob("[!_]*.yaml")):
         values = values_of(group, path)
         kind = base
@@ -85,10 +85,10 @@ def _group(group: str, base: Any) -> str:
             kind = kinds[values[chosen_by]]
         for key in _keys(kind, values, comments_of(group, path)):
             if group in ("model", "sweep") or key.name not in IDENTITY:
-                found.setdefault(key.name, {})[path.stem] = key
+                keys.setdefault(key.name, {})[path.stem] = key
     choices = len(list((CONF / group).glob("[!_]*.yaml"))) if group != "logger" else 0
     rows = []
-    for name, by_choice in found.items():
+    for name, by_choice in keys.items():
         usual = Counter(key.default for key in by_choice.values()).most_common(1)[0][0]
         others = {choice: key.default for choice, key in by_choice.items() if key.default != usual}
         default = "; ".join([usual, *(f"{choice}: {value}" for choice, value in others.items())])
@@ -103,7 +103,7 @@ def _group(group: str, base: Any) -> str:
 
 def _keys(kind: Any, values: dict[str, Any], comments: dict[str, str], above: str = "") -> list[Key]:
     """Return the keys of a schema that have a value in conf/, those of nested schemas with dots in their names."""
-    found = []
+    keys = []
     hints = get_type_hints(kind)
     for f in fields(kind):
         name = f"{above}{f.name}"
@@ -111,14 +111,14 @@ def _keys(kind: Any, values: dict[str, Any], comments: dict[str, str], above: st
         if f.name not in values:
             continue
         if nested and isinstance(values[f.name], dict):
-            found += _keys(nested, values[f.name], comments, f"{name}.")
+            keys += _keys(nested, values[f.name], comments, f"{name}.")
         elif not nested:
-            found.append(_key(kind, f.name, values[f.name], comments.get(name, ""))._replace(name=name))
-    return found
+            keys.append(_key(kind, f.name, values[f.name], comments.get(name, ""))._replace(name=name))
+    return keys
 
 
 def _key(kind: Any, name: str, value: Any, comment: str) -> Key:
-    """Return what there is to say of one field of a schema."""
+    """Return the description of one field of a schema."""
     field = next(f for f in fields(kind) if f.name == name)
     hint = get_type_hints(kind)[name]
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)

@@ -9,6 +9,7 @@ import shutil
 import signal
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from headstart.cache.disk import IMAGES, cached_sets, clear
 from headstart.cli.main import main
 from headstart.data.datamodule import ImageDataModule
 from headstart.data.dataset import Samples
-from headstart.data.preprocessing import PartOfPacked, PixelRow
+from headstart.data.preprocessing import PackedRandomResizedCrop, PixelPacker
 from tests.helpers.commands import ended, script
 from tests.helpers.decoded import decoded, module, samples_in
 from tests.helpers.images import class_folders, photo
@@ -96,7 +97,7 @@ def test_erased_batches_are_those_of_files(name: str, files: dict[str, Samples])
 def test_processes_have_the_shares_that_they_have_of_files(images: ImageDataModule) -> None:
     ours = decoded(images)
     for rank in range(2):
-        images.__dict__["_share"] = ours.__dict__["_share"] = lambda rank=rank: (rank, 2)
+        images.trainer = ours.trainer = SimpleNamespace(global_rank=rank, world_size=2)  # type: ignore[assignment]
         check_same(ours, images)
 
 
@@ -129,7 +130,7 @@ def test_parts_of_images_beyond_the_budget_are_nearly_those_of_files(
 
 @pytest.mark.parametrize("size", [(1, 1), (200, 200), (20_000, 2), (1, 5000)])
 def test_parts_have_a_pixel_at_least(size: tuple[int, int]) -> None:
-    pack, part = PixelRow(32**2), PartOfPacked(v2.RandomResizedCrop(16, scale=(0.08, 1.0)))
+    pack, part = PixelPacker(32**2), PackedRandomResizedCrop(v2.RandomResizedCrop(16, scale=(0.08, 1.0)))
     image = pack.unpack(pack(Image.new("RGB", size, (10, 20, 30))).numpy())
     for _ in range(20):
         assert np.array_equal(part(image), np.full((16, 16, 3), (10, 20, 30)))
@@ -140,7 +141,7 @@ def test_parts_have_a_pixel_at_least(size: tuple[int, int]) -> None:
 @example(1, 10**6, 448**2)
 @example(1000, 1000, 448**2)
 def test_images_are_kept_in_their_proportions_within_the_budget(width: int, height: int, budget: int) -> None:
-    wide, high = PixelRow(budget).kept_size(width, height)
+    wide, high = PixelPacker(budget).packed_size(width, height)
     assert min(wide, high) >= 1
     assert wide * high <= budget
     if width * height <= budget:
@@ -154,11 +155,11 @@ def test_images_are_kept_in_their_proportions_within_the_budget(width: int, heig
 @pytest.mark.parametrize("size", [(7, 5), (1, 1), (9, 9), (40, 30), (5000, 1)])
 def test_what_is_packed_is_unpacked(size: tuple[int, int]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    pack, image = PixelRow(81), Image.fromarray(pixels)
+    pack, image = PixelPacker(81), Image.fromarray(pixels)
     row = pack(image)
     assert (row.shape, row.dtype) == ((pack.row_bytes,), torch.uint8)
-    kept_size = pack.kept_size(*size)
-    wanted = image if kept_size == size else image.resize(kept_size, Image.Resampling.LANCZOS)
+    packed_size = pack.packed_size(*size)
+    wanted = image if packed_size == size else image.resize(packed_size, Image.Resampling.LANCZOS)
     unpacked = pack.unpack(row.numpy())
     assert np.array_equal(unpacked, wanted)
     assert unpacked.info["size"] == size

@@ -336,11 +336,10 @@ def test_what_is_remembered_wrongly_of_a_file_is_forgotten(
 def test_a_split_smaller_than_the_number_of_processes() -> None:
     from headstart.cache.feature_loaders import FeatureBatches, FeatureTable
     from headstart.cache.segments import Rows
-    from headstart.data.samplers import ShareSampler
 
     rows = Rows([], np.empty(0, np.int64), np.empty(0, np.int64), np.dtype("float32"), 8)
     table = FeatureTable(rows, np.zeros(2, np.int64))
-    batches = [FeatureBatches(table, ShareSampler(2, rank=rank, world=4), batch_size=3) for rank in range(4)]
+    batches = [FeatureBatches(table, range(rank, 2, 4), batch_size=3) for rank in range(4)]
     assert [len(found) for found in batches] == [1, 1, 0, 0]
     assert list(batches[2]) == []
 

@@ -1,4 +1,4 @@
-"""MixUp and CutMix: both images, both labels, in the same shares."""
+"""MixUp and CutMix: images and labels are mixed in the same fractions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from headstart.data.augmentation import build_mixing
 
 
 def mixed(seed: int = 0, **alphas: float) -> tuple[Tensor, Tensor]:
-    """Eight images, each of one brightness and of a class of its own."""
+    """Mix eight images, each of one brightness and of a class of its own."""
     mixing = build_mixing(8, **alphas)
     assert mixing is not None
     torch.manual_seed(seed)
@@ -21,11 +21,11 @@ def mixed(seed: int = 0, **alphas: float) -> tuple[Tensor, Tensor]:
     return images, targets
 
 
-def test_labels_are_shared_as_the_images_are() -> None:
+def test_labels_are_mixed_in_the_fractions_of_the_images() -> None:
     for alphas in ({"mixup": 0.4, "cutmix": 0.0}, {"mixup": 0.0, "cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}):
         images, targets = mixed(**alphas)
         torch.testing.assert_close(targets.sum(1), torch.ones(8))
-        # The mean brightness is that of the classes in their shares: for both ways of mixing.
+        # With both methods, the mean brightness is that of the classes, weighted by their fractions.
         torch.testing.assert_close(images.mean((1, 2, 3)), targets @ torch.arange(8.0), rtol=1e-4, atol=1e-4)
         assert ((targets > 0).sum(1) == 2).all()
 
@@ -43,7 +43,7 @@ def test_the_seed_decides() -> None:
     assert not torch.equal(mixed(1, mixup=0.2, cutmix=0.0)[0], mixed(2, mixup=0.2, cutmix=0.0)[0])
 
 
-def test_what_is_erased_of_kept_views_is_not_the_same_in_every_epoch(train: Callable[..., dict[str, Any]]) -> None:
+def test_random_erasing_has_cached_features_of_several_views(train: Callable[..., dict[str, Any]]) -> None:
     metrics = train("augment.random_erasing=0.5", "epochs=3", "data.train_per_class=3", "features.views=3")
     assert metrics["features/computed"] + metrics["features/cached"] == 30 * 3 + 30 + 90 + 90  # three views of each
 

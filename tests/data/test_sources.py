@@ -1,10 +1,12 @@
-"""Every source in its real file format, and what is said when it is not as it should be."""
+"""Every source in its real file format, and the messages for files that are not as expected."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import socket
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from PIL import Image
 from torchvision import datasets
 
 from headstart.data.build import open_source
-from headstart.data.csv_table import csv, inside
+from headstart.data.csv_table import csv, path_inside
 from headstart.data.datamodule import ImageDataset
 from headstart.data.image_folder import imagefolder
 from headstart.data.image_io import image_size, read_image, read_thumbnail
@@ -85,7 +87,7 @@ def test_what_is_no_regular_file_is_no_image(tmp_path: Path) -> None:
     source = imagefolder(tmp_path)
     assert len(source.splits["train"]) == 5  # a link to an image is one
     named = "cat/pipe.jpg, dog/socket.jpg, dog/zero.png"
-    assert source.notes == [f"3 that are no regular files were skipped in {tmp_path}: {named}"]
+    assert source.notes == [f"3 that are not regular files were skipped in {tmp_path}: {named}"]
     for path, kind in ((tmp_path / "cat" / "pipe.jpg", "a pipe"), (tmp_path / "dog" / "zero.png", "a device")):
         for read in (read_image, image_size, lambda path: read_thumbnail(path, 10)):
             with pytest.raises(DataError, match=rf"{path.name}: .*{kind}, not a regular file"):
@@ -102,50 +104,45 @@ def test_a_link_to_nothing_is_named_before_training(tmp_path: Path) -> None:
 def test_what_this_user_may_not_read_is_named_before_training(tmp_path: Path) -> None:
     class_folders(tmp_path, images=3)
     write_csv(tmp_path / "train.csv", [("image", "label"), ("cat/0.jpg", "a"), ("dog/0.jpg", "b")])
+    read_table = partial(csv, images=".")
     with unprivileged():
         assert len(imagefolder(tmp_path).splits["train"]) == 6
-        for path, message in (
-            (tmp_path, f"{tmp_path}: Permission denied. Make it readable, or take it out of the data."),
-            (tmp_path / "cat", f"{tmp_path / 'cat'}: Permission denied. Make it readable"),
+        for read, names, message in (
+            (imagefolder, ("",), f"{tmp_path}: Permission denied. Make it readable, or take it out of the data."),
+            (imagefolder, ("cat",), f"{tmp_path / 'cat'}: Permission denied. Make it readable"),
+            (
+                imagefolder,
+                ("cat/1.jpg", "dog/2.jpg"),
+                r"cat/1.jpg cannot be read: permission denied \(and 1 more\). Make",
+            ),
+            (read_table, ("dog/0.jpg",), "dog/0.jpg cannot be read: permission"),
+            (read_table, ("train.csv",), r"train.csv cannot be read as .*denied"),
         ):
-            with forbidden(path), pytest.raises(DataError, match=message):
-                imagefolder(tmp_path)
-        two = r"cat/1.jpg cannot be read: permission denied \(and 1 more\). Make it"
-        with (
-            forbidden(tmp_path / "cat" / "1.jpg"),
-            forbidden(tmp_path / "dog" / "2.jpg"),
-            pytest.raises(DataError, match=two),
-        ):
-            imagefolder(tmp_path)
-        with (
-            forbidden(tmp_path / "dog" / "0.jpg"),
-            pytest.raises(DataError, match="dog/0.jpg cannot be read: permission"),
-        ):
-            csv(tmp_path, images=".")
-        with forbidden(tmp_path / "train.csv"), pytest.raises(DataError, match=r"train.csv cannot be read as .*denied"):
-            csv(tmp_path, images=".")
+            with ExitStack() as stack:
+                for name in names:
+                    stack.enter_context(forbidden(tmp_path / name))
+                with pytest.raises(DataError, match=message):
+                    read(tmp_path)
 
 
 def test_folders_that_are_not_as_they_should_be(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="gone: no such folder. Give the folder of your images as data.root=FOLDER"):
-        imagefolder(tmp_path / "gone")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="empty: expected one folder for each class"):
-        imagefolder(tmp_path / "empty")
     class_folders(tmp_path / "one", ("cat",))
-    with pytest.raises(DataError, match="one has a single class folder, cat: at least two"):
-        imagefolder(tmp_path / "one")
-    hollow = class_folders(tmp_path / "hollow")
-    (hollow / "fish").mkdir()
-    (hollow / "fish" / "a.txt").touch()
-    with pytest.raises(DataError, match=r"fish: no image in this class folder \(a.txt\)"):
-        imagefolder(hollow)
-    both = make_split_folders(tmp_path / "both", splits=("train", "val", "valid"))
-    with pytest.raises(DataError, match="more than one val folder, val and valid: keep one"):
-        imagefolder(both)
-    headless = make_split_folders(tmp_path / "headless", splits=("val",))
-    with pytest.raises(DataError, match="has a folder val and no folder train"):
-        imagefolder(headless)
+    class_folders(tmp_path / "hollow")
+    (tmp_path / "hollow" / "fish").mkdir()
+    (tmp_path / "hollow" / "fish" / "a.txt").touch()
+    make_split_folders(tmp_path / "both", splits=("train", "val", "valid"))
+    make_split_folders(tmp_path / "headless", splits=("val",))
+    for name, message in (
+        ("gone", "gone: no such folder. Give the folder of your images as data.root=FOLDER"),
+        ("empty", "empty: expected one folder for each class"),
+        ("one", "one has a single class folder, cat: at least two"),
+        ("hollow", r"fish: no image in this class folder \(a.txt\)"),
+        ("both", "more than one val folder, val and valid: keep one"),
+        ("headless", "has a folder val and no folder train"),
+    ):
+        with pytest.raises(DataError, match=message):
+            imagefolder(tmp_path / name)
 
 
 def test_split_folders_in_capitals_and_others_beside_them(tmp_path: Path) -> None:
@@ -171,6 +168,12 @@ def test_classes_that_differ_between_splits_are_named(tmp_path: Path) -> None:
 
 
 # --- tables --------------------------------------------------------------------------------------------------
+
+LONG = "9" * 5000
+
+
+def write_labels(folder: Path, *rows: tuple[str, object], file: str = "train.csv") -> None:
+    write_csv(folder / file, [("image", "label"), *rows])
 
 
 def test_a_table_of_labels(tmp_path: Path) -> None:
@@ -202,12 +205,13 @@ def test_a_labelled_test_table_is_the_test_split(tmp_path: Path) -> None:
     assert source.splits["test"].labels.tolist() == [1]
 
 
-def test_labels_that_are_numbers_are_in_the_order_of_numbers(tmp_path: Path) -> None:
-    rows = [("image", "label"), *((f"{n}.jpg", n) for n in (10, 9, 1))]
-    for n in (10, 9, 1):
-        photo(tmp_path / "images" / f"{n}.jpg", n)
-    write_csv(tmp_path / "train.csv", rows)
-    assert csv(tmp_path).class_names == ("1", "9", "10")
+@pytest.mark.parametrize(("labels", "names"), [((10, 9, 1), ("1", "9", "10")), ((10, 9, LONG), ("10", "9", LONG))])
+def test_labels_that_are_numbers_of_a_few_digits_are_sorted_as_numbers(
+    labels: tuple[object, ...], names: tuple[str, ...], tmp_path: Path
+) -> None:
+    class_folders(tmp_path, ("images",), images=3)
+    write_labels(tmp_path, *((f"{n}.jpg", x) for n, x in enumerate(labels)))
+    assert csv(tmp_path).class_names == names
 
 
 @pytest.mark.parametrize(
@@ -217,7 +221,7 @@ def test_labels_that_are_numbers_are_in_the_order_of_numbers(tmp_path: Path) -> 
         ([("image", "class"), ("0.jpg", 1)], "has no column 'label'; its columns are image, class.*data.label_column"),
         ([("image", "label")], "has a header and no rows"),
         ([("image", "label"), ("0.jpg", "a"), ("1.jpg", "")], "line 3: the label of 1.jpg is empty"),
-        ([("image", "label"), ("0.jpg", "a"), ("gone.jpg", "b")], "names .*gone.jpg, which is not there"),
+        ([("image", "label"), ("0.jpg", "a"), ("gone.jpg", "b")], "names .*gone.jpg, which does not exist"),
         ([("image", "label"), ("0.jpg", "a"), ("../0.jpg", "b")], r"line 3: the file name '\.\./0.jpg' does not stay"),
         ([("image", "label"), ("0.jpg", "a"), ("/etc/passwd", "b")], "'/etc/passwd' does not stay inside"),
         ([("image", "label"), ("0.jpg", "a"), ("", "b")], "line 3: the file name '' does not stay inside"),
@@ -242,48 +246,61 @@ def test_tables_that_are_not_there(tmp_path: Path) -> None:
         csv(tmp_path, train_csv="*.csv")
 
 
-def test_an_image_in_both_tables_is_named(tmp_path: Path) -> None:
+def test_images_in_both_tables_and_labels_of_the_test_table_alone_are_named(tmp_path: Path) -> None:
     make_emergency(tmp_path, images=4)
-    write_csv(tmp_path / "train.csv", [("image", "label"), ("0.jpg", "a"), ("1.jpg", "b")])
-    write_csv(tmp_path / "test.csv", [("image", "label"), ("./1.jpg", "b")])
+    write_labels(tmp_path, ("0.jpg", "a"), ("1.jpg", "b"))
+    write_labels(tmp_path, ("./1.jpg", "b"), file="test.csv")
     with pytest.raises(DataError, match="1 images are both in .*train.csv and in .*test.csv, such as 1.jpg"):
+        csv(tmp_path, test_csv="test.csv")
+    write_labels(tmp_path, ("2.jpg", "c"), file="test.csv")
+    with pytest.raises(DataError, match="test.csv, line 2: the label of 2.jpg is c, which is none of the classes a, b"):
         csv(tmp_path, test_csv="test.csv")
 
 
 def test_names_of_classes_that_do_not_fit_the_table(tmp_path: Path) -> None:
     make_emergency(tmp_path, images=4)
-    columns = {"image_column": "image_names", "label_column": "emergency_or_not"}
-    with pytest.raises(DataError, match="line 3: the label of 1.jpg is 1, which is none of the classes 0, 2"):
-        csv(tmp_path, **columns, classes={"0": "a", "2": "b"})
-    with pytest.raises(DataError, match="has no image with the label 2, which data.classes names"):
-        csv(tmp_path, **columns, classes={"0": "a", "1": "b", "2": "c"})
-    with pytest.raises(DataError, match="one name to several labels: a, a"):
-        csv(tmp_path, **columns, classes={"0": "a", "1": "a"})
+    for classes, message in (
+        ({"0": "a", "2": "b"}, "line 3: the label of 1.jpg is 1, which is none of the classes 0, 2"),
+        ({"0": "a", "1": "b", "2": "c"}, "has no image with the label 2, which data.classes names"),
+        ({"0": "a", "1": "a"}, "one name to several labels: a, a"),
+    ):
+        with pytest.raises(DataError, match=message):
+            csv(tmp_path, image_column="image_names", label_column="emergency_or_not", classes=classes)
 
 
-def test_a_table_that_is_not_utf8(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "image,label\n0.jpg,Bär\n".encode("cp1252"),
+            "train.csv cannot be read as a table .* Save it as a csv in UTF-8",
+        ),
+        (b"image,label\n0.jpg,a\n\n\n1.jpg,\n", "line 5: the label of 1.jpg is empty"),  # as an editor counts lines
+    ],
+)
+def test_tables_of_other_encodings_and_with_empty_lines(content: bytes, message: str, tmp_path: Path) -> None:
     make_emergency(tmp_path, images=4)
-    (tmp_path / "train.csv").write_bytes("image,label\n0.jpg,Bär\n".encode("cp1252"))
-    with pytest.raises(DataError, match=r"train.csv cannot be read as a table .* Save it as a csv in UTF-8"):
+    (tmp_path / "train.csv").write_bytes(content)
+    with pytest.raises(DataError, match=message):
         csv(tmp_path)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-@pytest.mark.parametrize(("delimiter", "words"), [(",", None), (";", "semicolons"), ("\t", "tabs")])
-def test_tables_as_spreadsheets_write_them(delimiter: str, words: str | None, encoding: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("delimiter", "name"), [(",", None), (";", "semicolons"), ("\t", "tabs")])
+def test_tables_as_spreadsheets_write_them(delimiter: str, name: str | None, encoding: str, tmp_path: Path) -> None:
     class_folders(tmp_path / "images", ("a", "b"), images=2)
     header = delimiter.join(("weight", "image", "label", "note"))
-    rows = [delimiter.join(('"1,5"', f"{name}/{i}.jpg", f"é{name}", '"x; y, z"')) for name in "ab" for i in (0, 1)]
+    rows = [delimiter.join(('"1,5"', f"{label}/{i}.jpg", f"é{label}", '"x; y, z"')) for label in "ab" for i in (0, 1)]
     path = tmp_path / "train.csv"
     path.write_bytes("\r\n".join([header, *rows, ""]).encode(encoding))
     source = csv(tmp_path)
     assert source.class_names == ("éa", "éb")
     assert [Path(image).parent.name for image in source.splits["train"].images] == ["a", "a", "b", "b"]
-    told = [word for word in (words, "UTF-16" if encoding == "utf-16" else None) if word]
-    assert source.notes == ([f"{path} is read as a table with {' and in '.join(told)}"] if told else [])
+    unusual = [format for format in (name, "UTF-16" if encoding == "utf-16" else None) if format]
+    assert source.notes == ([f"{path} is read as a table with {' and in '.join(unusual)}"] if unusual else [])
 
 
-def test_a_comma_in_another_column_is_no_reason_to_take_commas(tmp_path: Path) -> None:
+def test_commas_in_another_column_do_not_decide_the_delimiter(tmp_path: Path) -> None:
     class_folders(tmp_path / "images", ("a", "b"), images=1)
     (tmp_path / "train.csv").write_text("image;label;height, width, depth\na/0.jpg;a;1, 2, 3\nb/0.jpg;b;1, 2, 3\n")
     assert csv(tmp_path).class_names == ("a", "b")
@@ -296,44 +313,20 @@ def test_tables_that_are_no_regular_files(tmp_path: Path) -> None:
         csv(tmp_path)
     (tmp_path / "train.csv").unlink()
     os.mkfifo(tmp_path / "images" / "pipe.jpg")
-    write_csv(tmp_path / "train.csv", [("image", "label"), ("a/0.jpg", "a"), ("pipe.jpg", "b")])
-    with pytest.raises(DataError, match=r"train.csv names .*images/pipe.jpg, which is no regular file."):
+    write_labels(tmp_path, ("a/0.jpg", "a"), ("pipe.jpg", "b"))
+    with pytest.raises(DataError, match=r"train.csv names .*images/pipe.jpg, which is not a regular file."):
         csv(tmp_path)
 
 
 def test_names_with_dots_that_stay_inside(tmp_path: Path) -> None:
     names = ("..foo.jpg", "...b.jpg", "a/..b.jpg", "a/../c.jpg")
-    rows: list[tuple[str, object]] = [("image", "label")]
-    for index, name in enumerate(names):
+    for name in names:
         photo(tmp_path / "images" / name, 0)
-        rows.append((name, index % 2))
-    write_csv(tmp_path / "train.csv", rows)
+    write_labels(tmp_path, *((name, index % 2) for index, name in enumerate(names)))
     assert len(csv(tmp_path).splits["train"]) == 4
     for name in ("../images/a/..b.jpg", "a/../../images/c.jpg", "..", "/etc/passwd"):
         with pytest.raises(DataError, match="does not stay inside"):
-            inside(tmp_path / "images", name, "here")
-
-
-def test_labels_of_thousands_of_digits_are_texts(tmp_path: Path) -> None:
-    class_folders(tmp_path / "images", ("a",), images=3)
-    long = "9" * 5000
-    write_csv(tmp_path / "train.csv", [("image", "label"), ("a/0.jpg", 10), ("a/1.jpg", 9), ("a/2.jpg", long)])
-    assert csv(tmp_path).class_names == ("10", "9", long)
-
-
-def test_rows_are_counted_as_an_editor_counts_lines(tmp_path: Path) -> None:
-    make_emergency(tmp_path, images=4)
-    (tmp_path / "train.csv").write_text("image,label\n0.jpg,a\n\n\n1.jpg,\n")
-    with pytest.raises(DataError, match="line 5: the label of 1.jpg is empty"):
-        csv(tmp_path)
-
-
-def test_a_label_that_only_the_test_table_has_is_named(tmp_path: Path) -> None:
-    make_emergency(tmp_path, images=4)
-    write_csv(tmp_path / "train.csv", [("image", "label"), ("0.jpg", "a"), ("1.jpg", "b")])
-    write_csv(tmp_path / "test.csv", [("image", "label"), ("2.jpg", "c")])
-    with pytest.raises(DataError, match="test.csv, line 2: the label of 2.jpg is c, which is none of the classes a, b"):
-        csv(tmp_path, test_csv="test.csv")
+            path_inside(tmp_path / "images", name, "here")
 
 
 # --- public data sets ----------------------------------------------------------------------------------------
@@ -345,24 +338,24 @@ def test_stl10_is_what_torchvision_reads(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(datasets.STL10, "_check_integrity", lambda _: True)
     source = open_source("stl10", root=tmp_path)
     for split in ("train", "test"):
-        theirs = datasets.STL10(str(tmp_path), split)
-        ours = ImageDataset(source.splits[split], np.asarray)
-        assert len(ours) == len(theirs)
-        for index in range(0, len(theirs), 7):
-            image, label = theirs[index]
-            np.testing.assert_array_equal(ours[index][0], np.asarray(image))
-            assert ours[index][1] == label
-    assert source.class_names == tuple(theirs.classes)
+        expected = datasets.STL10(str(tmp_path), split)
+        dataset = ImageDataset(source.splits[split], np.asarray)
+        assert len(dataset) == len(expected)
+        for index in range(0, len(expected), 7):
+            image, label = expected[index]
+            np.testing.assert_array_equal(dataset[index][0], np.asarray(image))
+            assert dataset[index][1] == label
+    assert source.class_names == tuple(expected.classes)
 
 
 def test_pets_are_what_torchvision_reads(tmp_path: Path) -> None:
     make_pets(tmp_path)
     source = open_source("pets", root=tmp_path)
-    for ours, theirs in (("train", "trainval"), ("test", "test")):
-        expected = datasets.OxfordIIITPet(str(tmp_path), theirs)
+    for split, official in (("train", "trainval"), ("test", "test")):
+        expected = datasets.OxfordIIITPet(str(tmp_path), official)
         assert source.class_names == tuple(expected.classes)
-        assert [str(p) for p in expected._images] == source.splits[ours].images
-        assert expected._labels == source.splits[ours].labels.tolist()
+        assert [str(p) for p in expected._images] == source.splits[split].images
+        assert expected._labels == source.splits[split].labels.tolist()
 
 
 def test_caltech101_leaves_the_background_out(tmp_path: Path) -> None:
@@ -384,22 +377,22 @@ def test_a_data_set_that_is_not_there_says_where_to_put_it(name: str, archive: s
         open_source(name, root=tmp_path, download=True)
 
 
-def test_stl10_that_is_cut_off_is_known_before_training(tmp_path: Path) -> None:
+def test_damaged_data_sets_are_named_before_training(tmp_path: Path) -> None:
     make_stl10(tmp_path)
     binary = tmp_path / "stl10_binary" / "test_X.bin"
     binary.write_bytes(binary.read_bytes()[:-1])
     with pytest.raises(DataError, match="test_X.bin does not hold the 20 images that test_y.bin has labels for"):
         open_source("stl10", root=tmp_path)
-
-
-def test_pets_without_an_image_are_known_before_training(tmp_path: Path) -> None:
+    binary.unlink()
+    with pytest.raises(DataError, match="test_X.bin: missing. Unpack"):
+        open_source("stl10", root=tmp_path)
     make_pets(tmp_path)
     (tmp_path / "oxford-iiit-pet" / "images" / "Abyssinian_1.jpg").unlink()
-    with pytest.raises(DataError, match=r"trainval.txt names .*Abyssinian_1.jpg, which is not there \(1 missing"):
+    with pytest.raises(DataError, match=r"trainval.txt names .*Abyssinian_1.jpg, which does not exist \(1 missing"):
         open_source("pets", root=tmp_path)
 
 
-# --- what comes with a dependency ----------------------------------------------------------------------------
+# --- data sets of dependencies -------------------------------------------------------------------------------
 
 
 def test_digits_are_scikit_learns() -> None:
@@ -415,8 +408,3 @@ def test_glyphs_are_the_same_for_the_same_seed() -> None:
     np.testing.assert_array_equal(first.splits["train"].images, again.splits["train"].images)
     assert not np.array_equal(first.splits["train"].images, other.splits["train"].images)
     assert np.bincount(first.splits["train"].labels).tolist() == [4] * len(first.class_names)
-
-
-def test_an_image_that_is_asked_for_is_rgb(folders: Path) -> None:
-    samples = imagefolder(folders).splits["train"]
-    assert read_image(samples.images[0]).mode == "RGB"

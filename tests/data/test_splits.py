@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headstart.data.dataset import LabelledImages, Samples
-from headstart.data.splits import carve, few_per_class, make_splits
+from headstart.data.splits import make_splits, sample_per_class, stratified_split
 from headstart.utils.errors import DataError
 
 
@@ -30,20 +30,19 @@ FRACTIONS = st.floats(0.1, 0.4)
 
 
 @given(COUNTS, FRACTIONS, FRACTIONS, st.integers(0, 2**32 - 1))
-def test_splits_share_out_every_image_once_by_class(counts: list[int], val: float, test: float, seed: int) -> None:
+def test_every_image_is_in_one_split_stratified_by_class(counts: list[int], val: float, test: float, seed: int) -> None:
     settings = {"val_fraction": val, "test_fraction": test, "split_seed": seed}
     splits = make_splits(source(counts), **settings)
     names = [name for samples in splits.values() for name in samples.names]
     assert sorted(names) == sorted(source(counts).splits["train"].names)
     for name, fraction in (("val", val), ("test", test)):
         for label, count in enumerate(counts):
-            share = (splits[name].labels == label).sum()
-            assert abs(share - fraction * count) < 2
+            assert abs((splits[name].labels == label).sum() - fraction * count) < 2
     again = make_splits(source(counts), **settings)
     assert {n: s.names for n, s in splits.items()} == {n: s.names for n, s in again.items()}
 
 
-def test_the_split_is_not_a_matter_of_the_global_seed() -> None:
+def test_the_split_depends_on_its_own_seed_alone() -> None:
     settings = {"val_fraction": 0.2, "test_fraction": 0.2}
     first = make_splits(source([30, 30]), **settings, split_seed=0)
     np.random.seed(5)
@@ -59,22 +58,22 @@ def test_official_splits_stay_as_they_are() -> None:
     }
 
 
-def test_only_what_is_missing_is_carved_and_only_out_of_train() -> None:
+def test_missing_splits_are_split_off_train_alone() -> None:
     splits = make_splits(source([20, 20], test=[5, 6]), val_fraction=0.25, test_fraction=0.5, split_seed=0)
     assert {name: len(samples) for name, samples in splits.items()} == {"train": 30, "val": 10, "test": 11}
     assert all(name.startswith("train/") for name in splits["train"].names + splits["val"].names)
 
 
-def test_no_test_split_where_none_is_wanted() -> None:
+def test_a_fraction_of_0_makes_no_test_split() -> None:
     assert set(make_splits(source([20, 20]), val_fraction=0.2, test_fraction=0, split_seed=0)) == {"train", "val"}
 
 
 @given(COUNTS, st.integers(1, 10), st.integers(0, 2**32 - 1))
-def test_more_labels_include_fewer(counts: list[int], few: int, seed: int) -> None:
+def test_a_larger_sample_includes_a_smaller_one(counts: list[int], few: int, seed: int) -> None:
     labels = source(counts).splits["train"].labels
     names = source(counts).class_names
-    less = few_per_class(labels, few, seed, class_names=names)
-    more = few_per_class(labels, few + 5, seed, class_names=names)
+    less = sample_per_class(labels, few, seed, class_names=names)
+    more = sample_per_class(labels, few + 5, seed, class_names=names)
     assert np.bincount(labels[less]).tolist() == [few] * len(counts)
     assert set(less) < set(more)
 
@@ -94,8 +93,8 @@ def test_a_published_random_state_gives_its_split() -> None:
     from sklearn.model_selection import train_test_split
 
     labels = source([965, 681]).splits["train"].labels
-    left, taken = carve(labels, 165, 13, class_names=("a", "b"), name="val")
-    theirs = train_test_split(np.arange(1646), test_size=0.1, stratify=labels, random_state=13)
-    assert (len(left), len(taken)) == (1481, 165)
-    assert left.tolist() == sorted(theirs[0])
-    assert taken.tolist() == sorted(theirs[1])
+    remaining, split_off = stratified_split(labels, 165, 13, class_names=("a", "b"), name="val")
+    expected = train_test_split(np.arange(1646), test_size=0.1, stratify=labels, random_state=13)
+    assert (len(remaining), len(split_off)) == (1481, 165)
+    assert remaining.tolist() == sorted(expected[0])
+    assert split_off.tolist() == sorted(expected[1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from headstart.sweeps.results import Sweep
 from tests.helpers.board import started_board
 
 WIDTHS = {"phone": 390, "desktop": 1280}
+OpenTab = Callable[[str, str], Any]
 
 
 @pytest.fixture(scope="module")
@@ -108,33 +109,38 @@ def board(reported: Path) -> str:
     return started_board(reported.parent)
 
 
-def opened(browser: Any, address: str, tab: str) -> Any:
+@pytest.fixture
+def open_tab(browser: Any) -> Iterator[OpenTab]:
+    """Opens a tab of TensorBoard at an address, and closes it at the end of the test."""
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
     page.set_default_timeout(60_000)
-    page.goto(f"{address}#{tab}")
-    return page
+
+    def open_tab(address: str, tab: str) -> Any:
+        page.goto(f"{address}#{tab}")
+        return page
+
+    yield open_tab
+    page.close()
 
 
-def test_curves_of_splits_are_on_the_same_charts(board: str, browser: Any) -> None:
-    page = opened(browser, board, "custom_scalars")
+def test_curves_of_splits_are_on_the_same_charts(board: str, open_tab: OpenTab) -> None:
+    page = open_tab(board, "custom_scalars")
     for title in ("loss", "accuracy", "macro accuracy"):
         page.get_by_text(title, exact=True).first.wait_for()
     page.get_by_text("Matches (3)").first.wait_for()  # train, val and test
     page.get_by_text("learning rate", exact=True).first.wait_for()
     page.get_by_text("shares of time: waiting, transfer, compute", exact=True).first.wait_for(state="attached")
-    page.close()
 
 
-def test_scalars(board: str, browser: Any) -> None:
-    page = opened(browser, board, "timeseries")
+def test_scalars(board: str, open_tab: OpenTab) -> None:
+    page = open_tab(board, "timeseries")
     page.get_by_role("combobox", name="Filter tags (regex)").fill("val/accuracy|time/")
     for name in ("val/accuracy", "time/epoch_s", "time/images_per_s", "time/waiting", "time/transfer"):
         page.get_by_title(name, exact=True).first.wait_for(state="attached")
-    page.close()
 
 
-def test_images(board: str, browser: Any) -> None:
-    page = opened(browser, board, "images")
+def test_images(board: str, open_tab: OpenTab) -> None:
+    page = open_tab(board, "images")
     names = ("1_seen", "2_augmented", "3_confusion", "5_reliability", "6_class_accuracy", "7_accuracy_by_size")
     for name in (*names, "8_examples", "9_worst"):
         page.get_by_text(f"images/{name}").first.wait_for(state="attached")
@@ -145,36 +151,31 @@ def test_images(board: str, browser: Any) -> None:
         shown.nth(index).scroll_into_view_if_needed()
         shown.nth(index).evaluate("image => image.decode()")  # fails if there is no picture
     assert shown.count() == 8
-    page.close()
 
 
-def test_text(board: str, browser: Any) -> None:
-    page = opened(browser, board, "text")
-    page.get_by_text("zebra").first.wait_for()
-    page.get_by_text("monitor: val/accuracy").first.wait_for()
-    page.close()
+@pytest.mark.parametrize(
+    ("tab", "texts"),
+    [("text", ("zebra", "monitor: val/accuracy")), ("pr_curves", ("test/zebra",))],
+    ids=["settings and classes", "precision and recall"],
+)
+def test_texts_of_tabs(tab: str, texts: tuple[str, ...], board: str, open_tab: OpenTab) -> None:
+    page = open_tab(board, tab)
+    for text in texts:
+        page.get_by_text(text).first.wait_for()
 
 
-def test_precision_and_recall(board: str, browser: Any) -> None:
-    page = opened(browser, board, "pr_curves")
-    page.get_by_text("test/zebra").first.wait_for()
-    page.close()
-
-
-def test_projector(board: str, browser: Any) -> None:
-    page = opened(browser, board, "projector")
+def test_projector(board: str, open_tab: OpenTab) -> None:
+    page = open_tab(board, "projector")
     frame = page.frame_locator("iframe").frame_locator("iframe")
     frame.locator(".numDataPoints").get_by_text("45", exact=True).wait_for()
     frame.get_by_text("Label by").first.wait_for(state="attached")
-    page.close()
 
 
-def test_hparams_of_a_sweep_are_filled(sweep: Path, browser: Any) -> None:
-    page = opened(browser, started_board(sweep), "hparams")
+def test_hparams_of_a_sweep_are_filled(sweep: Path, open_tab: OpenTab) -> None:
+    page = open_tab(started_board(sweep), "hparams")
     for number in range(6):
         page.get_by_text(f"{number}/tensorboard", exact=True).first.wait_for()
     assert page.get_by_text("0.0030000").count() >= 2  # of lr
     page.get_by_text("best/val/accuracy").first.wait_for(state="attached")
     page.get_by_text("PARALLEL COORDINATES VIEW", exact=False).first.click()
     page.locator("tf-hparams-parallel-coords-plot svg path").first.wait_for(state="attached")
-    page.close()

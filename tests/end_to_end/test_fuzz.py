@@ -1,4 +1,4 @@
-"""Files with something wrong in them: read as they are, or refused by one message; nothing else, and at once.
+"""Damaged files are read, or refused by one message, in a short time.
 
 A few of each kind are tried every time, 10,000 of them by `pytest -m soak`.
 """
@@ -33,51 +33,52 @@ from tests.helpers.images import class_folders, photo, write_csv
 from tests.helpers.mutations import mutated, mutated_values
 
 FEW, MANY = 25, int(os.environ.get("HEADSTART_MUTATIONS", "10000"))
-LONGEST_S, MOST_BYTES = 10.0, 1 << 30  # of one file
+MAX_S, MAX_BYTES = 10.0, 1 << 30  # of one file
 
 Try = Callable[[random.Random], object]
 Kind = Callable[[Path, Path], Try]
 
 
-def images(_: Path, place: Path) -> Try:
+def read_or_refuse(*readers: Callable[[], Any]) -> None:
+    for read in readers:
+        with suppress(HeadstartError):
+            read()
+
+
+def images(_: Path, folder: Path) -> Try:
     good = []
     for format in ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP", "JPEG2000", "AVIF"):
-        photo(place / "photo.png", 1)
+        photo(folder / "photo.png", 1)
         file = io.BytesIO()
-        Image.open(place / "photo.png").save(file, format=format)
+        Image.open(folder / "photo.png").save(file, format=format)
         good.append(file.getvalue())
-    path = place / "image"
+    path = folder / "image"
 
     def attempt(rng: random.Random) -> None:
         path.write_bytes(mutated(rng.choice(good), rng))
-        for read in (read_image, image_size, lambda path: read_thumbnail(path, 20)):
-            with suppress(HeadstartError):
-                read(path)
+        read_or_refuse(lambda: read_image(path), lambda: image_size(path), lambda: read_thumbnail(path, 20))
 
     return attempt
 
 
-def tables(_: Path, place: Path) -> Try:
-    class_folders(place / "images", images=3)
+def tables(_: Path, folder: Path) -> Try:
+    class_folders(folder / "images", images=3)
     rows = [(f"{name}/{index}.jpg", name) for name in ("cat", "dog") for index in range(3)]
-    good = write_csv(place / "train.csv", [("image", "label"), *rows]).read_bytes()
+    good = write_csv(folder / "train.csv", [("image", "label"), *rows]).read_bytes()
 
     def attempt(rng: random.Random) -> None:
         data = mutated(good, rng)
-        (place / "train.csv").write_bytes(data.decode("latin-1").encode("utf-16") if rng.random() < 0.2 else data)
-        with suppress(HeadstartError):
-            csv(place)
-        with suppress(HeadstartError):
-            read_table(place / "train.csv")
+        (folder / "train.csv").write_bytes(data.decode("latin-1").encode("utf-16") if rng.random() < 0.2 else data)
+        read_or_refuse(lambda: csv(folder), lambda: read_table(folder / "train.csv"))
 
     return attempt
 
 
-def descriptions(finished: Path, place: Path) -> Try:
-    """Bytes that are wrong, and values that are, with digests that fit."""
+def descriptions(finished: Path, folder: Path) -> Try:
+    """Mutate the bytes of model.json, or its values, with digests that fit."""
     artifact = read_artifact(finished)
     good = (finished / "model" / "model.json").read_bytes()
-    model = Path(shutil.copytree(finished / "model", place / "model"))
+    model = Path(shutil.copytree(finished / "model", folder / "model"))
 
     def attempt(rng: random.Random) -> None:
         if rng.random() < 0.3:
@@ -85,15 +86,14 @@ def descriptions(finished: Path, place: Path) -> Try:
         else:
             with suppress(AttributeError, TypeError):  # of what cannot be written
                 save_model(model, artifact.state, mutated_values(artifact.description, rng))
-        with suppress(HeadstartError):
-            headstart.load(model, "cpu")
+        read_or_refuse(lambda: headstart.load(model, "cpu"))
 
     return attempt
 
 
-def checkpoints(finished: Path, place: Path) -> Try:
-    """Likewise."""
-    path = place / "best.ckpt"
+def checkpoints(finished: Path, folder: Path) -> Try:
+    """Mutate the bytes of a checkpoint, or its hyperparameters."""
+    path = folder / "best.ckpt"
     good = (finished / "checkpoints" / "best.ckpt").read_bytes()
     checkpoint = torch.load(finished / "checkpoints" / "best.ckpt", weights_only=True)
 
@@ -103,52 +103,38 @@ def checkpoints(finished: Path, place: Path) -> Try:
         else:
             described = mutated_values(checkpoint["hyper_parameters"], rng)
             torch.save({**checkpoint, "hyper_parameters": described}, path)
-        with suppress(HeadstartError):
-            headstart.load(path, "cpu")
+        read_or_refuse(lambda: headstart.load(path, "cpu"))
 
     return attempt
 
 
-def runs(finished: Path, place: Path) -> Try:
-    """A run folder that report, evaluate and runs are pointed at."""
-    run = Path(shutil.copytree(finished, place / "run", ignore=shutil.ignore_patterns("*.ckpt", "report")))
+def runs(finished: Path, folder: Path) -> Try:
+    """Mutate the files that report, evaluate and runs read."""
+    run = Path(shutil.copytree(finished, folder / "run", ignore=shutil.ignore_patterns("*.ckpt", "report")))
     record = '{"digest": "a", "monitor": "val/accuracy", "settings": {"lr": 0.1}, "attempts": 1}'
     (run / "job.json").write_text(record)
-    good = {
-        path: path.read_bytes()
-        for path in run.rglob("*")
-        if path.is_file() and path.suffix not in (".log", ".safetensors")
-    }
-    good |= {path: path.read_bytes() for path in run.rglob("outputs.safetensors")}
+    read = [path for path in run.rglob("*") if path.is_file() and path.suffix not in (".log", ".safetensors")]
+    good = {path: path.read_bytes() for path in (*read, *run.rglob("outputs.safetensors"))}
 
     def attempt(rng: random.Random) -> None:
         path = rng.choice(list(good))
         path.write_bytes(mutated(good[path], rng))
-        readers: tuple[Callable[[], Any], ...] = (
+        read_or_refuse(
             lambda: read_finished(run),
             lambda: evaluation_config(run, []),
-            lambda: find_runs(place),
-            lambda: [(job.reason, job.value()) for job in jobs_below(place)],
+            lambda: find_runs(folder),
+            lambda: [(job.reason, job.value()) for job in jobs_below(folder)],
         )
-        for read in readers:
-            with suppress(HeadstartError):
-                read()
         path.write_bytes(good[path])
 
     return attempt
 
 
-KINDS: dict[str, Kind] = {
-    "images": images,
-    "tables": tables,
-    "descriptions": descriptions,
-    "checkpoints": checkpoints,
-    "runs": runs,
-}
+KINDS: dict[str, Kind] = {kind.__name__: kind for kind in (images, tables, descriptions, checkpoints, runs)}
 
 
-def fuzz(kind: str, finished: Path, place: Path, count: int, seed: int) -> None:
-    attempt = KINDS[kind](finished, place)
+def fuzz(kind: str, finished: Path, folder: Path, count: int, seed: int) -> None:
+    attempt = KINDS[kind](finished, folder)
     attempt(random.Random(0))  # imports
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     longest = 0.0
@@ -161,8 +147,8 @@ def fuzz(kind: str, finished: Path, place: Path, count: int, seed: int) -> None:
         longest = max(longest, time.perf_counter() - start)
     more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - base
     print(f"{kind}: {count} files, seed {seed}; the longest took {longest:.2f} s, {more / 2**20:.0f} MiB over the base")
-    assert longest < LONGEST_S
-    assert more < MOST_BYTES
+    assert longest < MAX_S
+    assert more < MAX_BYTES
 
 
 @pytest.mark.parametrize("kind", KINDS)

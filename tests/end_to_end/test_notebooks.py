@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, show pictures, and are kept as text."""
+"""The notebooks run from top to bottom, show pictures, and are stored without outputs."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ CASES = [
 
 def with_parameters(notebook: Any, **values: Any) -> Any:
     """Sets variables below the cell that is tagged "parameters", as papermill does."""
-    place = next(place for place, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ()))
+    index = next(index for index, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ()))
     lines = "\n".join(f"{name} = {value!r}" for name, value in values.items())
-    notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(lines))
+    notebook.cells.insert(index + 1, nbformat.v4.new_code_cell(lines))
     return notebook
 
 

@@ -37,27 +37,18 @@ FULL = {
 
 
 def link_photographs(shared: Path, root: Path, odd: Path, *, train: int, val: int, vehicles: int) -> None:
-    """Ants and bees to train on; more of them, vehicles, and one file of every odd kind, twice, to validate on.
-
-    Args:
-        shared: real images.
-        root: where the folders go.
-        odd: where the odd files go.
-        train: most images of each class.
-        val: likewise.
-        vehicles: how many in each class.
-    """
+    """Link so many ants and bees to train and val, and to val as many vehicles and one file of every odd kind."""
     ants_and_bees = shared / "data" / "hymenoptera"
     cars = sorted((shared / "data" / "emergency-vehicles" / "images").iterdir())
-    for name, some in (("ants", cars[:vehicles]), ("bees", cars[vehicles : 2 * vehicles])):
-        trained = sorted((ants_and_bees / "train" / name).glob("*.jpg"))[:train]
-        validated = sorted((ants_and_bees / "val" / name).iterdir())[:val]
-        for split, files in (("train", trained), ("val", [*validated, *some])):
+    for name, others in (("ants", cars[:vehicles]), ("bees", cars[vehicles : 2 * vehicles])):
+        training = sorted((ants_and_bees / "train" / name).glob("*.jpg"))[:train]
+        validation = sorted((ants_and_bees / "val" / name).iterdir())[:val]
+        for split, files in (("train", training), ("val", [*validation, *others])):
             (root / split / name).mkdir(parents=True)
             for file in files:
                 (root / split / name / file.name).symlink_to(file)
         for file in make_odd_images(odd / name).values():
-            # A folder's images are known by their endings: a GIF is called a JPEG, as it happens.
+            # GIFs are given the extension of a JPEG, as people do.
             shutil.copy(file, root / "val" / name / file.name.replace(".gif", ".jpg"))
 
 
@@ -65,16 +56,16 @@ def all_logits(model: Model, files: Sequence[Path], batch_size: int) -> Tensor:
     return torch.cat([x for x in model.logits_each(files, batch_size=batch_size) if isinstance(x, Tensor)])
 
 
-def same(given: Tensor, expected: Tensor) -> float:
-    """The largest difference, after making sure that it is small and that every image has the same class."""
-    assert torch.equal(given.argmax(dim=1), expected.argmax(dim=1))
-    difference = float((given - expected).abs().max())
+def check_close(logits: Tensor, expected: Tensor) -> float:
+    """Check that every image has the same class and close logits; return the largest difference."""
+    assert torch.equal(logits.argmax(dim=1), expected.argmax(dim=1))
+    difference = float((logits - expected).abs().max())
     assert difference <= CLOSE
     return difference
 
 
 @pytest.mark.parametrize(
-    ("network", "way", "kind"),
+    ("network", "features", "kind"),
     [
         ("tiny_resnet", "features=auto", "torch-export"),
         ("tiny_vgg", "features=auto", "onnx"),
@@ -83,36 +74,39 @@ def same(given: Tensor, expected: Tensor) -> float:
     ],
 )
 def test_one_answer_of_each_family(
-    network: str, way: str, kind: str, shared: Path, train: Train, tmp_path: Path
+    network: str, features: str, kind: str, shared: Path, train: Train, tmp_path: Path
 ) -> None:
     link_photographs(shared, tmp_path / "photographs", tmp_path / "odd", train=10, val=15, vehicles=10)
-    check_one_answer(tmp_path, train, "model=timm", f"model.name={network}", *SIZE, way, kinds=(kind,))
+    check_one_answer(tmp_path, train, "model=timm", f"model.name={network}", *SIZE, features, kinds=(kind,))
 
 
 def test_one_answer_of_a_network_at_full_size(shared: Path, train: Train, tmp_path: Path) -> None:
     link_photographs(shared, tmp_path / "photographs", tmp_path / "odd", train=10, val=15, vehicles=10)
-    words = (word.format(shared=shared) for word in FULL["mobilenet_v2"])
-    check_one_answer(tmp_path, train, *words, kinds=())  # exported, it is held against in the soak
+    overrides = (override.format(shared=shared) for override in FULL["mobilenet_v2"])
+    check_one_answer(tmp_path, train, *overrides, kinds=())  # the soak compares its exports, too
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("network", FULL)
 def test_one_answer_of_every_family_at_full_size(network: str, shared: Path, train: Train, tmp_path: Path) -> None:
     link_photographs(shared, tmp_path / "photographs", tmp_path / "odd", train=30, val=200, vehicles=80)
-    assert check_one_answer(tmp_path, train, *(word.format(shared=shared) for word in FULL[network])) >= 300
+    overrides = (override.format(shared=shared) for override in FULL[network])
+    assert check_one_answer(tmp_path, train, *overrides) >= 300
 
 
-def check_one_answer(folder: Path, train: Train, *words: str, kinds: Sequence[str] = ("onnx", "torch-export")) -> int:
-    """Holds all ways to an answer against each other on photographs; gives the number of these."""
-    where = ("data=imagefolder", f"data.root={folder / 'photographs'}", "data.test_fraction=0", "data.num_workers=null")
-    metrics = train(*where, *words, "epochs=1", "lr=3e-3")
+def check_one_answer(
+    folder: Path, train: Train, *overrides: str, kinds: Sequence[str] = ("onnx", "torch-export")
+) -> int:
+    """Compare all paths to an answer on photographs, and return the number of these."""
+    data = ("data=imagefolder", f"data.root={folder / 'photographs'}", "data.test_fraction=0", "data.num_workers=null")
+    metrics = train(*data, *overrides, "epochs=1", "lr=3e-3")
     run = folder / "run"
     model = headstart.load(run / "model", "cpu")
 
     evaluated = evaluate(run, folder / "photographs" / "val")
     files = [Path(image) for image in evaluated.images]
     expected = all_logits(model, files, 1)
-    found = {
+    logits = {
         "evaluate": evaluated.logits,
         "batches of 64": all_logits(model, files, 64),
         "checkpoint": all_logits(headstart.load(run / "checkpoints" / "best.ckpt", "cpu"), files, 8),
@@ -122,13 +116,13 @@ def check_one_answer(folder: Path, train: Train, *words: str, kinds: Sequence[st
         path = export(model, kind, folder / "export")[0].path
         if kind == "onnx":
             session = ort.InferenceSession(path)
-            found[kind] = torch.from_numpy(session.run(None, {"images": prepared.numpy()})[0])
+            logits[kind] = torch.from_numpy(session.run(None, {"images": prepared.numpy()})[0])
         else:
             program = torch.export.load(path).module()
             with torch.inference_mode():
-                found[kind] = torch.cat([program(part) for part in prepared.split(64)])
-    differences = {name: same(given, expected) for name, given in found.items()}
-    print(f"{words}: {len(files)} images, " + ", ".join(f"{k} {v:.1e}" for k, v in differences.items()))
+                logits[kind] = torch.cat([program(batch) for batch in prepared.split(64)])
+    differences = {name: check_close(values, expected) for name, values in logits.items()}
+    print(f"{overrides}: {len(files)} images, " + ", ".join(f"{k} {v:.1e}" for k, v in differences.items()))
 
     # Validation in training was over the same images.
     assert metrics["data/val_size"] == len(files)
@@ -145,7 +139,7 @@ def test_compiled_or_not(finished: Path, folders: Path) -> None:
     expected = all_logits(model, files, 8)
     backend = "inductor" if shutil.which("g++") else "aot_eager"  # the first one needs a compiler
     model.network = torch.compile(model.network, backend=backend)  # type: ignore[assignment]
-    same(all_logits(model, files, 8), expected)
+    check_close(all_logits(model, files, 8), expected)
 
 
 def test_a_model_folder_predicts_in_another_environment(trained: Path, folders: Path, tmp_path: Path) -> None:
@@ -156,24 +150,21 @@ def test_a_model_folder_predicts_in_another_environment(trained: Path, folders: 
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copied)
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", copied], check=True)
-    # torch and the like are not installed a second time: they are looked for behind the environment's own packages.
+    # torch and the like are not installed a second time: a .pth file adds the packages of this environment.
     site = next((tmp_path / "env" / "lib").glob("python*/site-packages"))
-    (site / "theirs.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     shutil.copytree(trained / "model", tmp_path / "elsewhere" / "model")
     shutil.copy(folders / "dog" / "0.jpg", tmp_path / "elsewhere" / "photo.jpg")
     without = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # it may name a checkout
-    done = subprocess.run(
-        [tmp_path / "env" / "bin" / "headstart", "predict", "model", "photo.jpg", "--format", "json"],
-        cwd=tmp_path / "elsewhere",
-        check=True,
-        capture_output=True,
-        text=True,
-        env=without,
-    )
-    assert json.loads(done.stdout)[0]["class"] == "dog"
-    code = "import headstart; print(headstart.__file__)"
-    where = subprocess.run([python, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True, env=without)
-    assert Path(where.stdout.strip()).is_relative_to(tmp_path / "env")
+
+    def output(*command: str | Path) -> str:
+        folder = tmp_path / "elsewhere"
+        return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, env=without).stdout
+
+    answers = output(tmp_path / "env" / "bin" / "headstart", "predict", "model", "photo.jpg", "--format", "json")
+    assert json.loads(answers)[0]["class"] == "dog"
+    imported = output(python, "-c", "import headstart; print(headstart.__file__)")
+    assert Path(imported.strip()).is_relative_to(tmp_path / "env")
 
 
 def test_the_hackathons_submission(shared: Path, train: Train, tmp_path: Path) -> None:
@@ -182,9 +173,9 @@ def test_the_hackathons_submission(shared: Path, train: Train, tmp_path: Path) -
     out = tmp_path / "submission.csv"
     sources = (vehicles / "test.csv", "--images", vehicles / "images")
     main(["predict", *map(str, (tmp_path / "run", *sources, "--out", out))])
-    asked = (vehicles / "test.csv").read_text().split()
+    requested = (vehicles / "test.csv").read_text().split()
     rows = [row.split(",") for row in out.read_text().splitlines()]
     assert rows[0] == ["image_names", "emergency_or_not"]
-    assert [name for name, _ in rows[1:]] == asked[1:]
+    assert [name for name, _ in rows[1:]] == requested[1:]
     assert len(rows) == 707
     assert {label for _, label in rows[1:]} == {"0", "1"}

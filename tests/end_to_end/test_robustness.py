@@ -1,4 +1,4 @@
-"""What comes from outside: disks that fill up, kills, parents that die, and names that a terminal would obey."""
+"""Failures from outside: full disks, kills, parents that die, and names with control characters."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ CLEARS = "\x1b[2J"  # the screen
 
 
 def test_a_run_whose_disk_fills_up_keeps_its_checkpoint_and_is_resumed(train: Train, tmp_path: Path) -> None:
-    words, last = ("freeze=false", *FEW), tmp_path / "half" / "checkpoints" / "last.ckpt"
-    once = train(*words, "epochs=2", folder=tmp_path / "once")
-    train(*words, "epochs=1", folder=tmp_path / "half")
+    overrides, last = ("freeze=false", *FEW), tmp_path / "half" / "checkpoints" / "last.ckpt"
+    once = train(*overrides, "epochs=2", folder=tmp_path / "once")
+    train(*overrides, "epochs=1", folder=tmp_path / "half")
     former = last.read_bytes()
-    resume = (*words, "epochs=2", f"ckpt_path={last}")
+    resume = (*overrides, "epochs=2", f"ckpt_path={last}")
     full = rf"\.ckpt cannot be written: it needs \d\.\d MB, and .*whole\. Make room\. Resume by ckpt_path={last}"
     with limited(len(former) // 2), pytest.raises(DiskError, match=full):
         train(*resume, folder=tmp_path / "half")
@@ -63,9 +63,9 @@ def test_what_a_library_could_not_write_is_one_message(capsys: pytest.CaptureFix
     except OSError as error:
         error.filename = str(tmp_path / "events")
         errors.excepthook(type(error), error, error.__traceback__)
-    said = capsys.readouterr().err
-    assert said.startswith(f"headstart: {tmp_path / 'events'} cannot be written: ")
-    assert "Traceback" not in said
+    message = capsys.readouterr().err
+    assert message.startswith(f"headstart: {tmp_path / 'events'} cannot be written: ")
+    assert "Traceback" not in message
 
 
 def test_a_log_that_cannot_be_written_is_no_traceback(
@@ -83,31 +83,30 @@ def test_a_log_that_cannot_be_written_is_no_traceback(
 
 
 def test_a_run_that_is_killed_inside_a_checkpoint_keeps_the_former_one(tmp_path: Path) -> None:
-    words = (*SMALL, "freeze=false", *FEW)
-    folder = tmp_path / "killed"
-    last = folder / "checkpoints" / "last.ckpt"
-    dies = command(*words, "epochs=3", f"hydra.run.dir={folder}", environment=killed_at("inside a checkpoint", 3))
-    assert dies.returncode != 0
-    left = [path for path in last.parent.iterdir() if path.suffix != ".ckpt"]
-    assert len(left) == 1  # what it was writing
+    overrides = (*SMALL, "freeze=false", *FEW, "epochs=3")
+    resumed, once = tmp_path / "killed", tmp_path / "once"
+    last = resumed / "checkpoints" / "last.ckpt"
+    killed = command(*overrides, f"hydra.run.dir={resumed}", environment=killed_at("inside a checkpoint", 3))
+    assert killed.returncode != 0
+    (unfinished,) = [path for path in last.parent.iterdir() if path.suffix != ".ckpt"]  # what it was writing
     assert torch.load(last, weights_only=True)["epoch"] in (0, 1)
     load_checkpoint(last)
-    for place, more in ((folder, [f"ckpt_path={last}"]), (tmp_path / "once", [])):
-        result = command(*words, "epochs=3", f"hydra.run.dir={place}", *more)
+    for folder, more in ((resumed, [f"ckpt_path={last}"]), (once, [])):
+        result = command(*overrides, f"hydra.run.dir={folder}", *more)
         assert result.returncode == 0, result.stderr
-    found = [json.loads((place / "metrics.json").read_text()) for place in (folder, tmp_path / "once")]
-    assert figures(found[0]) == figures(found[1])
-    assert not left[0].exists()
+    metrics = [json.loads((folder / "metrics.json").read_text()) for folder in (resumed, once)]
+    assert figures(metrics[0]) == figures(metrics[1])
+    assert not unfinished.exists()
 
 
 # --- parents that die ----------------------------------------------------------------------------------------
 
 WAITS = """
 import os, signal, sys
-from headstart.data.workers import begin_worker
+from headstart.data.workers import exit_with_parent
 child = os.fork()
 if child == 0:
-    begin_worker(0)
+    exit_with_parent(0)
     os.read(os.pipe()[0], 1)  # for ever
 print(child, flush=True)
 sys.stdin.readline()
@@ -123,9 +122,8 @@ def test_a_worker_that_waits_for_ever_ends_with_its_parent() -> None:
     assert process.stdin is not None
     process.stdin.write("\n")
     process.stdin.close()
-    for _ in range(1200):
-        if not living(child):
-            break
+    end = time.monotonic() + 60
+    while living(child) and time.monotonic() < end:
         time.sleep(0.05)
     assert not living(child)
     process.kill()
@@ -134,10 +132,10 @@ def test_a_worker_that_waits_for_ever_ends_with_its_parent() -> None:
 
 def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
     images = class_folders(tmp_path / "images", images=40)
-    words = ("data=imagefolder", f"data.root={images}", *TINY_RESNET, *SMALL, "freeze=false", "data.num_workers=2")
-    dies = killed_at("an epoch begins", 2, who="process")
-    process = started(*words, "epochs=3", f"hydra.run.dir={tmp_path / 'run'}", environment=dies)
-    ended(process)  # its output ends when all that it has started is gone
+    overrides = ("data=imagefolder", f"data.root={images}", *TINY_RESNET, *SMALL, "freeze=false", "data.num_workers=2")
+    killed = killed_at("an epoch begins", 2, who="process")
+    process = started(*overrides, "epochs=3", f"hydra.run.dir={tmp_path / 'run'}", environment=killed)
+    ended(process)  # its output ends when all processes that it has started are gone
     assert process.returncode == -signal.SIGKILL
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()  # of the first epoch, which had workers
 
@@ -145,7 +143,7 @@ def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
 # --- terminals -----------------------------------------------------------------------------------------------
 
 
-def test_what_a_terminal_would_obey_is_escaped() -> None:
+def test_control_characters_are_escaped() -> None:
     assert printable(f"a{CLEARS}b\r\n\tc\x07\x9b1m \u202e") == "a\\x1b[2Jb\\r\n\\tc\\x07\\x9b1m \\u202e"
     assert one_line("a\nb") == "a\\nb"
     assert one_line("caf\udce9") == "caf\\udce9"  # a byte that is not UTF-8
@@ -155,7 +153,7 @@ def test_what_a_terminal_would_obey_is_escaped() -> None:
     assert Formatter(logging.Formatter("%(message)s")).format(record) == "a class called \\x1b[2J"
 
 
-def test_tables_show_what_a_terminal_would_obey(capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_escape_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     show_rows([["run", CLEARS], [f"x{CLEARS}", "1"]])
     table = io.StringIO()
     answers: Any = [(f"{CLEARS}.jpg", Prediction(CLEARS, 1.0, ((CLEARS, 1.0),))), (f"{CLEARS}2", DataError("no"))]
@@ -171,22 +169,22 @@ def test_names_in_the_data_reach_neither_terminal_nor_log(tmp_path: Path) -> Non
     images = class_folders(tmp_path / "images", (f"{CLEARS}cat", "dog"), images=5)
     (images / "dog" / f"{CLEARS}.txt").touch()
     folder = tmp_path / "run"
-    words = ("data=imagefolder", f"data.root={images}", *TINY_RESNET, *SMALL, "epochs=1", f"hydra.run.dir={folder}")
-    result = command(*words)
+    overrides = ("data=imagefolder", f"data.root={images}", *TINY_RESNET, *SMALL, "epochs=1")
+    result = command(*overrides, f"hydra.run.dir={folder}")
     assert result.returncode == 0, result.stderr
     assert "execution whitelist" not in result.stderr  # Hydra's warning of configurations that name classes
     (images / "dog" / f"{CLEARS}.png").write_bytes(b"no image")
-    broken = command(*words[:-1], f"hydra.run.dir={tmp_path / 'broken'}")
+    broken = command(*overrides, f"hydra.run.dir={tmp_path / 'broken'}")
     assert broken.returncode == 1
-    for said in (result.stdout, broken.stderr, (folder / "train.log").read_text()):
-        assert "\x1b" not in said
-        assert "\\x1b[2J" in said
+    for text in (result.stdout, broken.stderr, (folder / "train.log").read_text()):
+        assert "\x1b" not in text
+        assert "\\x1b[2J" in text
 
 
 # --- before any image ----------------------------------------------------------------------------------------
 
 
-def test_a_block_that_there_is_not_is_said_before_any_image_is_read(train: Train, tmp_path: Path) -> None:
+def test_an_unknown_block_is_named_before_any_image_is_read(train: Train, tmp_path: Path) -> None:
     images = class_folders(tmp_path / "images", images=4)
     for path in images.rglob("*.jpg"):
         path.write_bytes(b"no image")

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from headstart.data.build import open_source
+from headstart.data.build import open_images, open_source
 from headstart.data.image_io import read_image
-from headstart.data.splits import make_splits
 from headstart.models.backbone import build_backbone
 from tests.helpers.runs import SMALL, Train, composed
 
@@ -22,21 +21,11 @@ def weights(shared: Path, name: str) -> tuple[str, str]:
 
 
 def test_the_published_split_of_the_vehicles(shared: Path) -> None:
-    data = composed("data=emergency", f"data.root={shared}/data/emergency-vehicles").data
-    source = open_source(
-        "csv",
-        root=data.root,
-        train_csv=data.train_csv,
-        image_column=data.image_column,
-        label_column=data.label_column,
-        classes=data.classes,
-    )
-    splits = make_splits(
-        source, val_fraction=data.val_fraction, test_fraction=data.test_fraction, split_seed=data.split_seed
-    )
-    assert {name: len(samples) for name, samples in splits.items()} == {"train": 1481, "val": 165}
-    assert source.class_names == ("non-emergency", "emergency")
-    assert Counter(source.splits["train"].labels.tolist()) == {0: 965, 1: 681}
+    images = open_images(composed("data=emergency", f"data.root={shared}/data/emergency-vehicles").data)
+    assert {name: len(samples) for name, samples in images.splits.items()} == {"train": 1481, "val": 165}
+    assert images.class_names == ("non-emergency", "emergency")
+    labels = [label for samples in images.splits.values() for label in samples.labels.tolist()]
+    assert Counter(labels) == {0: 965, 1: 681}
 
 
 def test_ants_and_bees_as_found(shared: Path) -> None:
@@ -74,6 +63,6 @@ def test_a_frozen_network_learns_from_photographs(
     name: str, data: str, metric: str, least: float, shared: Path, train: Train
 ) -> None:
     """After two epochs; benchmarks/README.md has longer runs."""
-    where = f"data={data.format(shared / 'data')}".split()
-    metrics = train(*where, *weights(shared, name), "data.num_workers=null", "epochs=2", "lr=3e-3")
+    source = f"data={data.format(shared / 'data')}".split()
+    metrics = train(*source, *weights(shared, name), "data.num_workers=null", "epochs=2", "lr=3e-3")
     assert metrics[metric] >= least

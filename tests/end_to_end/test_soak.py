@@ -1,6 +1,6 @@
-"""Kills at random moments, to find what nobody thought of: `pytest -m soak`, HEADSTART_KILLS=30 for more of them.
+"""Kills at random moments: `pytest -m soak`, HEADSTART_KILLS=30 for more of them.
 
-What a random kill has found once becomes a point in `helpers/kill_points.py`, and a test that is run every time.
+A failure that a random kill reveals becomes a point in `helpers/kill_points.py`, and a test that is run every time.
 """
 
 from __future__ import annotations
@@ -25,24 +25,15 @@ from tests.helpers.sweeps import check_kept, finished, rows
 
 pytestmark = pytest.mark.soak
 KILLS = int(os.environ.get("HEADSTART_KILLS", "6"))
-LONGEST_S = 4.0  # from where the work has begun
+MAX_DELAY_S = 4.0  # from the beginning of the work
 
 
-def killed_inside(words: tuple[str, ...], begun: Callable[[], bool], rng: random.Random) -> bool:
-    """Starts a command and kills all of its processes at a random moment of its work.
-
-    Args:
-        words: of the command line.
-        begun: whether the work has begun.
-        rng: chooses the moment.
-
-    Returns:
-        Whether the kill fell inside the work; it may have ended before.
-    """
-    process = started(*words)
+def killed_inside(arguments: tuple[str, ...], begun: Callable[[], bool], rng: random.Random) -> bool:
+    """Kill all processes of a command at a random moment after its work has begun; False if it ended before."""
+    process = started(*arguments)
     while process.poll() is None and not begun():
         time.sleep(0.01)
-    time.sleep(rng.uniform(0, LONGEST_S))
+    time.sleep(rng.uniform(0, MAX_DELAY_S))
     inside = process.poll() is None
     if inside:
         os.killpg(process.pid, signal.SIGKILL)
@@ -51,18 +42,14 @@ def killed_inside(words: tuple[str, ...], begun: Callable[[], bool], rng: random
     return inside
 
 
-def killed_again_and_again(root: Path, *words: str) -> list[Path]:
-    """Kills sweeps until `KILLS` fell inside their work; whatever sweep has ended meanwhile is followed by another.
-
-    Returns:
-        The folders of the sweeps, the last one of which has not ended.
-    """
+def killed_again_and_again(root: Path, *overrides: str) -> list[Path]:
+    """Kill sweeps until `KILLS` fell inside their work, and return their folders; only the last one has not ended."""
     seed = time.time_ns()
     rng, fell, folder = random.Random(seed), 0, root / "0"
     folders, seen = [folder], [finished(folder)]
     while fell < KILLS:
         attempts = attempts_in(folder)
-        arguments = ("-m", *words, f"hydra.sweep.dir={folder}")
+        arguments = ("-m", *overrides, f"hydra.sweep.dir={folder}")
         inside = killed_inside(arguments, lambda n=attempts, f=folder: attempts_in(f) > n, rng)  # type: ignore[misc]
         fell += inside
         seen.append(finished(folder))
@@ -81,19 +68,19 @@ def attempts_in(folder: Path) -> int:
 
 
 @pytest.mark.parametrize(
-    "words",
+    "overrides",
     [
         ("lr=3e-4,1e-3,3e-3,1e-2,3e-2,1e-1", "head=linear,mlp"),
         ("sweep=head_lr", "sweep.name=search", "sweep.trials=10"),
     ],
     ids=["grid", "study"],
 )
-def test_a_sweep_that_is_killed_at_random_ends_as_one_that_is_not(words: tuple[str, ...], tmp_path: Path) -> None:
-    words = (*words, *SMALL[1:], "epochs=60", "callbacks.early_stopping.patience=40")
-    folders = killed_again_and_again(tmp_path, *words)
+def test_a_sweep_that_is_killed_at_random_ends_as_one_that_is_not(overrides: tuple[str, ...], tmp_path: Path) -> None:
+    overrides = (*overrides, *SMALL[1:], "epochs=60", "callbacks.early_stopping.patience=40")
+    folders = killed_again_and_again(tmp_path, *overrides)
     undisturbed = tmp_path / "undisturbed"
     for folder in (folders[-1], undisturbed):
-        result = command("-m", *words, f"hydra.sweep.dir={folder}")
+        result = command("-m", *overrides, f"hydra.sweep.dir={folder}")
         assert result.returncode == 0, result.stdout + result.stderr
     for folder in folders:
         assert rows(folder) == rows(undisturbed)
@@ -104,42 +91,40 @@ def test_features_that_are_killed_at_random_are_computed_once(tmp_path: Path, mo
     monkeypatch.setenv("HEADSTART_CACHE", str(cache))
     root = class_folders(tmp_path / "images", images=images // 2)
     data = ("data=imagefolder", f"data.root={root}", "data.test_fraction=0", *SMALL, *RESNET18, "epochs=1")
-    words, rng, fell, seed = (*data, "features.engine=eager"), random.Random(), 0, time.time_ns()
-    rng.seed(seed)
+    overrides, fell, seed = (*data, "features.engine=eager"), 0, time.time_ns()
+    rng = random.Random(seed)
     for attempt in range(10 * KILLS):
-        before = kept(cache)
-        arguments = (*words, f"hydra.run.dir={tmp_path / str(attempt)}")
+        before = cached_rows(cache)
+        arguments = (*overrides, f"hydra.run.dir={tmp_path / str(attempt)}")
         if fell == KILLS or before > 0.8 * images:
             break
         moment = rng.randrange(1, images // (2 * KILLS))  # rows more than there were: seconds would be over too soon
         process = started(*arguments)
-        while process.poll() is None and kept(cache) < before + moment:
+        while process.poll() is None and cached_rows(cache) < before + moment:
             time.sleep(0.001)
         fell += process.poll() is None
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
     print(f"seed {seed}: {fell} kills fell inside the computing of features")
     assert fell > 0
-    before = kept(cache)
-    last = metrics_of(words, tmp_path / "last")
+    before = cached_rows(cache)
+    last = metrics_of(overrides, tmp_path / "last")
     assert (last["features/computed"], last["features/cached"]) == (images - before, before)
-    assert kept(cache) == images  # not one was computed twice
+    assert cached_rows(cache) == images  # none was computed twice
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "another"))
-    undisturbed = metrics_of(words, tmp_path / "undisturbed")
+    undisturbed = metrics_of(overrides, tmp_path / "undisturbed")
     computed = ("features/computed", "features/cached")
     assert {k: v for k, v in figures(last).items() if k not in computed} == {
         k: v for k, v in figures(undisturbed).items() if k not in computed
     }
 
 
-def kept(cache: Path) -> int:
-    """Rows in a cache."""
-    return sum(found.rows for found in cached_sets(cache))
+def cached_rows(cache: Path) -> int:
+    return sum(cached.rows for cached in cached_sets(cache))
 
 
-def metrics_of(words: tuple[str, ...], folder: Path) -> dict[str, Any]:
-    """The figures of a run to its end."""
-    result = command(*words, f"hydra.run.dir={folder}")
+def metrics_of(overrides: tuple[str, ...], folder: Path) -> dict[str, Any]:
+    result = command(*overrides, f"hydra.run.dir={folder}")
     assert result.returncode == 0, result.stdout + result.stderr
     metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
     return metrics
@@ -147,8 +132,8 @@ def metrics_of(words: tuple[str, ...], folder: Path) -> dict[str, Any]:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
 def test_fifty_jobs_are_one_process_that_does_not_grow(tmp_path: Path) -> None:
-    words = ("seed=range(50)", *SMALL[1:], "epochs=1", "data.train_per_class=3", f"hydra.sweep.dir={tmp_path}")
-    process = started("-m", *words, cold=True)
+    overrides = ("seed=range(50)", *SMALL[1:], "epochs=1", "data.train_per_class=3", f"hydra.sweep.dir={tmp_path}")
+    process = started("-m", *overrides, cold=True)
     sizes: dict[int, list[tuple[int, int]]] = {}
     while process.poll() is None:
         done = len(list(tmp_path.glob("*/metrics.json")))
@@ -156,14 +141,13 @@ def test_fifty_jobs_are_one_process_that_does_not_grow(tmp_path: Path) -> None:
             sizes.setdefault(pid, []).append((done, resident(pid)))
         time.sleep(0.1)
     assert ended(process).returncode == 0
-    (points,) = (found for found in sizes.values() if len(found) > 5)  # one for all; others are about to become git
+    (points,) = (points for points in sizes.values() if len(points) > 5)  # one for all; others are about to become git
     early = max(size for done, size in points if 5 <= done < 15)
     late = max(size for done, size in points if done >= 40)
     assert late - early < 20e6, (early, late)
 
 
 def resident(pid: int) -> int:
-    """Bytes of memory that a process has."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError):
@@ -171,30 +155,29 @@ def resident(pid: int) -> int:
 
 
 def workers_of(session: int) -> list[int]:
-    """The processes of a command that do the work."""
-    found = []
+    workers = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
             if os.getsid(int(path.name)) == session and b"headstart.sweeps.worker" in (path / "cmdline").read_bytes():
-                found.append(int(path.name))
+                workers.append(int(path.name))
         except (OSError, ProcessLookupError):
             continue
-    return found
+    return workers
 
 
 def test_no_worker_outlives_a_run_that_is_killed_at_random(tmp_path: Path) -> None:
     """The run alone is killed, as by the kernel that is out of memory; 50 times and more by HEADSTART_KILLS=50."""
     images = class_folders(tmp_path / "images", images=200)
-    words = ("data=imagefolder", f"data.root={images}", *SMALL, "freeze=false", "data.num_workers=2")
+    overrides = ("data=imagefolder", f"data.root={images}", *SMALL, "freeze=false", "data.num_workers=2")
     seed, with_workers, longest = time.time_ns(), 0, 0.0
     rng = random.Random(seed)
     for attempt in range(KILLS):
         process = started(
-            *words, "epochs=1000", "callbacks=none", f"hydra.run.dir={tmp_path / str(attempt)}", cold=True
+            *overrides, "epochs=1000", "callbacks=none", f"hydra.run.dir={tmp_path / str(attempt)}", cold=True
         )
         while process.poll() is None and len(group(process.pid)) < 3:  # itself and its two workers
             time.sleep(0.01)
-        time.sleep(rng.uniform(0, LONGEST_S))
+        time.sleep(rng.uniform(0, MAX_DELAY_S))
         with_workers += len(group(process.pid)) > 1
         process.kill()
         killed = time.perf_counter()

@@ -121,8 +121,8 @@ FAULTS = (
     Fault(
         "decoded images show other parts than their files",
         "data/preprocessing.py",
-        "self.part.make_params([torch.empty(1).expand(3, height, width)])",
-        "self.part.make_params([image])",
+        "self.crop.make_params([torch.empty(1).expand(3, height, width)])",
+        "self.crop.make_params([image])",
         ("cache/test_decoded_images.py",),
     ),
     # --- data --------------------------------------------------------------------------------------------------------
@@ -136,8 +136,8 @@ FAULTS = (
     Fault(
         "validation images stay in the training split",
         "data/splits.py",
-        '            splits["train"] = splits["train"].take(left)',
-        "            del left",
+        '            splits["train"] = splits["train"].take(remaining)',
+        "            del remaining",
         ("data/test_splits.py", "data/test_sources.py"),
     ),
     Fault(
@@ -156,9 +156,9 @@ FAULTS = (
     ),
     Fault(
         "a process counts images that another one counts, too",
-        "data/samplers.py",
-        "        self.indices = range(rank, size, world)",
-        "        self.indices = [i % size for i in range(rank, -(-size // world) * world, world)]",
+        "data/datamodule.py",
+        "        return range(self._rank, len(self.splits[split]), self._world)",
+        "        return range(len(self.splits[split]))",
         ("data/test_preprocessing.py",),
     ),
     Fault(
@@ -316,7 +316,7 @@ FAULTS = (
     Fault(
         "a full disk is a traceback",
         "utils/files.py",
-        "        raise DiskError(no_room(path, size)) from error",
+        "        raise DiskError(disk_full_message(path, size)) from error",
         "        raise",
         (
             "utils/test_files.py",
@@ -347,8 +347,8 @@ FAULTS = (
     Fault(
         "a class folder without permission is passed over",
         "data/image_folder.py",
-        "    if found.problems:",
-        "    if found.problems is None:",
+        "    if listing.problems:",
+        "    if listing.problems is None:",
         ("data/test_sources.py",),
     ),
     Fault(
@@ -361,14 +361,14 @@ FAULTS = (
     Fault(
         "a label of 5,000 digits is a number",
         "data/csv_table.py",
-        "label.isdecimal() and len(label) <= DIGITS",
+        "label.isdecimal() and len(label) <= MAX_DIGITS",
         "label.isdecimal()",
         ("data/test_sources.py",),
     ),
     Fault(
         "a table with semicolons has one column",
         "data/csv_table.py",
-        "    return max(DELIMITERS, key=found)",
+        "    return max(DELIMITERS, key=preference)",
         '    return ","',
         ("data/test_sources.py",),
     ),
@@ -382,8 +382,8 @@ FAULTS = (
     Fault(
         "a GIF is no image",
         "data/image_io.py",
-        'EXTENSIONS = (*IMAGE_FOLDER, ".gif", ',
-        "EXTENSIONS = (*IMAGE_FOLDER, ",
+        'EXTENSIONS = (*TORCHVISION_EXTENSIONS, ".gif", ',
+        "EXTENSIONS = (*TORCHVISION_EXTENSIONS, ",
         ("data/test_sources.py",),
     ),
     Fault(

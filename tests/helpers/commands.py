@@ -13,15 +13,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 HELPERS = Path(__file__).parent
-LONG_S = 600  # nothing takes as long, unless it hangs
+TIMEOUT_S = 600  # longer than any command takes, unless it hangs
 
 
 class ForkServer:
-    """Runs `forkserver.py` for as long as the tests run.
-
-    Args:
-        eager: import now, while the processes that run the tests do so, too; else when the first command comes.
-    """
+    """Runs `forkserver.py` while the tests run; it imports now if `eager`, or when the first command comes."""
 
     def __init__(self, *, eager: bool) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="headstart-")
@@ -49,7 +45,7 @@ class ForkServer:
             self.process.stdin.flush()
 
     def close(self) -> None:
-        """Ends it, and what it has started."""
+        """End it, and the processes that it has started."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait()
@@ -57,25 +53,19 @@ class ForkServer:
 
 
 def joined_path(first: Path, environment: Mapping[str, str]) -> str:
-    """PYTHONPATH with a folder in front."""
+    """Return PYTHONPATH with a folder in front."""
     return os.pathsep.join([str(first), *filter(None, [environment.get("PYTHONPATH")])])
 
 
 def python(cold: bool = False) -> str:
-    """What to start as Python; a cold one pays for its imports."""
+    """Return the program to start as Python: a warm one, or a cold one, which imports everything again."""
     return sys.executable if cold else os.environ["HEADSTART_WARM_PYTHON"]
 
 
 def started(
     *arguments: str | Path, cold: bool = False, environment: Mapping[str, str] | None = None
 ) -> subprocess.Popen[str]:
-    """`python train.py ARGUMENTS`, which has a process group of its own.
-
-    Args:
-        *arguments: of the command line.
-        cold: import everything anew, as users have it.
-        environment: instead of this process's.
-    """
+    """Start `python train.py ARGUMENTS` in a process group of its own; a cold one imports everything, as for users."""
     environment = dict(environment or os.environ)
     if not cold:
         environment["PYTHONPATH"] = joined_path(HELPERS / "site", environment)
@@ -86,26 +76,26 @@ def started(
 
 
 def ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
-    """Waits for a command, and gives what it said."""
-    out, err = process.communicate(timeout=LONG_S)
+    """Wait for a command, and return its output."""
+    out, err = process.communicate(timeout=TIMEOUT_S)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def kill(process: subprocess.Popen[str]) -> None:
-    """Kills a process, and waits until it is gone: whatever of it is warm has its output open till then."""
+    """Kill a process, and wait until it is gone; a warm one keeps its output open till then."""
     process.kill()
-    process.communicate(timeout=LONG_S)
+    process.communicate(timeout=TIMEOUT_S)
 
 
 def command(
     *arguments: str | Path, cold: bool = False, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Runs `python train.py ARGUMENTS`; see `started`."""
+    """Run `python train.py ARGUMENTS` to its end; see `started`."""
     return ended(started(*arguments, cold=cold, environment=environment))
 
 
 def script(code: str, *arguments: str | Path, environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-    """A warm Python that runs code; it waits for its standard input, which is a pipe, if the code does."""
+    """Start a warm Python that runs code; its standard input is a pipe."""
     return subprocess.Popen(
         [python(), "-c", code, *map(str, arguments)], cwd=ROOT,
         env={**(environment or os.environ), "HEADSTART_WARM_CODE": "1"}, text=True, start_new_session=True,

@@ -30,14 +30,9 @@ MODULES = (
     *("torch", "torchvision", "lightning.pytorch", "torch.utils.tensorboard", "sklearn.model_selection"),
     *("sklearn.datasets", "scipy.stats", "scipy.optimize", "matplotlib.figure", "matplotlib.backends.backend_agg"),
     *("hydra", "optuna", "timm", "torch.distributed.run", "lightning.pytorch.loggers"),
-    *(
-        "headstart.train",
-        "headstart.cli",
-        "headstart.sweeps.report",
-        "headstart.sweeps.job_process",
-        "headstart.inference.evaluate",
-    ),
-    *("headstart.sweeps.grid", "headstart.sweeps.optuna", "headstart.sweeps.study", "headstart.sweeps.summary"),
+    *("headstart.train", "headstart.cli", "headstart.inference.evaluate", "headstart.sweeps.report"),
+    *("headstart.sweeps.job_process", "headstart.sweeps.grid", "headstart.sweeps.optuna", "headstart.sweeps.study"),
+    "headstart.sweeps.summary",
     "tests.helpers.networks",
 )
 HEADER = 8  # bytes of the length in front of a request
@@ -69,7 +64,7 @@ def preload() -> None:
 
 
 class Server:
-    """Forks a process for each command, and tells whoever waits for it how it ended."""
+    """Forks a process for each command, and reports to its client how it ended."""
 
     def __init__(self, listener: int) -> None:
         self.listener = socket.socket(fileno=listener)
@@ -77,12 +72,12 @@ class Server:
         os.set_blocking(self.waker, False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self.waker)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever interrupts the tests ends them, and their end is ours
-        self.connections: dict[int, socket.socket] = {}  # to whoever waits for a command, by its process
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the end of the tests ends this server
+        self.connections: dict[int, socket.socket] = {}  # to the client of each command, by its process
         self.loaded = False
 
     def serve(self) -> Request:
-        """Listens for commands; returns in the process of each of them, and never in the server itself."""
+        """Listen for commands; return in the process of each of them, and never in the server itself."""
         while True:
             waiting = {connection.fileno(): pid for pid, connection in self.connections.items()}
             ready, _, _ = select.select([0, self.woken, self.listener.fileno(), *waiting], [], [])
@@ -92,10 +87,10 @@ class Server:
                 self.load()
             if self.woken in ready:
                 os.read(self.woken, 4096)
-                self.tell_ended()
+                self.report_ended()
             for file in set(ready) & set(waiting):
                 if waiting[file] in self.connections:
-                    self.pass_on(waiting[file])
+                    self.forward_signals(waiting[file])
             if self.listener.fileno() in ready:
                 connection = self.listener.accept()[0]
                 request = receive(connection)
@@ -105,13 +100,12 @@ class Server:
                     return request
 
     def load(self) -> None:
-        """Imports, the first time."""
         if not self.loaded:
             preload()
         self.loaded = True
 
     def start(self, request: Request, connection: socket.socket) -> bool:
-        """Forks the process of a command; True in that process."""
+        """Fork the process of a command; return True in that process."""
         self.load()
         pid = os.fork()
         # What a command starts is in its group, as it would be without this server; set on both sides, as shells do.
@@ -132,21 +126,21 @@ class Server:
         self.connections[pid] = connection
         return False
 
-    def pass_on(self, pid: int) -> None:
-        """Passes signals on to a command, a byte each; kills it if whoever waits for it is gone."""
+    def forward_signals(self, pid: int) -> None:
+        """Forward signals to a command, a byte each; kill it if its client is gone."""
         try:
             numbers = self.connections[pid].recv(64)
         except ConnectionResetError:
             numbers = b""
         if not numbers:
             self.connections.pop(pid).close()
-            leads = os.getpgid(pid) == pid
-            (os.killpg if leads else os.kill)(pid, signal.SIGKILL)
+            is_leader = os.getpgid(pid) == pid
+            (os.killpg if is_leader else os.kill)(pid, signal.SIGKILL)
         for number in numbers:
             os.kill(pid, number)  # not waited for yet, so that it is there
 
-    def tell_ended(self) -> None:
-        """Tells how processes have ended: an exit status, or below 0 the signal that killed them."""
+    def report_ended(self) -> None:
+        """Report how processes have ended: by their exit status, or by the signal that killed them, below 0."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -160,7 +154,6 @@ class Server:
                 connection.close()
 
     def end(self) -> None:
-        """Ends the server and all commands."""
         for pid in self.connections:
             with suppress(ProcessLookupError):
                 os.killpg(os.getpgid(pid), signal.SIGKILL)
@@ -168,7 +161,7 @@ class Server:
 
 
 def receive(connection: socket.socket) -> Request | None:
-    """The request of a connection; None if it breaks off."""
+    """Return the request of a connection, or None if it breaks off."""
     message, files, _, _ = socket.recv_fds(connection, 1 << 16, 3)
     while len(message) < HEADER or len(message) < HEADER + int.from_bytes(message[:HEADER], "little"):
         more = connection.recv(1 << 16)
@@ -180,7 +173,7 @@ def receive(connection: socket.socket) -> Request | None:
 
 
 def become(request: Request, python: str) -> None:
-    """Runs a command as a Python that was started with its arguments would."""
+    """Run a command as a Python that was started with its arguments would."""
     from lightning.fabric.utilities.rank_zero import _get_rank, rank_zero_only
 
     for number, file in enumerate(request.files):

@@ -133,8 +133,8 @@ def make_bad_files(folder: Path) -> dict[str, str]:
     Image.new("L", (60_000, 1)).save(folder / "line.png")
     return {
         "truncated.jpg": "not an image that can be read (image file is truncated",
-        "empty.jpg": "not an image that can be read (no format that is known)",
-        "text.jpg": "not an image that can be read (no format that is known)",
+        "empty.jpg": "not an image that can be read (unknown format)",
+        "text.jpg": "not an image that can be read (unknown format)",
         "loop.jpg": "not an image that can be read (Too many levels of symbolic links",
         "bomb.png": "not an image that can be read (Image size (400000000 pixels) exceeds limit",
         "line.png": "not an image that can be read (60000 × 1 pixels: one side is more than 500 times the other)",

@@ -38,32 +38,32 @@ PROCESS, PARENT, GROUP = "process", "parent", "group"
 
 
 def killed_at(point: str, count: int, *, who: str = GROUP, rank: int = 0, once: Path | None = None) -> dict[str, str]:
-    """The environment of a command that is to end itself.
+    """Return the environment of a command that ends itself at the `count`-th call of one of `POINTS` in rank `rank`.
 
     Args:
         point: one of `POINTS`.
-        count: at which call, from 1, in one process.
-        who: is killed.
+        count: which call, from 1, in one process.
+        who: is killed: the process, its parent or its group.
         rank: of the process that makes the call, of several that train together.
-        once: a file that is made when it happens; where it is there, nothing happens.
+        once: a file that is made when it happens; if it exists, nothing happens.
     """
     assert point in POINTS
-    told = {"point": point, "count": count, "who": who, "rank": rank, "once": str(once) if once else None}
-    return {**os.environ, VARIABLE: json.dumps(told)}
+    plan = {"point": point, "count": count, "who": who, "rank": rank, "once": str(once) if once else None}
+    return {**os.environ, VARIABLE: json.dumps(plan)}
 
 
 def plant() -> None:
-    """Plants the point that the environment names: at once, or when its module is imported."""
-    told = json.loads(os.environ[VARIABLE])
-    module, function, side = POINTS[told["point"]]
-    if module in sys.modules:
-        wrap(sys.modules[module], function, side, told)
+    """Plant the point that the environment names: at once, or when its module is imported."""
+    plan = json.loads(os.environ[VARIABLE])
+    name, function, side = POINTS[plan["point"]]
+    if name in sys.modules:
+        wrap(sys.modules[name], function, side, plan)
     else:
-        sys.meta_path.insert(0, Planter(module, lambda found: wrap(found, function, side, told)))
+        sys.meta_path.insert(0, Planter(name, lambda module: wrap(module, function, side, plan)))
 
 
-def wrap(module: ModuleType, name: str, side: str, told: dict[str, Any]) -> None:
-    """Puts a function that counts, and kills, around the one that is meant."""
+def wrap(module: ModuleType, name: str, side: str, plan: dict[str, Any]) -> None:
+    """Replace a function by one that counts its calls and kills at the planned one."""
     *owners, last = name.split(".")
     owner: Any = module
     for part in owners:
@@ -73,39 +73,37 @@ def wrap(module: ModuleType, name: str, side: str, told: dict[str, Any]) -> None
     def counted(*arguments: Any, **settings: Any) -> Any:
         nonlocal calls
         calls += 1
-        now = calls == told["count"] and int(os.environ.get("LOCAL_RANK", "0")) == told["rank"]
+        now = calls == plan["count"] and int(os.environ.get("LOCAL_RANK", "0")) == plan["rank"]
         if now and side == BEFORE:
-            kill(told)
+            kill(plan)
         result = function(*arguments, **settings)
         if now and side == AFTER:
-            kill(told)
+            kill(plan)
         return result
 
     setattr(owner, last, counted)
 
 
-def kill(told: dict[str, Any]) -> None:
-    """Kills whom it is to be."""
-    if told["once"]:
+def kill(plan: dict[str, Any]) -> None:
+    if plan["once"]:
         try:
-            Path(told["once"]).touch(exist_ok=False)
+            Path(plan["once"]).touch(exist_ok=False)
         except FileExistsError:
             return
-    if told["who"] == GROUP:
+    if plan["who"] == GROUP:
         os.killpg(os.getpgrp(), signal.SIGKILL)
-    # A warm process is a child of the fork server, which knows who asked for it.
+    # A warm process is a child of the fork server, which knows who requested it.
     parent = int(os.environ.get("HEADSTART_PARENT") or os.getppid())
-    os.kill(parent if told["who"] == PARENT else os.getpid(), signal.SIGKILL)
+    os.kill(parent if plan["who"] == PARENT else os.getpid(), signal.SIGKILL)
 
 
 class Planter(importlib.abc.MetaPathFinder):
-    """Does something with a module when it has been imported."""
+    """Calls a function with a module after it has been imported."""
 
     def __init__(self, name: str, then: Callable[[ModuleType], None]) -> None:
         self.name, self.then = name, then
 
     def find_spec(self, name: str, *_: Any) -> importlib.machinery.ModuleSpec | None:
-        """The module's own spec, whose loader does it afterwards."""
         if name != self.name:
             return None
         sys.meta_path.remove(self)

@@ -1,4 +1,4 @@
-"""Files as strangers, bad disks and half copies leave them: a good one with something wrong in it."""
+"""Damaged and malicious variants of valid files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import random
 from typing import Any
 
-WORDS = (
+TOKENS = (
     *(bytes([byte]) for byte in b"\x00\xff\n\r\"',;\t{}[]:-"),
     *(b"&a", b"*a", b"!!python", b"${oc.env:HOME}", b"nan", b"1e999", b"-1", b"9" * 5000, b"null", b"true"),
     *(b"../../etc/passwd", b"\xef\xbb\xbf", b"\xff\xfe"),
@@ -22,20 +22,20 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
     """Bytes with a few changes: cut off, turned over, put in, taken out or doubled."""
     changed = bytearray(data)
     for _ in range(rng.choice((1, 1, 1, 2, 5, 20))):
-        place = rng.randrange(len(changed) + 1)
+        position = rng.randrange(len(changed) + 1)
         match rng.randrange(6):
             case 0:
-                del changed[place:]
-            case 1 if place < len(changed):
-                changed[place] ^= 1 << rng.randrange(8)
+                del changed[position:]
+            case 1 if position < len(changed):
+                changed[position] ^= 1 << rng.randrange(8)
             case 2:
-                changed[place:place] = rng.choice(WORDS)
+                changed[position:position] = rng.choice(TOKENS)
             case 3:
-                del changed[place : place + rng.randrange(1, 20)]
+                del changed[position : position + rng.randrange(1, 20)]
             case 4:
-                changed[place:place] = changed[place : place + rng.randrange(1, 200)]
+                changed[position:position] = changed[position : position + rng.randrange(1, 200)]
             case _:
-                changed[place : place + 4] = rng.randbytes(4)
+                changed[position : position + 4] = rng.randbytes(4)
     return bytes(changed)
 
 

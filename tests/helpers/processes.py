@@ -1,4 +1,4 @@
-"""Processes that a test looks for by their numbers."""
+"""Processes by their identifiers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def living(pid: int) -> bool:
-    """Whether a process runs; one that has ended and that nobody has asked for its status does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -15,13 +15,13 @@ def living(pid: int) -> bool:
 
 
 def group(number: int) -> list[int]:
-    """The processes of a group that run."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
+    """Return the running processes of a group."""
+    running = []
+    for folder in Path("/proc").glob("[0-9]*"):
         try:
-            fields = (place / "stat").read_text().rpartition(")")[2].split()
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             continue
         if int(fields[2]) == number and fields[0] not in "ZX":
-            found.append(int(place.name))
-    return found
+            running.append(int(folder.name))
+    return running

@@ -1,4 +1,4 @@
-"""Runs of the control panel in this process, and what is looked at in their folders."""
+"""Runs of the control panel in this process, and readers of their folders."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from tests.helpers.watch import Watch
 ROOT = Path(__file__).parent.parent.parent
 CONF = ROOT / "conf"
 Train = Callable[..., dict[str, Any]]
-# What keeps a run small: no network weights, tiny images, no worker processes, no bar, no pictures.
+# Overrides of a small run: no pretrained weights, no worker processes, no progress bar, no report.
 SMALL = ("model.weights=null", "trainer=cpu", "trainer.enable_progress_bar=false", "data.num_workers=0", "report=false")
-# Of the digits, which are the default's, 90 images each for val and test, where a user has 360 and 719.
+# 90 images each for val and test of the default's digits, where a user has 360 and 719.
 DIGITS = ("data.val_fraction=0.05", "data.test_fraction=0.05")
 # Three training images of each digit, and four for validation and test: there are ten digits.
 FEW = ("data.train_per_class=3", "data.val_fraction=0.02", "data.test_fraction=0.02")
-# A network that computes small images in no time, with BatchNorm: see `networks.py`, which registers it.
+# A network with BatchNorm that is fast on small images: see `networks.py`, which registers it.
 SIZE = ("data.image_size=32", "data.resize=32")
 TINY_RESNET = ("model=timm", "model.name=tiny_resnet", *SIZE)
-# One that there is everywhere, of 45 MB.
+# A network that needs no registration, of 45 MB.
 RESNET18 = ("model=resnet18", *SIZE)
 
 
@@ -40,9 +40,9 @@ def composed(*overrides: str) -> Config:
 
 
 def small(*overrides: str) -> tuple[str, ...]:
-    """The words of a small run: of the default's digits it takes few."""
-    others = any(word.startswith(("data=", "experiment=")) for word in overrides)
-    return (*SMALL, *(() if others else DIGITS), *overrides)
+    """Return the overrides of a small run, with few of the default's digits."""
+    other_data = any(override.startswith(("data=", "experiment=")) for override in overrides)
+    return (*SMALL, *(() if other_data else DIGITS), *overrides)
 
 
 def choices(group: str) -> list[str]:
@@ -54,7 +54,7 @@ def figures(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def findings(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Figures without those of the features, which a run that is resumed after the head's epochs does not need."""
+    """Metrics without those of the features, which a run that is resumed after the head's epochs does not need."""
     return {name: value for name, value in figures(metrics).items() if not name.startswith("features/")}
 
 
@@ -64,21 +64,21 @@ def tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def interrupt_after(epochs: int, *overrides: str, folder: Path) -> None:
-    """A run that dies when an epoch begins, as by a power cut."""
+    """Start a run that dies when an epoch begins, as by a power cut."""
     from headstart.train import run
     from headstart.training import callbacks
 
     class PowerCutError(Exception):
         pass
 
-    class Dies(callbacks.SeedEpochs):
+    class CutPower(callbacks.SeedEpochs):
         def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
             if trainer.current_epoch == epochs:
                 raise PowerCutError
             super().on_train_epoch_start(trainer, pl_module)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(callbacks, "SeedEpochs", Dies)
+        patch.setattr(callbacks, "SeedEpochs", CutPower)
         with pytest.raises(PowerCutError):
             run(composed(*small(*overrides)), folder)
 
@@ -93,11 +93,11 @@ def report_words(root: Path, *more: str) -> list[str]:
     return [*SMALL, "report=true", *data, "lr=1e-2", "epochs=4", *more]
 
 
-def recorded(train: Train, *words: str, folder: Path) -> tuple[Watch, dict[str, Any]]:
-    """A run, what it was like at the end of each epoch, and its figures."""
+def recorded(train: Train, *overrides: str, folder: Path) -> tuple[Watch, dict[str, Any]]:
+    """Return the record of each epoch of a run, and its metrics."""
     from headstart.training import build as module
 
     watch, build = Watch(folder), module.build_callbacks
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "build_callbacks", lambda *a, **k: [*build(*a, **k), watch])
-        return watch, train(*words, folder=folder)
+        return watch, train(*overrides, folder=folder)

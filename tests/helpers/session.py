@@ -1,4 +1,4 @@
-"""What several tests read is made once in a session, however many processes run the tests."""
+"""Folders that are made once in a session, however many processes run the tests."""
 
 from __future__ import annotations
 
@@ -14,13 +14,7 @@ Once = Callable[[str, Callable[[Path], object]], Path]
 
 
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """A folder of the whole session, made by the first process that asks for it; others wait for it.
-
-    Args:
-        factory: pytest's.
-        name: of the folder; a path of several parts is one folder in another.
-        make: given the path of the folder, which is not there.
-    """
+    """Return a folder of the whole session; the first process that requests it makes it, and others wait."""
     own = factory.getbasetemp()
     shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own  # each worker has a folder of its own in it
     folder = shared / "once" / name

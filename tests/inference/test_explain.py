@@ -64,7 +64,7 @@ def random_model(
         "model": backbone.description,
         "head": {"name": "linear"},
         "class_names": list(CLASSES),
-        "preprocessing": asdict(backbone.preprocessing.changed(image_size=size)),
+        "preprocessing": asdict(backbone.preprocessing.with_overrides(image_size=size)),
     }
     parts = {"backbone": backbone.module, "head": head}
     state = {f"{part}.{key}": value for part, module in parts.items() for key, value in module.state_dict().items()}

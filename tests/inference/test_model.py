@@ -14,7 +14,7 @@ from torch import Tensor
 
 import headstart
 from headstart.data.image_io import read_image
-from headstart.data.preprocessing import several_views
+from headstart.data.preprocessing import tta_transform
 from headstart.inference.model import Model
 from headstart.utils.errors import ConfigError, DataError
 from tests.helpers.images import make_bad_files, make_odd_images
@@ -85,7 +85,7 @@ def test_a_mirror_image_counts_as_much_as_the_image(model: Model, folders: Path)
 
 def test_five_crops_are_the_corners_and_the_middle(model: Model, folders: Path) -> None:
     image = read_image(folders / "dog" / "1.jpg")  # of 40 by 36 pixels, resized to 35 by 32
-    views = several_views(model.preprocessing, "five")(image)
+    views = tta_transform(model.preprocessing, "five")(image)
     assert views.shape == (5, 3, 32, 32)
     assert torch.equal(views[4], model.transform(image))
     resized = image.resize((35, 32), Image.Resampling.BILINEAR)
@@ -116,19 +116,22 @@ def test_what_cannot_be_read_says_why_and_the_rest_is_answered(model: Model, tmp
 @pytest.mark.parametrize(
     ("form", "message"),
     [
-        (np.zeros((3, 8, 8), np.uint8), r"an array of shape \(3, 8, 8\) is no image: expected \(height, width\) or"),
-        (np.zeros((8, 0, 3), np.uint8), r"an array of shape \(8, 0, 3\) is no image"),
-        (np.zeros((8, 8), np.int64), "an array of int64 is no image: expected uint8, uint16, or floats in"),
+        (
+            np.zeros((3, 8, 8), np.uint8),
+            r"an array of shape \(3, 8, 8\) is not an image: expected \(height, width\) or",
+        ),
+        (np.zeros((8, 0, 3), np.uint8), r"an array of shape \(8, 0, 3\) is not an image"),
+        (np.zeros((8, 8), np.int64), "an array of int64 is not an image: expected uint8, uint16, or floats in"),
         (
             torch.randn(3, 8, 8) * 9,
-            "are no pixels: expected values in .* What is preprocessed already goes to Model.log",
+            "are not pixels: expected values in .* Pass preprocessed images to Model.log",
         ),
-        (torch.full((3, 8, 8), torch.nan), "floats from nan to nan are no pixels"),
-        (torch.zeros((3, 8, 8), dtype=torch.bfloat16), "Tensor torch.bfloat16 is no image."),
+        (torch.full((3, 8, 8), torch.nan), "floats from nan to nan are not pixels"),
+        (torch.zeros((3, 8, 8), dtype=torch.bfloat16), "Tensor torch.bfloat16 is not an image."),
         (np.zeros((60_000, 1), np.uint8), "1 × 60000 pixels: one side is more than 500 times the other"),
         (Image.new("L", (60_000, 1)), "60000 × 1 pixels: one side is more than 500 times the other"),
         (Image.new("RGB", (0, 0)), "it has no pixels"),
-        (b"bytes", "an array of shape .* is no image"),
+        (b"bytes", "an array of shape .* is not an image"),
     ],
 )
 def test_what_is_no_picture_in_memory_is_refused(form: Tensor, message: str, model: Model) -> None:

@@ -167,8 +167,8 @@ def test_a_worker_has_the_environment_of_its_place() -> None:
 def test_a_process_of_joblib_s_ends_with_the_one_that_started_it() -> None:
     inner = """if True:
         import os, time
-        from headstart.data.workers import end_with_parent
-        end_with_parent()
+        from headstart.data.workers import exit_with_parent
+        exit_with_parent()
         print(os.getpid(), flush=True)
         time.sleep(600)"""
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"

@@ -81,7 +81,7 @@ def test_a_slow_disk(said: Callable[..., str], tmp_path: Path, monkeypatch: pyte
         time.sleep(0.04)
         return path
 
-    monkeypatch.setattr(image_io, "regular", late)  # what is asked of each file before it is read
+    monkeypatch.setattr(image_io, "regular_file", late)  # what is asked of each file before it is read
     line = said(f"data.root={root}", "data.image_size=16", "data.resize=16", "batch_size=4", "epochs=2")
     assert "of training waits for images, most of it reading from the disk: " in line
     assert "a copy on a local disk, data.cache=decoded" in line
@@ -140,7 +140,7 @@ def test_workers_add_up_what_images_take(tmp_path: Path) -> None:
     data = ImageDataModule(splits, training=PIXELS, evaluation=PIXELS, batch_size=4, num_workers=2)
     loader = data.train_dataloader()
     assert len(list(loader)) == 5
-    seconds = loader.dataset.stopwatch.seconds  # type: ignore[attr-defined]
+    seconds = loader.dataset.loading_times.seconds  # type: ignore[attr-defined]
     assert seconds.shape == (2, 3)
     assert (seconds > 0).all()
 

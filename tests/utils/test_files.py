@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and read only where reading ends."""
+"""Files are written as a whole or not at all, and only regular files are read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from headstart.utils.files import (
     csv_text,
     csv_value,
     read_json,
-    regular,
+    regular_file,
     remove_unfinished,
     write_atomically,
     write_tensors,
@@ -61,10 +61,13 @@ def test_what_fails_while_it_is_written_leaves_the_former_file(tmp_path: Path) -
 def test_a_process_that_is_killed_while_it_writes_leaves_the_former_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_text(path, "one")
-    assert ended(script(KILLED_INSIDE, path)).returncode == -signal.SIGKILL
+    for name in ("file", "filed"):
+        assert ended(script(KILLED_INSIDE, tmp_path / name)).returncode == -signal.SIGKILL
     assert path.read_text() == "one"
     write_text(path, "two")
     assert path.read_text() == "two"
+    remove_unfinished(path)  # of this file alone
+    assert sorted(path.name.rpartition(".")[0] for path in tmp_path.iterdir()) == ["", ".filed"]
 
 
 WRITERS: dict[str, Callable[[Path, int], None]] = {
@@ -76,17 +79,15 @@ WRITERS: dict[str, Callable[[Path, int], None]] = {
 }
 
 
-@pytest.mark.parametrize("share", [0.0, 1e-5, 0.001, 0.5, 0.99999])
+@pytest.mark.parametrize("fraction", [0.0, 1e-5, 0.001, 0.5, 0.99999])
 @pytest.mark.parametrize("writer", WRITERS)
-def test_a_disk_that_fills_up_at_any_byte_leaves_the_former_file(writer: str, share: float, tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_at_any_byte_leaves_the_former_file(writer: str, fraction: float, tmp_path: Path) -> None:
     """At none, at the first byte, within a header, in the middle and at the last byte."""
     path = tmp_path / "folder" / "file"
     WRITERS[writer](path, 1)
     former = path.read_bytes()
-    words = (
-        r"file cannot be written: it needs 0\.[12] MB, and [\d,.]+ MB are free there .* What was there before is whole"
-    )
-    with limited(int(share * len(former))), pytest.raises(DiskError, match=words):
+    message = r"file cannot be written: it needs 0\.[12] MB, and [\d,.]+ MB are free there .* What was there before is "
+    with limited(int(fraction * len(former))), pytest.raises(DiskError, match=f"{message}whole"):
         WRITERS[writer](path, 2)
     assert path.read_bytes() == former
     assert list(path.parent.iterdir()) == [path]
@@ -105,9 +106,8 @@ def test_a_real_disk_that_fills_up(tmp_path: Path) -> None:
             writer(path, 1)
             former = path.read_bytes()
             (tmp_path / "others").write_bytes(bytes(250_000))
-            with pytest.raises(
-                DiskError, match=r"file cannot be written: it needs 0\.1 MB, and [\d.]+ [kM]B are free there"
-            ):
+            message = r"file cannot be written: it needs 0\.1 MB, and [\d.]+ [kM]B are free there"
+            with pytest.raises(DiskError, match=message):
                 writer(path, 2)
             assert path.read_bytes() == former
             (tmp_path / "others").unlink()
@@ -121,14 +121,6 @@ def test_tensors_come_back(tmp_path: Path) -> None:
     assert load_file(tmp_path / "file")["a"].tolist() == [0, 1, 2]
 
 
-def test_what_was_begun_and_never_finished_is_removed(tmp_path: Path) -> None:
-    ended(script(KILLED_INSIDE, tmp_path / "file"))
-    ended(script(KILLED_INSIDE, tmp_path / "filed"))
-    write_text(tmp_path / "file", "one")
-    remove_unfinished(tmp_path / "file")
-    assert sorted(path.name.rpartition(".")[0] for path in tmp_path.iterdir()) == ["", ".filed"]
-
-
 def test_only_regular_files_are_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "device").symlink_to("/dev/zero")
@@ -137,20 +129,16 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "deep").write_text("[" * 100_000)
     with (tmp_path / "large").open("wb") as file:
         file.truncate(2**30)
-    (tmp_path / "link").symlink_to(write_named(tmp_path / "file", "{}"))
-    for name, what in (("pipe", "a pipe"), ("device", "a device"), ("socket", "a socket"), (".", "a folder")):
-        with pytest.raises(OSError, match=f"{what}, not a regular file"):
-            regular(tmp_path / name)
+    (tmp_path / "file").write_text("{}")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    for name, kind in (("pipe", "a pipe"), ("device", "a device"), ("socket", "a socket"), (".", "a folder")):
+        with pytest.raises(OSError, match=f"{kind}, not a regular file"):
+            regular_file(tmp_path / name)
     with pytest.raises(ValueError, match="it is nested too deeply"):
         read_json(tmp_path / "deep")
     with pytest.raises(OSError, match="1,073,741,824 bytes, more than headstart writes"):
         read_json(tmp_path / "large")
     assert read_json(tmp_path / "link") == {}
-
-
-def write_named(path: Path, text: str) -> Path:
-    write_text(path, text)
-    return path
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")), min_size=1))
@@ -168,8 +156,8 @@ def test_numbers_in_a_csv_stay_numbers() -> None:
     ]
 
 
-def test_others_may_read_what_is_written(tmp_path: Path) -> None:
-    write_text(tmp_path / "file", "one")
+def test_files_have_the_permissions_of_other_files(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
-    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("file", "plain")]
-    assert modes[0] == modes[1]
+    write_text(tmp_path / "text", "one")
+    write_tensors(tmp_path / "tensors", {"a": torch.zeros(1)})  # which safetensors lets only their owner read
+    assert len({stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}) == 1

@@ -17,9 +17,9 @@ from headstart.cache.disk import GIGABYTE, IMAGES, writable_cache_folder
 from headstart.cache.fill import Digests, Request, Shelf, complete, image_digests
 from headstart.cache.fingerprints import code_sha256, fingerprint
 from headstart.cache.segments import Rows
-from headstart.data.datamodule import ImageDataModule, Prepared
+from headstart.data.datamodule import CachedImages, ImageDataModule
 from headstart.data.image_io import decode_image
-from headstart.data.preprocessing import PartOfPacked, PixelRow, Transform, compose, fixed_steps
+from headstart.data.preprocessing import PackedRandomResizedCrop, PixelPacker, Transform, compose, fixed_steps
 
 log = logging.getLogger(__name__)
 CLAIMED = 32  # images that a process locks and writes at once, and loses at most when it is killed
@@ -36,7 +36,7 @@ class DecodedImages:
         packed: the transform that packed the images into rows.
     """
 
-    def __init__(self, rows: Rows, packed: PixelRow) -> None:
+    def __init__(self, rows: Rows, packed: PixelPacker) -> None:
         self.rows, self.packed = rows, packed
 
     def __call__(self, index: int) -> Image.Image:
@@ -54,11 +54,11 @@ class _Plan(NamedTuple):
     """
 
     fixed: list[nn.Module]
-    row: PixelRow
+    row: PixelPacker
     left: list[nn.Module]
 
-    def prepared(self, rows: Rows) -> Prepared:
-        return Prepared(DecodedImages(rows, self.row), compose(*self.left))
+    def prepared(self, rows: Rows) -> CachedImages:
+        return CachedImages(DecodedImages(rows, self.row), compose(*self.left))
 
 
 def use_decoded_images(data: ImageDataModule, *, max_gb: float, show_progress: bool) -> bool:
@@ -110,7 +110,7 @@ def use_decoded_images(data: ImageDataModule, *, max_gb: float, show_progress: b
             show_progress=show_progress,
         )
         rows.append(of_splits)
-    data.take_prepared(
+    data.use_cached_images(
         training.prepared(rows[-1]["train"]), {split: evaluation.prepared(found) for split, found in rows[0].items()}
     )
     return True
@@ -122,11 +122,13 @@ def _plan(transform: Transform) -> _Plan:
         middle = fixed[-1]
         assert isinstance(middle, v2.CenterCrop)
         height, width = middle.size
-        return _Plan(fixed, PixelRow(height * width), left)
+        return _Plan(fixed, PixelPacker(height * width), left)
     part = left[0]
     assert isinstance(part, v2.RandomResizedCrop)
     nearest = part.interpolation == InterpolationMode.NEAREST
-    return _Plan([], PixelRow((SIDES * part.size[0]) ** 2, nearest=nearest), [PartOfPacked(part), *left[1:]])
+    return _Plan(
+        [], PixelPacker((SIDES * part.size[0]) ** 2, nearest=nearest), [PackedRandomResizedCrop(part), *left[1:]]
+    )
 
 
 def _request(plan: _Plan, splits: list[str], cache: Path, digests: Digests) -> tuple[Shelf, Request]:

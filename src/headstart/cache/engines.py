@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 from torch.nn import functional as F
 
-from headstart.utils.errors import ConfigError, ModelError, brief
+from headstart.utils.errors import ConfigError, ModelError, format_error
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ def _folded(network: Network, images: Tensor) -> Compute:
         folded = fuse(network.module).eval().to(memory_format=torch.channels_last)
         network.run(folded, images)
     except Exception as error:  # tracing an unsupported network can raise anything
-        raise UnfitError(f"cannot follow this network ({brief(error)})") from error
+        raise UnfitError(f"cannot follow this network ({format_error(error)})") from error
     return lambda batch: network.run(folded, batch)
 
 
@@ -193,7 +193,7 @@ def _onnx(network: Network, images: Tensor) -> Compute:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
             session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # exporting an unsupported network can raise anything
-        raise UnfitError(f"cannot export this network ({brief(error)})") from error
+        raise UnfitError(f"cannot export this network ({format_error(error)})") from error
     return lambda batch: torch.from_numpy(session.run(None, {"images": batch.contiguous().numpy()})[0])
 
 

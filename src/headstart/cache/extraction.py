@@ -24,7 +24,7 @@ from headstart.data.dataset import Samples
 from headstart.data.image_io import decode_image, read_bytes
 from headstart.data.preprocessing import Transform
 from headstart.data.samplers import mixed_seed
-from headstart.data.workers import begin_worker, step_back
+from headstart.data.workers import exit_with_parent, lower_priority
 from headstart.utils.errors import DataError
 from headstart.utils.progress import Advance
 
@@ -191,7 +191,7 @@ def extract(
             num_workers=num_workers if claims else 0,
             pin_memory=device is not None and device.type == "cuda",
             prefetch_factor=PREFETCH if claims and num_workers else None,
-            worker_init_fn=step_back if device is not None and device.type == "cpu" else begin_worker,
+            worker_init_fn=lower_priority if device is not None and device.type == "cpu" else exit_with_parent,
             generator=torch.Generator(),  # its own, so that the run's random state does not depend on what is cached
         )
         for images in loader:

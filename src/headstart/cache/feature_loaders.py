@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from headstart.cache.segments import Rows
 from headstart.data.datamodule import Batch, ImageDataModule
-from headstart.data.samplers import EpochSampler, ShareSampler, drops_last
+from headstart.data.samplers import EpochSampler, drops_last
 
 MEMORY_BYTES = 128 * 2**20  # maximum size of the features that are read into memory; larger splits stay mapped
 PART_BYTES = 8 * 2**20  # size of a chunk that is read at once
@@ -85,7 +85,7 @@ class FeatureBatches:
     def __init__(
         self,
         table: FeatureTable,
-        order: EpochSampler | ShareSampler,
+        order: EpochSampler | range,
         batch_size: int,
         images: DataLoader[Batch] | None = None,
         unfrozen: Callable[[], bool] = lambda: False,
@@ -108,7 +108,7 @@ class FeatureBatches:
             order, _ = self.order.draw()
             view = self.order.epoch % self.table.views
         else:
-            order, view = torch.from_numpy(np.fromiter(self.order.indices, np.int64)), 0
+            order, view = torch.arange(self.order.start, self.order.stop, self.order.step), 0
         for images in torch.split(order, self.batch_size)[: len(self)]:
             yield self.table.batch(images, view)
 
@@ -161,8 +161,7 @@ class FeatureDataModule(pl.LightningDataModule):
         assert self._training is not None
         if self.until_epoch is not None:
             return self._staged(self._training, self.images.train_dataloader(), self.images.batch_size)
-        sampler = self.images.training_sampler(*self._share())
-        return FeatureBatches(self._training, sampler, self.images.batch_size)
+        return FeatureBatches(self._training, self.images.training_sampler(), self.images.batch_size)
 
     def val_dataloader(self) -> FeatureBatches:
         """Return a loader of the validation split in order: features, or images once the backbone is unfrozen."""
@@ -178,19 +177,15 @@ class FeatureDataModule(pl.LightningDataModule):
     def evaluation_dataloader(self, split: str) -> FeatureBatches:
         """Return a loader of any split's features in order, without augmentation, in large batches."""
         table = self._evaluation[split]
-        rank, world = self._share()
         size = min(max(1, EVALUATION_BYTES // table.rows.row_bytes), EVALUATION_IMAGES)
-        return FeatureBatches(table, ShareSampler(len(table.labels), rank=rank, world=world), size)
+        return FeatureBatches(table, self.images.evaluation_sampler(split), size)
 
     def _staged(self, table: FeatureTable, images: DataLoader[Batch], batch_size: int) -> FeatureBatches:
         """Return a loader that switches from features to images; both have the same order and number of batches."""
-        assert isinstance(images.sampler, EpochSampler | ShareSampler)
+        assert isinstance(images.sampler, EpochSampler | range)
         return FeatureBatches(table, images.sampler, batch_size, images, self._unfrozen)
 
     def _unfrozen(self) -> bool:
         assert self.trainer is not None
         assert self.until_epoch is not None
         return self.trainer.current_epoch >= self.until_epoch
-
-    def _share(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

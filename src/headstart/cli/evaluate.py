@@ -39,14 +39,14 @@ def run(words: argparse.Namespace) -> int:
         words: the parsed arguments.
     """
     from headstart.inference.evaluate import evaluate  # imported here, as it imports Lightning and Hydra
-    from headstart.utils.tables import show_figures
+    from headstart.utils.tables import show_metrics
 
     if words.out:
         words.out.mkdir(parents=True, exist_ok=True)  # fails before the evaluation, not after it
     found = evaluate(words.model, *words.several, split=words.split, tta=words.tta)
     for note in found.notes:
         say(note)
-    show_figures(found.metrics)
+    show_metrics(found.metrics)
     out = words.out or (found.run_folder or Path()) / "evaluation" / found.name
     found.save(out)
     print(printable(f"evaluation: {out}"))

@@ -48,7 +48,7 @@ class Data:
         return self._picked("val_fraction", "test_fraction", "split_seed", "train_per_class")
 
     def of_preprocessing(self) -> dict[str, Any]:
-        """Return the arguments of `Preprocessing.changed`."""
+        """Return the arguments of `Preprocessing.with_overrides`."""
         return self._picked("image_size", "resize", "interpolation", "mean", "std")
 
     def of_source(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from headstart.utils.errors import ConfigError, told
+from headstart.utils.errors import ConfigError, format_error
 from headstart.utils.files import read_text
 
 
@@ -24,5 +24,5 @@ def read_config(path: Path) -> DictConfig:
         if not isinstance(config, DictConfig):
             raise ValueError("it is a list")
     except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{path} cannot be read as a configuration ({told(error)}). Copy it again.") from None
+        raise ConfigError(f"{path} cannot be read as a configuration ({format_error(error)}). Copy it again.") from None
     return config

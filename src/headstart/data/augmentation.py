@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import torch
 from torch import nn
 from torchvision.transforms import InterpolationMode, v2
 
@@ -37,51 +34,42 @@ def training_transform(
     tensor = to_normalised_tensor(preprocessing)
     if random_erasing > 0:
         tensor.append(v2.RandomErasing(random_erasing))  # after normalisation, where 0 is the mean colour
-    middle = resize_and_crop(preprocessing)
-    flip = v2.RandomHorizontalFlip()
+    crop, flip = preprocessing.crop, v2.RandomHorizontalFlip()
     match name:
         case "none":
-            return compose(*middle, *tensor)
+            steps = resize_and_crop(preprocessing)
         case "flip":
-            return compose(*middle, flip, *tensor)
+            steps = [*resize_and_crop(preprocessing), flip]
         case "pad_crop":
-            crop = v2.RandomCrop(preprocessing.crop, padding=int(settings["padding"]))
-            return compose(*middle, crop, flip, *tensor)
+            steps = [*resize_and_crop(preprocessing), v2.RandomCrop(crop, padding=int(settings["padding"])), flip]
         case "standard":
-            return compose(_random_part(preprocessing, **settings), flip, *tensor)
+            steps = [_random_crop(preprocessing, crop, **settings), flip]
         case "caltech":
-            return compose(*_caltech(preprocessing, **settings), flip, *tensor)
+            steps = [*_caltech_steps(preprocessing, **settings), flip]
         case "randaugment":
-            return compose(*_randaugment(preprocessing, flip, **settings), *tensor)
+            policy = v2.RandAugment(num_ops=int(settings["num_ops"]), magnitude=int(settings["magnitude"]))
+            steps = [_random_crop(preprocessing, crop, settings["scale"]), flip, policy]
         case "trivialaugment":
-            return compose(_random_part(preprocessing, **settings), flip, v2.TrivialAugmentWide(), *tensor)
-    raise ValueError(f"no augmentation is called {name!r}")
+            steps = [_random_crop(preprocessing, crop, **settings), flip, v2.TrivialAugmentWide()]
+        case _:
+            raise ValueError(f"no augmentation is called {name!r}")
+    return compose(*steps, *tensor)
 
 
-def _random_part(preprocessing: Preprocessing, scale: float) -> torch.nn.Module:
+def _random_crop(preprocessing: Preprocessing, size: int, scale: float) -> nn.Module:
     interpolation = InterpolationMode(preprocessing.interpolation)
-    part: torch.nn.Module = v2.RandomResizedCrop(
-        preprocessing.crop, scale=(scale, 1.0), interpolation=interpolation, antialias=True
-    )
-    return part
+    crop: nn.Module = v2.RandomResizedCrop(size, scale=(scale, 1.0), interpolation=interpolation, antialias=True)
+    return crop
 
 
-def _caltech(preprocessing: Preprocessing, scale: float, degrees: float, color_jitter: float) -> list[torch.nn.Module]:
+def _caltech_steps(preprocessing: Preprocessing, scale: float, degrees: float, color_jitter: float) -> list[nn.Module]:
     """Return the steps of the Caltech-101 article; center-cropping after the rotation leaves fewer black corners."""
-    larger = replace(preprocessing, crop=preprocessing.resize)
     return [
-        _random_part(larger, scale),
+        _random_crop(preprocessing, preprocessing.resize, scale),
         v2.RandomRotation(degrees),
         v2.ColorJitter(brightness=color_jitter, contrast=color_jitter, saturation=color_jitter),
         v2.CenterCrop(preprocessing.crop),
     ]
-
-
-def _randaugment(
-    preprocessing: Preprocessing, flip: torch.nn.Module, scale: float, num_ops: float, magnitude: float
-) -> list[torch.nn.Module]:
-    policy = v2.RandAugment(num_ops=int(num_ops), magnitude=int(magnitude))
-    return [_random_part(preprocessing, scale), flip, policy]
 
 
 def build_mixing(num_classes: int, *, mixup: float, cutmix: float) -> nn.Module | None:
@@ -99,6 +87,6 @@ def build_mixing(num_classes: int, *, mixup: float, cutmix: float) -> nn.Module 
         (batch,), and returns images of that shape and float targets (batch, num_classes). It draws from torch's
         generator.
     """
-    asked = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
-    ways = [way(alpha=alpha, num_classes=num_classes) for way, alpha in asked if alpha > 0]
-    return v2.RandomChoice(ways) if ways else None
+    alphas = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
+    transforms = [transform(alpha=alpha, num_classes=num_classes) for transform, alpha in alphas if alpha > 0]
+    return v2.RandomChoice(transforms) if transforms else None

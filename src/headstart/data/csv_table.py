@@ -8,17 +8,17 @@ import os
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from headstart.data.dataset import LabelledImages, Samples, file_samples
 from headstart.utils.errors import DataError
-from headstart.utils.files import regular
+from headstart.utils.files import regular_file
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}  # spreadsheets choose by language
-HEADER = 2**16  # maximum length of the first line, in characters
-DIGITS = 18  # maximum length of a label that is sorted as a number
+MAX_HEADER = 2**16  # maximum length of the first line, in characters
+MAX_DIGITS = 18  # maximum length of a label that is sorted as a number
 
 
 def csv(
@@ -53,41 +53,41 @@ def csv(
     """
     folder = Path(root, images)
     if not folder.is_dir():
-        raise DataError(
-            f"{folder}: no such folder of images. Give its parent as data.root=FOLDER, or data.images=FOLDER."
-        )
-    train = _Table.read(Path(root, train_csv), image_column, label_column)
-    if train.labels is None:
-        raise DataError(
-            f"{train.path} has no column '{label_column}'; its columns are {', '.join(train.columns)}. "
-            f"Name the column of labels by data.label_column=NAME."
-        )
-    names = dict(classes) if classes else {label: label for label in _sorted(set(train.labels))}
+        raise DataError(f"{folder}: no such folder of images. Give data.images=FOLDER, or its parent as data.root.")
+    samples = partial(_samples, folder=folder, image_column=image_column, label_column=label_column)
+    train = _read_listing(Path(root, train_csv), image_column)
+    _check_column(train, label_column, "labels by data.label_column")
+    labels = {row[label_column] for _, row in train.rows}
+    names = dict(classes) if classes else {label: label for label in _sorted(labels)}
     if len(names) < 2:
         raise DataError(f"{train.path}: column '{label_column}' has a single label; at least two are needed.")
     if len(set(names.values())) < len(names):
         raise DataError(f"data.classes gives one name to several labels: {', '.join(names.values())}.")
-    splits, notes = {"train": train.samples(folder, names)}, list(train.notes)
+    splits, notes = {"train": samples(train, names)}, list(train.notes)
     for label in names:
-        if label not in train.labels:
+        if label not in labels:
             raise DataError(f"{train.path} has no image with the label {label}, which data.classes names.")
     if test_csv is not None:
-        test = _Table.read(Path(root, test_csv), image_column, label_column)
+        test = _read_listing(Path(root, test_csv), image_column)
         notes += test.notes
-        if test.labels is None:
+        if label_column not in test.columns:
             notes.append(
                 f"{test.path} has no column '{label_column}' (it has {', '.join(test.columns)}): "
-                f"{len(test.files)} images to predict, no test split"
+                f"{len(test.rows)} images to predict, no test split"
             )
         else:
-            splits["test"] = test.samples(folder, names)
-            both = set(splits["test"].names) & set(splits["train"].names)
-            if both:
-                raise DataError(
-                    f"{len(both)} images are both in {train.path} and in {test.path}, such as {min(both)}: "
-                    f"a test on them would be too good. Take them out of one table."
-                )
+            splits["test"] = samples(test, names)
+            _check_disjoint(splits, train.path, test.path)
     return LabelledImages(tuple(names.values()), splits, notes)
+
+
+def _check_disjoint(splits: Mapping[str, Samples], train: Path, test: Path) -> None:
+    both = set(splits["test"].names) & set(splits["train"].names)
+    if both:
+        raise DataError(
+            f"{len(both)} images are both in {train} and in {test}, such as {min(both)}: a test on them would be too "
+            f"good. Take them out of one table."
+        )
 
 
 class Table(NamedTuple):
@@ -98,11 +98,13 @@ class Table(NamedTuple):
         rows: for each row, its line number in the file and its values by column name. Values are stripped of
             whitespace; values that a short row lacks are empty.
         notes: messages for the user about how the table was read.
+        path: the file.
     """
 
     columns: list[str]
     rows: list[tuple[int, dict[str, str]]]
     notes: list[str]
+    path: Path
 
 
 def read_table(path: Path, column: str | None = None) -> Table:
@@ -116,7 +118,7 @@ def read_table(path: Path, column: str | None = None) -> Table:
         DataError: the file cannot be read as a table.
     """
     try:
-        data = regular(path).read_bytes()
+        data = regular_file(path).read_bytes()
         encoding = "utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig"
         text = data.decode(encoding)
         delimiter = _delimiter(text, column)
@@ -126,85 +128,70 @@ def read_table(path: Path, column: str | None = None) -> Table:
     except (UnicodeDecodeError, csv_format.Error, OSError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise DataError(f"{path} cannot be read as a table ({why}). Save it as a csv in UTF-8.") from None
-    told = [DELIMITERS[delimiter]] if delimiter != "," else []
-    told += ["UTF-16"] if encoding == "utf-16" else []
-    return Table(columns, rows, [f"{path} is read as a table with {' and in '.join(told)}"] if told else [])
+    unusual = [DELIMITERS[delimiter]] if delimiter != "," else []
+    unusual += ["UTF-16"] if encoding == "utf-16" else []
+    notes = [f"{path} is read as a table with {' and in '.join(unusual)}"] if unusual else []
+    return Table(columns, rows, notes, path)
 
 
 def _delimiter(text: str, column: str | None) -> str:
     """Detect the delimiter: prefer one that yields `column`, then the one that yields most columns, then a comma."""
-    header = text[:HEADER].lstrip("\r\n").splitlines()[:1]
+    header = text[:MAX_HEADER].lstrip("\r\n").splitlines()[:1]
 
-    def found(delimiter: str) -> tuple[bool, int]:
+    def preference(delimiter: str) -> tuple[bool, int]:
         columns = [name.strip() for name in next(csv_format.reader(header, delimiter=delimiter), [])]
         return column in columns, len(columns)
 
-    return max(DELIMITERS, key=found)
+    return max(DELIMITERS, key=preference)
 
 
 def _sorted(labels: set[str]) -> list[str]:
     """Sort labels, as numbers if all of them are whole numbers, so that 10 comes after 9."""
-    numbers = all(label.isdecimal() and len(label) <= DIGITS for label in labels)
+    numbers = all(label.isdecimal() and len(label) <= MAX_DIGITS for label in labels)
     return sorted(labels, key=int) if numbers else sorted(labels)
 
 
-@dataclass(frozen=True)
-class _Table:
-    """A table of file names and, optionally, labels."""
+def _read_listing(pattern: Path, image_column: str) -> Table:
+    """Read a table that lists image files."""
+    path = _one_file(pattern)
+    table = read_table(path, image_column)
+    _check_column(table, image_column, "file names by data.image_column")
+    if not table.rows:
+        raise DataError(f"{path} has a header and no rows.")
+    return table
 
-    path: Path
-    columns: list[str]
-    lines: list[int]  # line number of each row in the file
-    files: list[str]
-    labels: list[str] | None
-    notes: list[str]
 
-    @classmethod
-    def read(cls, pattern: Path, image_column: str, label_column: str) -> _Table:
-        path = _one_file(pattern)
-        columns, rows, notes = read_table(path, image_column)
-        if image_column not in columns:
+def _check_column(table: Table, column: str, remedy: str) -> None:
+    if column not in table.columns:
+        raise DataError(
+            f"{table.path} has no column '{column}'; its columns are {', '.join(table.columns) or 'none'}. Name the "
+            f"column of {remedy}=NAME."
+        )
+
+
+def _samples(table: Table, names: Mapping[str, str], folder: Path, image_column: str, label_column: str) -> Samples:
+    """Return the labelled images of a table, whose labels are the keys of `names`, in class order."""
+    indices = {label: index for index, label in enumerate(names)}
+    paths, labels = [], []
+    for line, row in table.rows:
+        where, file, label = f"{table.path}, line {line}", row[image_column], row[label_column]
+        paths.append(path_inside(folder, file, where))
+        if not label:
+            raise DataError(f"{where}: the label of {file} is empty. Fill it in or remove the row.")
+        if label not in indices:
             raise DataError(
-                f"{path} has no column '{image_column}'; its columns are {', '.join(columns) or 'none'}. "
-                f"Name the column of file names by data.image_column=NAME."
+                f"{where}: the label of {file} is {label}, which is none of the classes {', '.join(names)}."
             )
-        if not rows:
-            raise DataError(f"{path} has a header and no rows.")
-        files = [row[image_column] for _, row in rows]
-        labels = [row[label_column] for _, row in rows] if label_column in columns else None
-        return cls(path, columns, [line for line, _ in rows], files, labels, notes)
-
-    def samples(self, folder: Path, names: Mapping[str, str]) -> Samples:
-        """Return the labelled images of this table.
-
-        Args:
-            folder: the folder of the images.
-            names: maps a label to its class name, in class order.
-
-        Raises:
-            DataError: a label is empty or unknown, or an image is missing, listed twice or outside the folder.
-        """
-        indices = {label: index for index, label in enumerate(names)}
-        paths, labels = [], []
-        for line, file, label in zip(self.lines, self.files, self.labels or [], strict=True):
-            where = f"{self.path}, line {line}"
-            paths.append(inside(folder, file, where))
-            if not label:
-                raise DataError(f"{where}: the label of {file} is empty. Fill it in or remove the row.")
-            if label not in indices:
-                raise DataError(
-                    f"{where}: the label of {file} is {label}, which is none of the classes {', '.join(names)}."
-                )
-            labels.append(indices[label])
-        missing = [path for path in paths if not os.path.isfile(path)]  # noqa: PTH113 (faster for a hundred thousand files)
-        if missing:
-            why = "is no regular file" if os.path.exists(missing[0]) else "is not there"  # noqa: PTH110
-            others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-            raise DataError(f"{self.path} names {missing[0]}, which {why}{others}.")
-        path, times = Counter(paths).most_common(1)[0]
-        if times > 1:
-            raise DataError(f"{self.path} names {path} {times} times: an image may be in one row only.")
-        return file_samples(paths, labels, folder)
+        labels.append(indices[label])
+    missing = [path for path in paths if not os.path.isfile(path)]  # noqa: PTH113 (faster for a hundred thousand files)
+    if missing:
+        why = "is not a regular file" if os.path.exists(missing[0]) else "does not exist"  # noqa: PTH110
+        others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise DataError(f"{table.path} names {missing[0]}, which {why}{others}.")
+    path, rows = Counter(paths).most_common(1)[0]
+    if rows > 1:
+        raise DataError(f"{table.path} names {path} {rows} times: an image may be in one row only.")
+    return file_samples(paths, labels, folder)
 
 
 def _one_file(pattern: Path) -> Path:
@@ -214,12 +201,11 @@ def _one_file(pattern: Path) -> Path:
     if len(matches) == 1:
         return matches[0]
     if matches:
-        found = ", ".join(str(match) for match in matches)
-        raise DataError(f"{pattern} matches more than one table: {found}. Name one.")
+        raise DataError(f"{pattern} matches more than one table: {', '.join(map(str, matches))}. Name one.")
     raise DataError(f"{pattern}: no such table. Give it as data.train_csv=FILE or data.test_csv=FILE.")
 
 
-def inside(folder: Path, file: str, where: str) -> str:
+def path_inside(folder: Path, file: str, where: str) -> str:
     """Return the path of a file that a table names.
 
     Args:

@@ -3,54 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from headstart.data.dataset import Samples
 from headstart.data.image_io import decode_image, read_bytes
-from headstart.data.loading_times import Stopwatch
+from headstart.data.loading_times import LoadingTimes
 from headstart.data.preprocessing import Transform, without_normalisation
-from headstart.data.samplers import EpochSampler, ShareSampler, drops_last
-from headstart.data.workers import begin_worker, default_workers
+from headstart.data.samplers import EpochSampler, drops_last
+from headstart.data.workers import default_workers, exit_with_parent
 from headstart.utils.errors import DataError
 
 Batch = tuple[Tensor, Tensor]
 
 
-def open_image(samples: Samples, index: int) -> Image.Image:
-    """Return one image as upright RGB.
-
-    Args:
-        samples: the images.
-        index: which of them.
-
-    Raises:
-        DataError: the image cannot be read.
-    """
-    return _decode(samples, index, _read(samples, index))
-
-
-def _read(samples: Samples, index: int) -> bytes | NDArray[np.uint8]:
-    image = samples.images[index]
-    return read_bytes(image) if isinstance(image, str) else image
-
-
-def _decode(samples: Samples, index: int, data: bytes | NDArray[np.uint8]) -> Image.Image:
-    if isinstance(data, bytes):
-        return decode_image(data, str(samples.images[index]))
-    return Image.fromarray(np.ascontiguousarray(data))
-
-
-class Prepared(NamedTuple):
-    """Images to which the first steps of a transform have already been applied.
+class CachedImages(NamedTuple):
+    """Decoded images, to which the first steps of a transform have already been applied.
 
     Attributes:
         read: a function from the index of an image to the output of these steps.
@@ -70,18 +45,18 @@ class ImageDataset(Dataset[Any]):
     Args:
         samples: the images and their labels.
         transform: the transform that turns an image into a tensor.
-        stopwatch: adds up the seconds that the images take; None measures nothing.
-        read: returns the image at an index, in place of reading its file; see `Prepared`.
+        loading_times: adds up the seconds that the images take; None measures nothing.
+        read: returns the image at an index, instead of reading its file; see `CachedImages`.
     """
 
     def __init__(
         self,
         samples: Samples,
         transform: Transform,
-        stopwatch: Stopwatch | None = None,
+        loading_times: LoadingTimes | None = None,
         read: Callable[[int], Image.Image] | None = None,
     ) -> None:
-        self.samples, self.transform, self.stopwatch, self.read = samples, transform, stopwatch, read
+        self.samples, self.transform, self.loading_times, self.read = samples, transform, loading_times, read
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -97,13 +72,17 @@ class ImageDataset(Dataset[Any]):
 
     def _item(self, index: int) -> tuple[Tensor, int]:
         start = time.perf_counter()
-        data = _read(self.samples, index) if self.read is None else self.read(index)
+        source = self.read(index) if self.read else self.samples.images[index]
+        data = read_bytes(source) if isinstance(source, str) else source
         read = time.perf_counter()
-        image = data if isinstance(data, Image.Image) else _decode(self.samples, index, data)
+        if isinstance(data, bytes):
+            image = decode_image(data, str(source))
+        else:
+            image = data if isinstance(data, Image.Image) else Image.fromarray(np.ascontiguousarray(data))
         decoded = time.perf_counter()
         item = self.transform(image)
-        if self.stopwatch:
-            self.stopwatch.add(read - start, decoded - read, time.perf_counter() - decoded)
+        if self.loading_times:
+            self.loading_times.add(read - start, decoded - read, time.perf_counter() - decoded)
         return item, int(self.samples.labels[index])
 
 
@@ -171,36 +150,36 @@ class ImageDataModule(pl.LightningDataModule):
         super().__init__()
         self.splits = dict(splits)
         self.training, self.evaluation = training, evaluation
-        self._prepared_training: Prepared | None = None
-        self._prepared: Mapping[str, Prepared] = {}
+        self._cached_training: CachedImages | None = None
+        self._cached_evaluation: Mapping[str, CachedImages] = {}
         self.batch_size, self.seed, self.balanced = batch_size, seed, balanced
         self._evaluation_batch_size = evaluation_batch_size
         images = next(iter(splits.values())).images
         small = isinstance(images, np.ndarray) and images.shape[1] < 64  # starting workers would take longer
-        chosen = 0 if small else default_workers(processes)
-        self.num_workers = chosen if num_workers is None else num_workers
+        default = 0 if small else default_workers(processes)
+        self.num_workers = default if num_workers is None else num_workers
 
     @property
     def evaluation_batch_size(self) -> int:
         """Return the number of images in a batch outside training."""
         return self._evaluation_batch_size or self.batch_size
 
-    def take_prepared(self, training: Prepared, evaluation: Mapping[str, Prepared]) -> None:
-        """Make loaders that are created from now on read prepared images.
+    def use_cached_images(self, training: CachedImages, evaluation: Mapping[str, CachedImages]) -> None:
+        """Make loaders that are created from now on read cached images.
 
         Args:
             training: the training images, after some steps of the training transform.
             evaluation: the images of each split, after some steps of the evaluation transform.
         """
-        self._prepared_training, self._prepared = training, evaluation
+        self._cached_training, self._cached_evaluation = training, evaluation
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return a loader of training images in random order with the training transform."""
-        sampler = self.training_sampler(*self._share())
-        drop_last = drops_last(len(sampler), self.batch_size)
-        stopwatch = None if self._prepared_training else Stopwatch(self.num_workers)  # it times reading and decoding
-        dataset = self._dataset("train", self._prepared_training, self.training, stopwatch)
-        return self._loader(dataset, sampler, self.batch_size, drop_last=drop_last)
+        sampler = self.training_sampler()
+        read, transform = self._cached_training or (None, self.training)
+        times = None if read else LoadingTimes(self.num_workers)  # of reading and decoding files
+        dataset = ImageDataset(self.splits["train"], without_normalisation(transform), times, read)
+        return self._loader(dataset, sampler, self.batch_size, drop_last=drops_last(len(sampler), self.batch_size))
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Return a loader of validation images in order with the evaluation transform."""
@@ -218,29 +197,33 @@ class ImageDataModule(pl.LightningDataModule):
         """
         if split not in self.splits:
             raise DataError(f"these data have no {split} split; there are {', '.join(self.splits)}.")
-        rank, world = self._share()
-        dataset = self._dataset(split, self._prepared.get(split), self.evaluation)
-        sampler = ShareSampler(len(self.splits[split]), rank=rank, world=world)
-        return self._loader(dataset, sampler, self.evaluation_batch_size)
+        read, transform = self._cached_evaluation.get(split) or (None, self.evaluation)
+        dataset = ImageDataset(self.splits[split], without_normalisation(transform), read=read)
+        return self._loader(dataset, self.evaluation_sampler(split), self.evaluation_batch_size)
 
-    def training_sampler(self, rank: int, world: int) -> EpochSampler:
-        """Return the sampler of the training images for process `rank` of `world` processes."""
+    def training_sampler(self) -> EpochSampler:
+        """Return the sampler of this process's shard of the training images."""
         labels = torch.from_numpy(self.splits["train"].labels)
         weights = 1 / torch.bincount(labels)[labels].double() if self.balanced else None
-        return EpochSampler(len(labels), self.seed, weights=weights, rank=rank, world=world)
+        return EpochSampler(len(labels), self.seed, weights=weights, rank=self._rank, world=self._world)
 
-    def _share(self) -> tuple[int, int]:
-        """Return the rank of this process and the number of processes, which select its shard of the images."""
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+    def evaluation_sampler(self, split: str) -> range:
+        """Return the indices of this process's shard of a split, in order.
 
-    def _dataset(
-        self, split: str, prepared: Prepared | None, transform: Transform, stopwatch: Stopwatch | None = None
-    ) -> ImageDataset:
-        read, left = prepared or (None, transform)
-        return ImageDataset(self.splits[split], without_normalisation(left), stopwatch, read)
+        Unlike torch's DistributedSampler it repeats no image, so that metrics over all processes count each image once.
+        """
+        return range(self._rank, len(self.splits[split]), self._world)
+
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer else 0
+
+    @property
+    def _world(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
 
     def _loader(
-        self, dataset: ImageDataset, sampler: Sampler[Any], batch_size: int, *, drop_last: bool = False
+        self, dataset: ImageDataset, sampler: Iterable[Any], batch_size: int, *, drop_last: bool = False
     ) -> DataLoader[Batch]:
         return Loader(
             dataset,
@@ -249,7 +232,7 @@ class ImageDataModule(pl.LightningDataModule):
             drop_last=drop_last,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            worker_init_fn=begin_worker,
+            worker_init_fn=exit_with_parent,
             pin_memory=torch.cuda.is_available(),
             # A separate generator, so that starting workers does not advance the one that dropout uses.
             generator=torch.Generator(),

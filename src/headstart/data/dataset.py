@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from headstart.utils.errors import DataError
 
-EFFECTIVE = os.access in os.supports_effective_ids  # check access for the effective user id
+EFFECTIVE_IDS = os.access in os.supports_effective_ids  # check access for the effective user id
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,16 @@ def file_samples(files: Sequence[str], labels: Sequence[int], root: Path) -> Sam
     Raises:
         DataError: files are missing, or the user has no permission to read them.
     """
-    unreadable = [file for file in files if not os.access(file, os.R_OK, effective_ids=EFFECTIVE)]
+    unreadable = [file for file in files if not os.access(file, os.R_OK, effective_ids=EFFECTIVE_IDS)]
     if unreadable:
         why = "permission denied" if os.path.exists(unreadable[0]) else "no such file, or a link to none"  # noqa: PTH110
         more = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
         raise DataError(f"{unreadable[0]} cannot be read: {why}{more}. Make it readable, or take it out of the data.")
     names = [Path(os.path.relpath(file, root)).as_posix() for file in files]
     return Samples(list(files), np.asarray(labels, dtype=np.int64), names)
+
+
+def class_samples(files: Sequence[Sequence[str]], root: Path) -> Samples:
+    """Return the samples of image files that are listed by class; see `file_samples`."""
+    labels = [label for label, of_class in enumerate(files) for _ in of_class]
+    return file_samples([file for of_class in files for file in of_class], labels, root)

@@ -8,25 +8,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from headstart.data.dataset import LabelledImages, file_samples
+from headstart.data.dataset import LabelledImages, class_samples
 from headstart.data.image_io import EXTENSIONS
 from headstart.utils.errors import DataError
 
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-NAMED = 5  # how many skipped files a note lists by name
-LIKE_A_SPLIT = re.compile(
-    r"(train|test|val|eval|dev)(ing|id|idation|uation|elopment)?[_-]?(set|data|\d)?", re.IGNORECASE
-)
+LISTED_FILES = 5  # how many skipped files a note lists by name
+SPLIT_NAME = re.compile(r"(train|test|val|eval|dev)(ing|id|idation|uation|elopment)?[_-]?(set|data|\d)?", re.IGNORECASE)
 
 
-def imagefolder(root: str | Path, least: int = 2) -> LabelledImages:
+def imagefolder(root: str | Path, min_classes: int = 2) -> LabelledImages:
     """Return the images of folders that are named after their classes.
 
     Args:
         root: contains `train/CLASS/*` and optionally folders `val` (or `valid`, `validation`) and `test` with the same
             classes; or `CLASS/*` without splits. Subfolders of a class folder belong to it. Names that begin with a
             dot are skipped.
-        least: minimum number of classes.
+        min_classes: minimum number of classes.
 
     Returns:
         The splits that exist, always with "train"; classes are in alphabetical order.
@@ -37,19 +35,15 @@ def imagefolder(root: str | Path, least: int = 2) -> LabelledImages:
     """
     root = Path(root)
     folders = _split_folders(root)
-    class_names = class_folders(folders["train"], least)
-    skipped: list[Found] = []
+    class_names = class_folders(folders["train"], min_classes)
+    listings: list[FileListing] = []
     splits = {}
     for split, folder in folders.items():
-        _check_classes(class_names, class_folders(folder, least), split, folder)
-        files, labels = [], []
-        for index, class_name in enumerate(class_names):
-            found = image_files(folder / class_name)
-            files += found.files
-            labels += [index] * len(found.files)
-            skipped.append(found)
-        splits[split] = file_samples(files, labels, root)
-    notes = skipped_notes(skipped, root)
+        _check_classes(class_names, class_folders(folder, min_classes), split, folder)
+        by_class = [image_files(folder / class_name) for class_name in class_names]
+        splits[split] = class_samples([listing.files for listing in by_class], root)
+        listings += by_class
+    notes = skipped_notes(listings, root)
     unused = sorted({folder.name for folder in _subfolders(root)} - {folder.name for folder in folders.values()})
     if unused and folders["train"] != root:
         notes.append(f"not a split, left out: {', '.join(unused)} in {root}")
@@ -71,7 +65,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
                 folders[split] = folder
     if not folders:
         classes = [folder.name for folder in _subfolders(root)]
-        if classes and all(LIKE_A_SPLIT.fullmatch(name) for name in classes):
+        if classes and all(SPLIT_NAME.fullmatch(name) for name in classes):
             raise DataError(
                 f"{root} holds {', '.join(classes)}, which look like splits, without a folder for each class in them. "
                 f"Expected {root / 'train' / 'CLASS'}, or a table of labels (data=csv)."
@@ -92,26 +86,22 @@ def _subfolders(folder: Path) -> list[Path]:
         ) from None
 
 
-def class_folders(folder: Path, least: int = 2) -> tuple[str, ...]:
-    """Return the names of the class folders in alphabetical order.
-
-    Args:
-        folder: contains one folder for each class.
-        least: minimum number of classes.
+def class_folders(folder: Path, min_classes: int = 2) -> tuple[str, ...]:
+    """Return the names of the folders in a folder, one for each class, in alphabetical order.
 
     Raises:
-        DataError: there are fewer than `least`, or none, or the folder cannot be read.
+        DataError: there are fewer than `min_classes`, or none, or the folder cannot be read.
     """
     names = [entry.name for entry in _subfolders(folder)]
     if not names:
         raise DataError(f"{folder}: expected one folder for each class in it, and there is none.")
-    if len(names) < least:
+    if len(names) < min_classes:
         raise DataError(f"{folder} has a single class folder, {names[0]}: at least two classes are needed.")
     return tuple(names)
 
 
-def _check_classes(expected: Sequence[str], found: Sequence[str], split: str, folder: Path) -> None:
-    missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+def _check_classes(expected: Sequence[str], names: Sequence[str], split: str, folder: Path) -> None:
+    missing, extra = sorted(set(expected) - set(names)), sorted(set(names) - set(expected))
     if missing or extra:
         parts = [f"lacks {', '.join(missing)}"] if missing else []
         parts += [f"has {', '.join(extra)}, which train lacks"] if extra else []
@@ -121,25 +111,25 @@ def _check_classes(expected: Sequence[str], found: Sequence[str], split: str, fo
         )
 
 
-def image_files(folder: Path) -> Found:
+def image_files(folder: Path) -> FileListing:
     """Return the files below a class folder, with at least one image.
 
     Raises:
         DataError: there is no image, or a folder is unreadable.
     """
-    found = walk_images(folder)
-    if found.problems:
-        raise DataError(f"{found.problems[0]}. Make it readable, or take it out of the data.")
-    if not found.files:
-        others = _listed([*found.others, *found.irregular], folder) or "no other files"
+    listing = walk_images(folder)
+    if listing.problems:
+        raise DataError(f"{listing.problems[0]}. Make it readable, or take it out of the data.")
+    if not listing.files:
+        others = _join([*listing.others, *listing.irregular], folder) or "no other files"
         raise DataError(
             f"{folder}: no image in this class folder ({others}). Images end in "
             f"{' '.join(EXTENSIONS)}. Add some, or remove the folder."
         )
-    return found
+    return listing
 
 
-class Found(NamedTuple):
+class FileListing(NamedTuple):
     """The files below a folder.
 
     Attributes:
@@ -155,37 +145,36 @@ class Found(NamedTuple):
     problems: list[str]
 
 
-def walk_images(folder: Path) -> Found:
+def walk_images(folder: Path) -> FileListing:
     """List the files below a folder, recursively.
 
     Names that begin with a dot are skipped. Links to folders are not followed, because they may form a cycle.
     """
-    found = Found([], [], [], [])
-    for place, folders, names in os.walk(
-        folder, onerror=lambda error: found.problems.append(f"{error.filename}: {error.strerror}")
+    files, others, irregular, problems = listing = FileListing([], [], [], [])
+    for parent, folders, names in os.walk(
+        folder, onerror=lambda error: problems.append(f"{error.filename}: {error.strerror}")
     ):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(name for name in names if not name.startswith(".")):
-            path = os.path.join(place, name)  # noqa: PTH118 (faster for a hundred thousand files)
+            path = os.path.join(parent, name)  # noqa: PTH118 (faster for a hundred thousand files)
             if not name.lower().endswith(EXTENSIONS):
-                found.others.append(path)
+                others.append(path)
             elif os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113
-                found.irregular.append(path)
+                irregular.append(path)
             else:
-                found.files.append(path)  # including broken links, which are reported when they are read
-    return found
+                files.append(path)  # including broken links, which are reported when they are read
+    return listing
 
 
-def skipped_notes(found: Sequence[Found], root: Path | str) -> list[str]:
+def skipped_notes(listings: Sequence[FileListing], root: Path | str) -> list[str]:
     """Return notes for the user about skipped files: how many there are, and the names of the first ones."""
-    others = [path for one in found for path in one.others]
-    irregular = [path for one in found for path in one.irregular]
-    notes = [f"{len(others)} files without an image extension were skipped in {root}: {_listed(others, root)}"]
-    notes += [f"{len(irregular)} that are no regular files were skipped in {root}: {_listed(irregular, root)}"]
-    return [note for note, paths in zip(notes, (others, irregular), strict=True) if paths]
+    others = [path for listing in listings for path in listing.others]
+    irregular = [path for listing in listings for path in listing.irregular]
+    kinds = ((others, "files without an image extension"), (irregular, "that are not regular files"))
+    return [f"{len(paths)} {kind} were skipped in {root}: {_join(paths, root)}" for paths, kind in kinds if paths]
 
 
-def _listed(paths: Sequence[str], root: Path | str) -> str:
+def _join(paths: Sequence[str], root: Path | str) -> str:
     """Join the first few paths, relative to a folder, and say how many more there are."""
-    names = [os.path.relpath(path, root) for path in paths[:NAMED]]
-    return ", ".join(names) + (f" and {len(paths) - NAMED} more" if len(paths) > NAMED else "")
+    names = [os.path.relpath(path, root) for path in paths[:LISTED_FILES]]
+    return ", ".join(names) + (f" and {len(paths) - LISTED_FILES} more" if len(paths) > LISTED_FILES else "")

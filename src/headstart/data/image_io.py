@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from headstart.utils.errors import DataError
-from headstart.utils.files import regular
+from headstart.utils.files import regular_file
 
 if TYPE_CHECKING:  # the `headstart` command lists images without importing torch
     from torch import Tensor
@@ -24,14 +25,14 @@ if TYPE_CHECKING:  # the `headstart` command lists images without importing torc
 AVIF = bool(features.check("avif"))  # since Pillow 11.3, if its wheel includes AVIF
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP", "JPEG2000", *(("AVIF",) if AVIF else ()))
 
-ORIENTATION, LYING = 0x0112, 5  # EXIF tag; orientations from 5 on swap width and height
+ORIENTATION, ROTATED = 0x0112, 5  # EXIF tag; orientations from 5 on swap width and height
 
 # Resizing keeps the aspect ratio: a line of a million pixels would become an image of 200 GB.
 MAX_RATIO = 500
 
 # The extensions of torchvision's ImageFolder, and with them GIF and AVIF (first frame).
-IMAGE_FOLDER = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-EXTENSIONS = (*IMAGE_FOLDER, ".gif", *((".avif",) if AVIF else ()))
+TORCHVISION_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+EXTENSIONS = (*TORCHVISION_EXTENSIONS, ".gif", *((".avif",) if AVIF else ()))
 
 
 def read_image(path: str | Path) -> Image.Image:
@@ -70,7 +71,7 @@ def as_image(image: ImageLike) -> Image.Image:
     try:
         values = image.detach().cpu().numpy() if hasattr(image, "detach") else np.asarray(image)
     except (TypeError, ValueError):  # such as a tensor of bfloat16
-        raise DataError(f"{type(image).__name__} {getattr(image, 'dtype', '')} is no image.") from None
+        raise DataError(f"{type(image).__name__} {getattr(image, 'dtype', '')} is not an image.") from None
     channels_first = hasattr(image, "detach") and values.ndim == 3
     pixels = Image.fromarray(_pixels(np.moveaxis(values, 0, -1) if channels_first else values))
     try:
@@ -84,20 +85,20 @@ def _pixels(values: NDArray[Any]) -> NDArray[Any]:
     shape = values.shape
     if values.ndim not in (2, 3) or (values.ndim == 3 and shape[2] not in (1, 3, 4)) or 0 in shape:
         raise DataError(
-            f"an array of shape {shape} is no image: expected (height, width) or (height, width, 1, 3 or 4); a tensor "
-            f"has its channels first."
+            f"an array of shape {shape} is not an image: expected (height, width) or (height, width, 1, 3 or 4); a "
+            f"tensor has its channels first."
         )
     if values.dtype.kind == "f":
         if not (values.min() >= 0 and values.max() <= 1):  # rejects NaN, too
             raise DataError(
-                f"floats from {values.min():.3g} to {values.max():.3g} are no pixels: expected values in [0, 1], or "
-                f"uint8 in [0, 255]. What is preprocessed already goes to Model.logits()."
+                f"floats from {values.min():.3g} to {values.max():.3g} are not pixels: expected values in [0, 1], "
+                f"or uint8 in [0, 255]. Pass preprocessed images to Model.logits()."
             )
         values = np.rint(values * 255).astype(np.uint8)
     elif values.dtype == np.uint16:
         values = (values >> 8).astype(np.uint8)
     elif values.dtype != np.uint8:
-        raise DataError(f"an array of {values.dtype} is no image: expected uint8, uint16, or floats in [0, 1].")
+        raise DataError(f"an array of {values.dtype} is not an image: expected uint8, uint16, or floats in [0, 1].")
     return values[:, :, 0] if values.ndim == 3 and shape[2] == 1 else np.ascontiguousarray(values)
 
 
@@ -108,7 +109,7 @@ def read_bytes(path: str | Path) -> bytes:
         DataError: the file is missing, not a regular file, or cannot be read.
     """
     try:
-        return regular(Path(path)).read_bytes()
+        return regular_file(Path(path)).read_bytes()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file.") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
@@ -125,12 +126,8 @@ def decode_image(data: bytes, path: str | Path) -> Image.Image:
     Raises:
         DataError: see `read_image`.
     """
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as file:
-            return _to_rgb(file)
-    except Exception as error:
-        # For damaged files, Pillow's parsers raise all sorts of errors: SyntaxError, struct.error, ValueError, ...
-        raise _unreadable(path, error) from None
+    with _open(io.BytesIO(data), path) as file:
+        return _to_rgb(file)
 
 
 def read_thumbnail(path: str | Path, side: int) -> Image.Image:
@@ -143,13 +140,10 @@ def read_thumbnail(path: str | Path, side: int) -> Image.Image:
     Raises:
         DataError: see `read_image`.
     """
-    try:
-        with Image.open(regular(Path(path)), formats=FORMATS) as file:
-            _check_sides(file.size)
-            file.thumbnail((side, side))
-            return _to_rgb(file)
-    except Exception as error:
-        raise _unreadable(path, error) from None
+    with _open(path, path) as file:
+        _check_sides(file.size)
+        file.thumbnail((side, side))
+        return _to_rgb(file)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -158,13 +152,22 @@ def image_size(path: str | Path) -> tuple[int, int]:
     Raises:
         DataError: the file is missing or not an image.
     """
+    with _open(path, path) as file:
+        with suppress(struct.error):
+            if file.getexif().get(ORIENTATION, 1) >= ROTATED:
+                return file.height, file.width
+        return file.size
+
+
+@contextmanager
+def _open(source: str | Path | io.BytesIO, path: str | Path) -> Iterator[Image.Image]:
+    """Open an image file or its bytes; errors of the `with` block become a DataError that names the path."""
     try:
-        with Image.open(regular(Path(path)), formats=FORMATS) as file:
-            with suppress(struct.error):
-                if file.getexif().get(ORIENTATION, 1) >= LYING:
-                    return file.height, file.width
-            return file.size
+        opened = source if isinstance(source, io.BytesIO) else regular_file(Path(source))
+        with Image.open(opened, formats=FORMATS) as file:
+            yield file
     except Exception as error:
+        # For damaged files, Pillow's parsers raise all sorts of errors: SyntaxError, struct.error, ValueError, ...
         raise _unreadable(path, error) from None
 
 
@@ -177,10 +180,10 @@ def _check_sides(size: tuple[int, int]) -> None:
 
 def _unreadable(path: str | Path, error: Exception) -> DataError:
     # Pillow's own message would name the BytesIO object.
-    what: object = "no format that is known" if isinstance(error, UnidentifiedImageError) else error
+    reason: object = "unknown format" if isinstance(error, UnidentifiedImageError) else error
     if isinstance(error, OSError) and error.strerror:
-        what = error.strerror  # without the path, which the message names already
-    return DataError(f"{path}: not an image that can be read ({what}). Replace the file or take it out of the data.")
+        reason = error.strerror  # without the path, which the message names already
+    return DataError(f"{path}: not an image that can be read ({reason}). Replace the file or take it out of the data.")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -191,8 +194,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # 16-bit grey images have mode I;16 or I, and Pillow's own conversion would clip them at 255.
         values = np.asarray(image)
-        wide = image.mode != "I" or values.max(initial=0) > 255
-        image = Image.fromarray(np.clip(values >> 8 if wide else values, 0, 255).astype(np.uint8))
+        is_16_bit = image.mode != "I" or values.max(initial=0) > 255
+        image = Image.fromarray(np.clip(values >> 8 if is_16_bit else values, 0, 255).astype(np.uint8))
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # converting a palette with transparency directly makes Pillow warn
     return image.convert("RGB")

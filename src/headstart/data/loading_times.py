@@ -1,4 +1,4 @@
-"""Stopwatch for the time that DataLoader workers spend on reading, decoding and transforming images."""
+"""Times that DataLoader workers spend on reading, decoding and transforming images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 
-class Stopwatch:
+class LoadingTimes:
     """Sums of the seconds that the workers of a DataLoader spend, in shared memory.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import takewhile
 from math import isqrt
 from typing import Any
@@ -43,7 +44,7 @@ class Preprocessing:
         """Create an instance from the output of `dataclasses.asdict`; lists, as JSON has them, become tuples."""
         return cls(**{**values, "mean": _three(values["mean"]), "std": _three(values["std"])})
 
-    def changed(
+    def with_overrides(
         self,
         *,
         image_size: int | None = None,
@@ -54,12 +55,7 @@ class Preprocessing:
     ) -> Preprocessing:
         """Return a copy with some values replaced; None keeps a value.
 
-        Args:
-            image_size: new `crop`; `resize` is scaled with it unless it is given.
-            resize: new length of the shorter side, in pixels.
-            interpolation: new interpolation.
-            mean: new mean of the three channels.
-            std: new standard deviation of the three channels.
+        `image_size` replaces `crop`, and `resize` is scaled with it unless it is given.
 
         Raises:
             ConfigError: `resize` is smaller than the crop.
@@ -124,7 +120,7 @@ class Normalisation(torch.nn.Module):
         return pixels.contiguous().float().mul_(1.0 / 255).sub_(self.mean.float()).div_(self.std.float())
 
 
-def pixels_of(image: Tensor, preprocessing: Preprocessing) -> Image.Image:
+def denormalise(image: Tensor, preprocessing: Preprocessing) -> Image.Image:
     """Return a preprocessed image as a PIL image by undoing the normalisation.
 
     Args:
@@ -132,11 +128,11 @@ def pixels_of(image: Tensor, preprocessing: Preprocessing) -> Image.Image:
         preprocessing: the mean and the standard deviation with which it was normalised.
     """
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
-    picture: Image.Image = v2.functional.to_pil_image((image.float() * std + mean).clamp(0, 1))
-    return picture
+    pixels: Image.Image = v2.functional.to_pil_image((image.float() * std + mean).clamp(0, 1))
+    return pixels
 
 
-def several_views(preprocessing: Preprocessing, name: str) -> Transform:
+def tta_transform(preprocessing: Preprocessing, name: str) -> Transform:
     """Return the evaluation transform for test-time augmentation: several fixed views of each image.
 
     Args:
@@ -150,30 +146,24 @@ def several_views(preprocessing: Preprocessing, name: str) -> Transform:
     Raises:
         ConfigError: the name is unknown.
     """
-    resize, middle = resize_and_crop(preprocessing)
+    resize, center_crop = resize_and_crop(preprocessing)
     match name:
         case "flip":
-            views: list[torch.nn.Module] = [resize, middle, _MirrorToo()]
+            views = compose(resize, center_crop, v2.Lambda(_with_mirror_image))
         case "five":
-            views = [resize, v2.FiveCrop(preprocessing.crop)]
+            views = compose(resize, v2.FiveCrop(preprocessing.crop))
         case _:
             raise ConfigError(f"tta={name}: expected flip or five.")
-    return compose(*views, _ToTensors(to_normalised_tensor(preprocessing)))
+    return partial(_stacked_views, views=views, to_tensor=compose(*to_normalised_tensor(preprocessing)))
 
 
-class _MirrorToo(torch.nn.Module):
-    def forward(self, image: Image.Image) -> tuple[Image.Image, Image.Image]:
-        return image, v2.functional.horizontal_flip(image)
+def _with_mirror_image(image: Image.Image) -> tuple[Image.Image, Image.Image]:
+    return image, v2.functional.horizontal_flip(image)
 
 
-class _ToTensors(torch.nn.Module):
-    def __init__(self, steps: list[torch.nn.Module]) -> None:
-        super().__init__()
-        self.steps = v2.Compose(steps)
-
-    def forward(self, views: tuple[Image.Image, ...]) -> Tensor:
-        # One by one: given several plain tensors, v2's transforms would change the first one only.
-        return torch.stack([self.steps(view) for view in views])
+def _stacked_views(image: Image.Image, views: Callable[[Image.Image], Any], to_tensor: Transform) -> Tensor:
+    # One by one: given several plain tensors, v2's transforms would change the first one only.
+    return torch.stack([to_tensor(view) for view in views(image)])
 
 
 def compose(*steps: torch.nn.Module) -> Transform:
@@ -220,7 +210,7 @@ def _steps(transform: Transform) -> list[torch.nn.Module]:
     return list(transform.transforms) if isinstance(transform, v2.Compose) else []
 
 
-class PixelRow(torch.nn.Module):
+class PixelPacker(torch.nn.Module):
     """A module that packs images into rows of bytes, all of the same length.
 
     Args:
@@ -239,14 +229,14 @@ class PixelRow(torch.nn.Module):
         """Return the length of a row in bytes."""
         return 3 * self.pixels + self.SIZE_BYTES
 
-    def kept_size(self, width: int, height: int) -> tuple[int, int]:
+    def packed_size(self, width: int, height: int) -> tuple[int, int]:
         """Return the width and height at which an image of this size is packed."""
         if width * height <= self.pixels:
             return width, height
         # √(pixels · width / height) times √(pixels · height / width), each rounded down, never exceeds `pixels`.
         # Very long, thin images are an exception: their shorter side rounds to 0, and the longer may exceed `pixels`.
-        wide, high = isqrt(self.pixels * width // height), isqrt(self.pixels * height // width)
-        return min(max(wide, 1), self.pixels), min(max(high, 1), self.pixels)
+        packed = isqrt(self.pixels * width // height), isqrt(self.pixels * height // width)
+        return min(max(packed[0], 1), self.pixels), min(max(packed[1], 1), self.pixels)
 
     def forward(self, image: Image.Image) -> Tensor:
         """Pack an RGB image.
@@ -255,7 +245,7 @@ class PixelRow(torch.nn.Module):
             A uint8 tensor of shape (row_bytes,): pixels line by line, zero padding, and the original width and height.
         """
         lengths = b"".join(length.to_bytes(4, "little") for length in image.size)
-        size = self.kept_size(*image.size)
+        size = self.packed_size(*image.size)
         if size != image.size:
             # Not bilinear: random crops are resized again later, and detail would be lost twice.
             image = image.resize(size, Image.Resampling.NEAREST if self.nearest else Image.Resampling.LANCZOS)
@@ -265,22 +255,22 @@ class PixelRow(torch.nn.Module):
     def unpack(self, row: NDArray[np.uint8]) -> Image.Image:
         """Return the image that is packed in a row; its `info["size"]` is the original (width, height)."""
         original = tuple(np.frombuffer(row[-self.SIZE_BYTES :].tobytes(), dtype="<u4").tolist())
-        width, height = self.kept_size(*original)
+        width, height = self.packed_size(*original)
         image = Image.frombuffer("RGB", (width, height), row[: 3 * width * height], "raw", "RGB", 0, 1)
         image.info["size"] = original
         return image
 
 
-class PartOfPacked(torch.nn.Module):
+class PackedRandomResizedCrop(torch.nn.Module):
     """A module that applies a RandomResizedCrop to an unpacked image as if it still had its original size.
 
     Args:
-        part: the transform to apply.
+        crop: the transform to apply.
     """
 
-    def __init__(self, part: v2.RandomResizedCrop) -> None:
+    def __init__(self, crop: v2.RandomResizedCrop) -> None:
         super().__init__()
-        self.part = part
+        self.crop = crop
 
     def forward(self, image: Image.Image) -> Image.Image:
         """Crop an unpacked image and resize the crop.
@@ -289,12 +279,13 @@ class PartOfPacked(torch.nn.Module):
         """
         width, height = image.info["size"]
         if image.size == (width, height):
-            whole: Image.Image = self.part(image)
-            return whole
-        drawn = self.part.make_params([torch.empty(1).expand(3, height, width)])
-        across, down = image.width / width, image.height / height
-        right, bottom = drawn["left"] + drawn["width"], drawn["top"] + drawn["height"]
-        box = (drawn["left"] * across, drawn["top"] * down, right * across, bottom * down)
-        high, wide = self.part.size
-        box = (*box[:2], min(box[2], image.width), min(box[3], image.height))  # rounding may exceed the image
-        return image.resize((wide, high), Image.Resampling[InterpolationMode(self.part.interpolation).name], box)
+            cropped: Image.Image = self.crop(image)
+            return cropped
+        params = self.crop.make_params([torch.empty(1).expand(3, height, width)])
+        x_scale, y_scale = image.width / width, image.height / height
+        left, top = params["left"] * x_scale, params["top"] * y_scale
+        right = min((params["left"] + params["width"]) * x_scale, image.width)  # rounding may exceed the image
+        bottom = min((params["top"] + params["height"]) * y_scale, image.height)
+        out_height, out_width = self.crop.size
+        interpolation = Image.Resampling[InterpolationMode(self.crop.interpolation).name]
+        return image.resize((out_width, out_height), interpolation, (left, top, right, bottom))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from headstart.data.dataset import LabelledImages, Samples, file_samples
+from headstart.data.dataset import LabelledImages, Samples, class_samples
 from headstart.data.image_folder import class_folders, image_files
 from headstart.utils.errors import DataError
 
@@ -34,17 +34,15 @@ def stl10(root: str | Path, *, download: bool = False) -> LabelledImages:
         download,
         lambda datasets: datasets.STL10(str(root), download=True),
     )
-    if not (folder / "class_names.txt").is_file():
-        raise DataError(f"{folder / 'class_names.txt'}: missing. Unpack stl10_binary.tar.gz again.")
+    for name in ("class_names.txt", "train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin"):
+        if not (folder / name).is_file():
+            raise DataError(f"{folder / name}: missing. Unpack stl10_binary.tar.gz again.")
     class_names = tuple((folder / "class_names.txt").read_text().split())
     return LabelledImages(class_names, {split: _stl10_split(folder, split) for split in ("train", "test")})
 
 
 def _stl10_split(folder: Path, split: str) -> Samples:
     images_file, labels_file = folder / f"{split}_X.bin", folder / f"{split}_y.bin"
-    for file in (images_file, labels_file):
-        if not file.is_file():
-            raise DataError(f"{file}: missing. Unpack stl10_binary.tar.gz again.")
     labels = np.fromfile(labels_file, dtype=np.uint8).astype(np.int64) - 1
     if images_file.stat().st_size != len(labels) * int(np.prod(STL10_SHAPE)):
         raise DataError(
@@ -81,9 +79,7 @@ def pets(root: str | Path, *, download: bool = False) -> LabelledImages:
     for split, by_class in (("train", trainval), ("test", _pets_split(folder, "test"))):
         if tuple(by_class) != class_names:
             raise DataError(f"{folder}/annotations: trainval.txt and test.txt have different breeds.")
-        files = [file for found in by_class.values() for file in found]
-        labels = [index for index, found in enumerate(by_class.values()) for _ in found]
-        splits[split] = file_samples(files, labels, folder)
+        splits[split] = class_samples(list(by_class.values()), folder)
     return LabelledImages(class_names, splits)
 
 
@@ -92,17 +88,15 @@ def _pets_split(folder: Path, split: str) -> dict[str, list[str]]:
     table = folder / "annotations" / f"{split}.txt"
     if not table.is_file():
         raise DataError(f"{table}: missing. Unpack annotations.tar.gz again.")
-    numbers: dict[str, int] = {}
-    by_class: dict[str, list[str]] = {}
+    by_class: dict[tuple[int, str], list[str]] = {}
     for line in table.read_text().splitlines():
         image_id, number = line.split()[:2]
         breed = image_id.rpartition("_")[0].replace("_", " ").title()
-        numbers[breed] = int(number)
-        by_class.setdefault(breed, []).append(str(folder / "images" / f"{image_id}.jpg"))
+        by_class.setdefault((int(number), breed), []).append(str(folder / "images" / f"{image_id}.jpg"))
     missing = [file for files in by_class.values() for file in files if not Path(file).is_file()]
     if missing:
-        raise DataError(f"{table} names {missing[0]}, which is not there ({len(missing)} missing in all).")
-    return {breed: by_class[breed] for breed in sorted(by_class, key=numbers.__getitem__)}
+        raise DataError(f"{table} names {missing[0]}, which does not exist ({len(missing)} missing in all).")
+    return {breed: files for (_, breed), files in sorted(by_class.items())}
 
 
 def caltech101(root: str | Path, *, download: bool = False) -> LabelledImages:
@@ -126,36 +120,20 @@ def caltech101(root: str | Path, *, download: bool = False) -> LabelledImages:
         lambda datasets: datasets.Caltech101(str(root), download=True),
     )
     class_names = tuple(name for name in class_folders(folder) if name != "BACKGROUND_Google")
-    files, labels = [], []
-    for index, class_name in enumerate(class_names):
-        found = image_files(folder / class_name).files
-        files += found
-        labels += [index] * len(found)
-    return LabelledImages(class_names, {"train": file_samples(files, labels, folder)})
+    files = [image_files(folder / class_name).files for class_name in class_names]
+    return LabelledImages(class_names, {"train": class_samples(files, folder)})
 
 
 def _ensure(
-    expected: Path, title: str, archive: str, place: Path, download: bool, fetch: Callable[[Any], object]
+    expected: Path, title: str, archive: str, folder: Path, download: bool, fetch: Callable[[Any], object]
 ) -> None:
-    """Download a data set if it is missing.
-
-    Args:
-        expected: a path that exists once the data set is there.
-        title: name of the data set, for messages.
-        archive: the archive and its address, for messages.
-        place: folder in which to unpack the archive, for messages.
-        download: whether to download the data set.
-        fetch: downloads the data set, given the module `torchvision.datasets`.
-
-    Raises:
-        DataError: the data set is missing and `download` is false, or the download failed.
-    """
+    """Let `fetch` download a data set, given the module `torchvision.datasets`, if the expected path is missing."""
     if expected.exists():
         return
-    by_hand = f"put {archive} into {place} and unpack it there"
+    by_hand = f"put {archive} into {folder} and unpack it there"
     if not download:
         raise DataError(
-            f"{title} is not in {place}: {expected} is missing. Add data.download=true to fetch it, or {by_hand}; "
+            f"{title} is not in {folder}: {expected} is missing. Add data.download=true to fetch it, or {by_hand}; "
             f"data.root=FOLDER looks elsewhere."
         )
     from torchvision import datasets

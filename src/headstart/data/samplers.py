@@ -1,4 +1,4 @@
-"""Samplers: the order of images, and the shard of each process."""
+"""Sampler of training images: their order, their augmentation seeds, and the shard of each process."""
 
 from __future__ import annotations
 
@@ -49,29 +49,12 @@ class EpochSampler(Sampler[tuple[int, int]]):
         else:  # an image that is drawn twice has two views
             order = torch.multinomial(self.weights, self.size, replacement=True, generator=generator)
             seeds = torch.randint(2**63 - 1, (self.size,), generator=generator)
-        repeated = len(self) * self.world - self.size
-        mine = torch.cat([torch.arange(self.size), torch.arange(repeated)])[self.rank :: self.world]
-        return order[mine], seeds[mine]
+        shard = torch.arange(self.rank, len(self) * self.world, self.world) % self.size
+        return order[shard], seeds[shard]
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order, seeds = self.draw()
         return iter(zip(order.tolist(), seeds.tolist(), strict=True))
-
-
-class ShareSampler(Sampler[int]):
-    """A sampler of every `world`-th index in order, starting with `rank`.
-
-    Unlike `DistributedSampler` it repeats no image, so that metrics over all processes count each image once.
-    """
-
-    def __init__(self, size: int, *, rank: int = 0, world: int = 1) -> None:
-        self.indices = range(rank, size, world)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.indices)
 
 
 def mixed_seed(purpose: str, *parts: int) -> int:
@@ -84,5 +67,5 @@ def mixed_seed(purpose: str, *parts: int) -> int:
 
 
 def drops_last(size: int, batch_size: int) -> bool:
-    """Tell whether an epoch should drop its last batch because it has a single image, with which BatchNorm fails."""
+    """Return whether to drop the last batch of an epoch because it has a single image, with which BatchNorm fails."""
     return size > batch_size and size % batch_size == 1

@@ -16,7 +16,7 @@ from headstart.utils.files import csv_text
 Indices = NDArray[np.int64]
 
 
-def carve(
+def stratified_split(
     labels: NDArray[np.int64], size: int, seed: int, *, class_names: Sequence[str], name: str
 ) -> tuple[Indices, Indices]:
     """Split samples in two, stratified by class.
@@ -51,23 +51,18 @@ def carve(
             f"a {name} split of {size} out of {len(labels)} images cannot hold all {present} classes on both "
             f"sides. Change data.{name}_fraction, or add images."
         )
-    left, taken = train_test_split(np.arange(len(labels)), test_size=size, random_state=seed, stratify=labels)
+    remaining, split_off = train_test_split(np.arange(len(labels)), test_size=size, random_state=seed, stratify=labels)
     for index in np.flatnonzero(counts).tolist():
-        for part, where in ((left, "outside of the"), (taken, "in the")):
-            if index not in labels[part]:
+        for indices, where in ((remaining, "outside of the"), (split_off, "in the")):
+            if index not in labels[indices]:
                 raise DataError(
                     f"class '{class_names[index]}' has {counts[index]} images, too few to have one {where} {name} "
                     f"split of {size} images. Add images of it, take the class out, or change data.{name}_fraction."
                 )
-    return np.sort(left), np.sort(taken)
+    return np.sort(remaining), np.sort(split_off)
 
 
-def carved_size(total: int, fraction: float) -> int:
-    """Return the number of samples in a fraction of `total`, rounded up as in scikit-learn."""
-    return math.ceil(total * fraction)
-
-
-def few_per_class(labels: NDArray[np.int64], per_class: int, seed: int, *, class_names: Sequence[str]) -> Indices:
+def sample_per_class(labels: NDArray[np.int64], per_class: int, seed: int, *, class_names: Sequence[str]) -> Indices:
     """Draw the same number of samples of each class at random, without replacement.
 
     Args:
@@ -83,7 +78,7 @@ def few_per_class(labels: NDArray[np.int64], per_class: int, seed: int, *, class
         DataError: a class has too few samples.
     """
     shuffled = np.random.default_rng(seed).permutation(len(labels))
-    taken = []
+    drawn = []
     for index, class_name in enumerate(class_names):
         members = shuffled[labels[shuffled] == index]
         if len(members) < per_class:
@@ -91,8 +86,8 @@ def few_per_class(labels: NDArray[np.int64], per_class: int, seed: int, *, class
                 f"class '{class_name}' has {len(members)} training images: data.train_per_class={per_class} "
                 f"is too many."
             )
-        taken.append(members[:per_class])
-    return np.sort(np.concatenate(taken))
+        drawn.append(members[:per_class])
+    return np.sort(np.concatenate(drawn))
 
 
 def make_splits(
@@ -122,17 +117,14 @@ def make_splits(
     total = len(splits["train"])
     for name, fraction in (("test", test_fraction), ("val", val_fraction)):
         if name not in splits and fraction > 0:
-            left, taken = carve(
-                splits["train"].labels,
-                carved_size(total, fraction),
-                split_seed,
-                class_names=source.class_names,
-                name=name,
+            size = math.ceil(total * fraction)  # as in scikit-learn
+            remaining, split_off = stratified_split(
+                splits["train"].labels, size, split_seed, class_names=source.class_names, name=name
             )
-            splits[name] = splits["train"].take(taken)
-            splits["train"] = splits["train"].take(left)
+            splits[name] = splits["train"].take(split_off)
+            splits["train"] = splits["train"].take(remaining)
     if train_per_class is not None:
-        few = few_per_class(splits["train"].labels, train_per_class, split_seed, class_names=source.class_names)
+        few = sample_per_class(splits["train"].labels, train_per_class, split_seed, class_names=source.class_names)
         splits["train"] = splits["train"].take(few)
     return {name: splits[name] for name in ("train", "val", "test") if name in splits}
 

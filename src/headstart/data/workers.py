@@ -1,4 +1,4 @@
-"""DataLoader workers: how many to use, their priority, and their end when the parent process dies."""
+"""DataLoader workers: their number, their priority, and their end when the parent process dies."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import os
 import threading
 import time
 
-FEW = 8  # minimum number of images for each worker
+IMAGES_PER_WORKER = 8  # minimum number of images for each worker
 MAX_WORKERS = 8  # with about eight, decoding is rarely the bottleneck of a single accelerator
-LOOK_S = 1.0  # seconds between two checks of the parent process
+POLL_S = 1.0  # seconds between two checks of the parent process
 CORES = "HEADSTART_CORES"  # environment variable: how many cores to use on a shared machine
 
 
 def available_cores() -> int:
     """Return the number of cores that this process may use, at most `HEADSTART_CORES` if that is set."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    said = os.environ.get(CORES, "")
-    return min(cores, int(said)) if said.isdigit() and int(said) > 0 else cores
+    limit = os.environ.get(CORES, "")
+    return min(cores, int(limit)) if limit.isdigit() and int(limit) > 0 else cores
 
 
 def default_workers(processes: int = 1) -> int:
@@ -34,42 +34,31 @@ def workers_for(images: int) -> int:
 
     For fewer than 8 images it is 0, because decoding them takes less time than starting a process.
     """
-    return min(default_workers(), images // FEW)
+    return min(default_workers(), images // IMAGES_PER_WORKER)
 
 
-def begin_worker(worker: int) -> None:  # noqa: ARG001 (required by worker_init_fn)
-    """End a worker process soon after its parent process ends; a `worker_init_fn` of a DataLoader.
+def exit_with_parent(worker: int = 0) -> None:  # noqa: ARG001 (required by worker_init_fn)
+    """End this process soon after its parent process ends; a daemon thread checks once a second.
 
-    A DataLoader's worker checks its parent only while it waits for work. If the parent was killed, a worker that waits
-    to hand over a batch would wait forever.
-
-    Args:
-        worker: index of the worker.
+    This is a `worker_init_fn` of a DataLoader. Its workers check their parent only while they wait for work. If the
+    parent was killed, a worker that waits to hand over a batch would wait forever.
     """
-    end_with_parent()
+    threading.Thread(target=_exit_after, args=(os.getppid(),), daemon=True).start()
 
 
-def end_with_parent() -> None:
-    """End this process soon after its parent process ends; a daemon thread checks once a second."""
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    starter = multiprocessing.parent_process()
+def _exit_after(parent_id: int) -> None:
+    parent = multiprocessing.parent_process()
     # If the parent ended before `getppid`, only multiprocessing knows: its pipe to the parent is closed.
-    while os.getppid() == parent and (starter is None or starter.is_alive()):
-        time.sleep(LOOK_S)
+    while os.getppid() == parent_id and (parent is None or parent.is_alive()):
+        time.sleep(POLL_S)
     os._exit(1)
 
 
-def step_back(worker: int) -> None:
-    """Initialise a worker as `begin_worker` does, at a lower priority than the forward pass.
+def lower_priority(worker: int) -> None:
+    """Call `exit_with_parent` and lower the priority of this worker below that of the forward pass.
 
     The threads of a forward pass on the CPU wait for one another, so that a late one delays all of them.
-
-    Args:
-        worker: index of the worker.
     """
-    begin_worker(worker)
+    exit_with_parent(worker)
     if hasattr(os, "nice"):
         os.nice(5)  # with a higher value, workers would hardly run on a shared machine

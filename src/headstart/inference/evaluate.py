@@ -22,7 +22,7 @@ from headstart.data.build import open_images, open_source
 from headstart.data.datamodule import ImageDataModule
 from headstart.data.dataset import LabelledImages, Samples
 from headstart.data.image_folder import imagefolder
-from headstart.data.preprocessing import Preprocessing, evaluation_transform, several_views
+from headstart.data.preprocessing import Preprocessing, evaluation_transform, tta_transform
 from headstart.data.splits import split_sha256, split_table
 from headstart.models.model_folder import Artifact, read_artifact
 from headstart.runs.predictions import Evaluation, image_names
@@ -67,7 +67,7 @@ def evaluate(path: str | Path, *words: str | Path, split: str | None = None, tta
         )
     config = evaluation_config(artifact.run_folder, settings)
     if folder:
-        images = imagefolder(folder, least=1)
+        images = imagefolder(folder, min_classes=1)
     elif others:
         images = open_source(config.data.source, **config.data.of_source())
     else:
@@ -87,7 +87,7 @@ def evaluate(path: str | Path, *words: str | Path, split: str | None = None, tta
         notes.append(f"there is no test split: these figures are of {chosen}")
 
     preprocessing = Preprocessing.from_dict(classifier.hparams["preprocessing"])
-    transform = several_views(preprocessing, tta) if tta else evaluation_transform(preprocessing)
+    transform = tta_transform(preprocessing, tta) if tta else evaluation_transform(preprocessing)
     temperature = artifact.description.get("temperature", 1.0)
     data = ImageDataModule(
         {chosen: samples},

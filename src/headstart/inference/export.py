@@ -20,7 +20,7 @@ import headstart
 from headstart.data.image_io import as_image
 from headstart.data.preprocessing import Normalisation, Preprocessing, pixel_transform
 from headstart.inference.model import Model
-from headstart.utils.errors import ConfigError, ModelError, brief
+from headstart.utils.errors import ConfigError, ModelError, format_error
 from headstart.utils.files import write_atomically
 
 if TYPE_CHECKING:
@@ -172,7 +172,9 @@ def _write(
             pairs = zip(torch.split(given, sizes), torch.split(expected, sizes), strict=True)
             found.append(max(_difference(run(images), logits) for images, logits in pairs))
         except Exception as error:  # exporters and runtimes may raise anything
-            raise ModelError(f"{path} is not written: {kind} cannot follow this network ({brief(error)}).") from error
+            raise ModelError(
+                f"{path} is not written: {kind} cannot follow this network ({format_error(error)})."
+            ) from error
         if not found[0] <= TOLERANCE:
             raise ModelError(
                 f"{path} is not written: its logits are up to {found[0]:.1e} away from the model's, more than "

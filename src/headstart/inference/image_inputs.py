@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from headstart.data.csv_table import inside, read_table
+from headstart.data.csv_table import path_inside, read_table
 from headstart.data.image_folder import skipped_notes, walk_images
 from headstart.data.image_io import EXTENSIONS
 from headstart.utils.errors import ConfigError, DataError
@@ -87,7 +87,7 @@ def _find(source: str, images: str | None, column: str | None, usual: str | None
             inputs.images.append(_missing(source, f"no image in this folder. Images end in {EXTENSIONS_TEXT}."))
         inputs.notes += skipped_notes([found], source)
     elif path.suffix.lower() == TABLE and path.exists():
-        columns, rows, notes = read_table(path, column or usual)
+        columns, rows, notes, _ = read_table(path, column or usual)
         inputs.notes += notes
         inputs.column = column or image_column(path, columns, usual)
         if inputs.column not in columns:
@@ -116,7 +116,7 @@ def _listed(table: Path, folder: Path, named: Sequence[tuple[int, str]]) -> Iter
     """Yield the images of a folder that the lines of a table name."""
     for line, file in named:
         try:
-            yield Input(file, inside(folder, file, f"{table}, line {line}"))
+            yield Input(file, path_inside(folder, file, f"{table}, line {line}"))
         except DataError as error:
             yield Input(file, "", error)
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from headstart.data.image_io import as_image
-from headstart.data.preprocessing import Preprocessing, Transform, evaluation_transform, several_views
-from headstart.data.workers import begin_worker, step_back, workers_for
+from headstart.data.preprocessing import Preprocessing, Transform, evaluation_transform, tta_transform
+from headstart.data.workers import exit_with_parent, lower_priority, workers_for
 from headstart.models.model_folder import Artifact
 from headstart.models.network import build_network
 from headstart.utils.errors import ConfigError, DataError
@@ -184,14 +184,14 @@ class Model:
             # Processes that are not forked import the caller's script again, so they are opt-in.
             forked = torch.multiprocessing.get_start_method() == "fork"
             num_workers = workers_for(len(images)) if forked and files else 0
-        transform = several_views(self.preprocessing, tta) if tta else self.transform
+        transform = tta_transform(self.preprocessing, tta) if tta else self.transform
         loader = DataLoader(
             _Prepared(images, transform),
             batch_size=batch_size or (CPU_BATCH if self.device.type == "cpu" else GPU_BATCH),
             num_workers=num_workers,
             collate_fn=_join,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=step_back if self.device.type == "cpu" else begin_worker,
+            worker_init_fn=lower_priority if self.device.type == "cpu" else exit_with_parent,
             generator=torch.Generator(),  # keeps the caller's random state unchanged
         )
         for views, problems in loader:

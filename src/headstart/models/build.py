@@ -24,7 +24,7 @@ def open_backbone(config: Config) -> Backbone:
         ModelError: if there is no such network, its weights are not available, or it does not accept the image size.
     """
     backbone = build_backbone(**asdict(config.model))
-    preprocessing = backbone.preprocessing.changed(**config.data.of_preprocessing())
+    preprocessing = backbone.preprocessing.with_overrides(**config.data.of_preprocessing())
     check_input(backbone, preprocessing.crop)
     if config.freeze is True and config.model.weights is None:
         log.warning("the backbone is frozen at random weights: use freeze=false, or model.weights=default")

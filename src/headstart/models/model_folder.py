@@ -13,7 +13,7 @@ from torch import Tensor
 
 import headstart
 from headstart.models.schemas import Checkpoint, ModelFile, check_values
-from headstart.utils.errors import ModelError, told
+from headstart.utils.errors import ModelError, format_error
 from headstart.utils.files import plain, read_json, write_json, write_tensors
 from headstart.utils.hashing import description_sha256, file_sha256
 from headstart.utils.versions import versions
@@ -144,7 +144,7 @@ def _read_description(path: Path) -> dict[str, Any]:
     try:
         description = read_json(path)
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path} is damaged ({told(error)}). Copy it again.") from None
+        raise ModelError(f"{path} is damaged ({format_error(error)}). Copy it again.") from None
     version = description.get("format_version") if isinstance(description, dict) else None
     if not isinstance(version, int):
         raise ModelError(f"{path} is no description of headstart's: it has no format_version.")

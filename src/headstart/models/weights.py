@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from headstart.data.preprocessing import Preprocessing
 from headstart.models.schemas import Preprocessed, check_values
-from headstart.utils.errors import ModelError, told
+from headstart.utils.errors import ModelError, format_error
 from headstart.utils.files import read_json
 
 AWAY = "Copy it again, or take it away from the weights."
@@ -100,7 +100,7 @@ def described_preprocessing(path: str | Path) -> Preprocessing | None:
         try:
             described = read_json(path) if path.is_file() else {}
         except (OSError, ValueError) as error:
-            raise ModelError(f"{path} is damaged ({told(error)}). {AWAY}") from None
+            raise ModelError(f"{path} is damaged ({format_error(error)}). {AWAY}") from None
     else:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
         described = loaded.get("hyper_parameters", {})

@@ -19,7 +19,7 @@ from headstart.report import charts, image_grids
 from headstart.report.image_grids import Tile
 from headstart.report.style import png
 from headstart.runs.finished import FinishedRun
-from headstart.utils.errors import told
+from headstart.utils.errors import format_error
 
 log = logging.getLogger(__name__)
 Made = TypeVar("Made")
@@ -51,7 +51,7 @@ class Contents:
         try:
             return make()
         except Exception as error:  # any library may raise anything
-            reason = told(error)
+            reason = format_error(error)
             self.problems.append(f"{name}: {reason}")
             log.warning("%s: %s cannot be shown: %s", self.run.folder, name, reason)
             return None
@@ -144,7 +144,7 @@ def explained(tiles: list[Tile], artifact: Artifact) -> list[Tile]:
             Model(artifact), [tile.path or tile.image for tile in first], [tile.bars[0][0] for tile in first]
         )
     except Exception as error:  # such as a network without a feature map: show the images alone
-        log.warning("%s: the worst mistakes are not explained: %s", artifact.path, told(error))
+        log.warning("%s: the worst mistakes are not explained: %s", artifact.path, format_error(error))
         return tiles
     pairs = zip(first, found, strict=True)
     shown = [replace(tile, image=heatmap.crop, overlay=overlay(heatmap.crop, heatmap.heat)) for tile, heatmap in pairs]

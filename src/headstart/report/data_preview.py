@@ -94,7 +94,7 @@ def preprocessing_of(config: Config) -> Preprocessing:
     model = asdict(config.model)
     if model["weights"] == "default" and model["library"] != "headstart":
         model["weights"] = None
-    return build_backbone(**model).preprocessing.changed(**config.data.of_preprocessing())
+    return build_backbone(**model).preprocessing.with_overrides(**config.data.of_preprocessing())
 
 
 def measured(splits: Mapping[str, Samples]) -> tuple[NDArray[np.int64], list[str]]:

@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from headstart.data.datamodule import ImageDataset, open_image
+from headstart.data.datamodule import ImageDataset
 from headstart.data.dataset import Samples
-from headstart.data.image_io import read_thumbnail
-from headstart.data.preprocessing import Preprocessing, Transform, pixels_of
+from headstart.data.image_io import as_image, read_thumbnail
+from headstart.data.preprocessing import Preprocessing, Transform, denormalise
 from headstart.data.samplers import mixed_seed
 from headstart.report.style import BLUE, DPI, GREEN, INK, ORANGE, figure, short
 from headstart.runs.predictions import TOP, Evaluation
@@ -86,7 +86,7 @@ def seen(
     """
     dataset = ImageDataset(samples, transform)
     chosen = by_class(samples.labels, SHOWN)
-    images = [pixels_of(dataset[index, mixed_seed("seen", index)][0], preprocessing) for index in chosen]
+    images = [denormalise(dataset[index, mixed_seed("seen", index)][0], preprocessing) for index in chosen]
     return [Tile(image, (class_names[samples.labels[index]],)) for image, index in zip(images, chosen, strict=True)]
 
 
@@ -113,12 +113,12 @@ def augmented(
     tiles: list[Tile] = []
     for index in by_class(samples.labels, 10 * images):
         try:
-            tiles.append(Tile(pixels_of(plain[index][0], preprocessing), ("without",)))
+            tiles.append(Tile(denormalise(plain[index][0], preprocessing), ("without",)))
         except DataError:
             continue  # try the next one: `headstart look` reports unreadable files
         for view in range(views):
             pixels = random[index, mixed_seed("augmented", index, view)][0]
-            tiles.append(Tile(pixels_of(pixels, preprocessing), (f"view {view + 1}",)))
+            tiles.append(Tile(denormalise(pixels, preprocessing), (f"view {view + 1}",)))
         if len(tiles) >= images * (views + 1):
             break
     return tiles
@@ -170,7 +170,7 @@ def thumbnail(samples: Samples, index: int, side: int = THUMBNAIL) -> Image.Imag
         DataError: it cannot be read.
     """
     image = samples.images[index]
-    return read_thumbnail(image, side) if isinstance(image, str) else open_image(samples, index)
+    return read_thumbnail(image, side) if isinstance(image, str) else as_image(image)
 
 
 def worst_indices(evaluation: Evaluation) -> list[int]:

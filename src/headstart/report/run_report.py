@@ -20,7 +20,7 @@ from headstart.inference.evaluate import check_split
 from headstart.models.model_folder import read_artifact
 from headstart.runs.finished import read_environment
 from headstart.utils.console import printable
-from headstart.utils.errors import DataError, HeadstartError, told
+from headstart.utils.errors import DataError, HeadstartError, format_error
 
 if TYPE_CHECKING:
     from headstart.data.datamodule import ImageDataModule
@@ -39,7 +39,7 @@ def report_run(folder: Path, data: ImageDataModule) -> None:
     try:
         place = write_report(folder, data)
     except Exception as error:  # the run itself succeeded: a report must not fail it
-        log.warning("there is no report: %s. Try headstart report %s", told(error).rstrip("."), folder)
+        log.warning("there is no report: %s. Try headstart report %s", format_error(error).rstrip("."), folder)
     else:
         print(printable(f"report: {place}"))
 

@@ -19,8 +19,8 @@ from headstart.models.schemas import Environment, check_values
 from headstart.runs.folder import LR_RANGE
 from headstart.runs.listing import Run, read_run
 from headstart.runs.predictions import CLASS_CURVES, KEPT, Evaluation, read_evaluation
-from headstart.utils.errors import DataError, told
-from headstart.utils.files import csv_value, read_json, read_text, regular
+from headstart.utils.errors import DataError, format_error
+from headstart.utils.files import csv_value, read_json, read_text, regular_file
 
 Curves = Mapping[str, Sequence[tuple[float, float]]]  # metric name -> (epoch, value) pairs in order
 
@@ -129,7 +129,9 @@ def read_finished(folder: Path) -> FinishedRun:
             lr_range=_numbers(folder / LR_RANGE),
         )
     except (OSError, ValueError, LookupError, csv.Error) as error:
-        raise DataError(f"{folder} is damaged or was changed ({told(error)}). Copy the run folder again.") from None
+        raise DataError(
+            f"{folder} is damaged or was changed ({format_error(error)}). Copy the run folder again."
+        ) from None
 
 
 def _check_run(run: Run, evaluations: Mapping[str, Evaluation]) -> None:
@@ -157,7 +159,7 @@ def read_environment(folder: Path) -> dict[str, Any]:
     try:
         environment = read_json(path)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({told(error)}). Copy the run folder again.") from None
+        raise DataError(f"{path} cannot be read ({format_error(error)}). Copy the run folder again.") from None
     check_values(Environment, environment, path, DataError, "Copy the run folder again.")
     return dict(environment)
 
@@ -166,7 +168,7 @@ def _splits(path: Path, class_names: Sequence[str]) -> tuple[NDArray[np.int64], 
     """Read split.csv: return the number of training images of each class, and the image names of each split."""
     counts = dict.fromkeys(class_names, 0)
     names: dict[str, list[str]] = {}
-    with regular(path).open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+    with regular_file(path).open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         for row in csv.DictReader(file):
             names.setdefault(row["split"], []).append(csv_value(row["image"]))
             if row["split"] == "train":

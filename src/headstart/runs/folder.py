@@ -17,7 +17,7 @@ from torch import Tensor
 from headstart.models.model_folder import save_model
 from headstart.runs.environment import environment
 from headstart.runs.predictions import CLASS_CURVES, Evaluation
-from headstart.utils.errors import ConfigError, DiskError, told
+from headstart.utils.errors import ConfigError, DiskError, format_error
 from headstart.utils.files import csv_text, remove_unfinished, write_json, write_text
 
 LR_RANGE = "lr_range.csv"
@@ -82,7 +82,7 @@ def record_answers(folder: Path, answers: Sequence[Evaluation], class_curves: Se
             rows = [(epoch, *row) for epoch, row in enumerate(class_curves, start=1)]
             write_text(place / CLASS_CURVES, csv_text([("epoch", *answers[0].class_names), *rows]))
     except (OSError, SafetensorError, DiskError) as error:  # the run can finish without these files
-        log.warning("the answers to each image cannot be kept in %s: %s", place, told(error))
+        log.warning("the answers to each image cannot be kept in %s: %s", place, format_error(error))
 
 
 @rank_zero_only

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from headstart.data.dataset import Samples
 from headstart.models.schemas import METRICS
 from headstart.utils.errors import DataError
-from headstart.utils.files import csv_text, csv_value, read_json, regular, write_json, write_tensors, write_text
+from headstart.utils.files import csv_text, csv_value, read_json, regular_file, write_json, write_tensors, write_text
 
 OUTPUTS, PREDICTIONS = "outputs.safetensors", "predictions.csv"
 CLASS_CURVES = "val_accuracy_by_epoch.csv"  # in a run's evaluation folder
@@ -208,11 +208,11 @@ def read_evaluation(folder: Path) -> Evaluation:
         DataError: if a file is missing or damaged, or the files have different numbers of images.
     """
     try:
-        with safe_open(regular(folder / OUTPUTS), framework="pt") as file:
+        with safe_open(regular_file(folder / OUTPUTS), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
             about = file.metadata()
         _check_outputs(tensors, len(json.loads(about["class_names"])))
-        with regular(folder / PREDICTIONS).open(encoding="utf-8", errors="surrogateescape", newline="") as table:
+        with regular_file(folder / PREDICTIONS).open(encoding="utf-8", errors="surrogateescape", newline="") as table:
             images = [csv_value(row["image"]) for row in csv.DictReader(table)]
         metrics: Any = METRICS.validate_python(read_json(folder / "metrics.json"))
         outputs = Outputs(tensors["logits"], tensors["features"], tensors["featured"].numpy())

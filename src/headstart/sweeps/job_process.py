@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 from headstart.config.compose import CONF, quoted
 from headstart.config.schema import Config
-from headstart.data.workers import CORES, available_cores, end_with_parent
+from headstart.data.workers import CORES, available_cores, exit_with_parent
 from headstart.sweeps.jobs import Job
 from headstart.sweeps.slots import share, slot
 from headstart.sweeps.worker import DiedError, FailedError, Worker
@@ -81,7 +81,7 @@ def place(config: Config, hydra: HydraConf) -> Iterator[dict[str, str]]:
         yield {}
         return
     if launcher == "joblib" and _place is None:
-        end_with_parent()
+        exit_with_parent()
     # The worker already uses the GPU of its former slot, so try that slot first.
     first = hydra.job.num if _place is None else _place
     with slot(Path(hydra.runtime.output_dir).parent, first, config.sweep.parallel) as _place:

@@ -17,7 +17,7 @@ from headstart.config.compose import quoted
 from headstart.config.schema import Config
 from headstart.sweeps.jobs import Job
 from headstart.sweeps.naming import job_name, sweep_name
-from headstart.utils.errors import ConfigError, told
+from headstart.utils.errors import ConfigError, format_error
 
 log = logging.getLogger(__name__)
 
@@ -146,11 +146,11 @@ class Launched:
         except Exception as error:  # one process died, and the results of all others are lost
             if before == [job.attempts for job in jobs]:
                 raise
-            log.warning("the launcher lost a process: %s. What it ran is launched again.", told(error))
+            log.warning("the launcher lost a process: %s. What it ran is launched again.", format_error(error))
         else:
             for job, returned in zip(jobs, returns, strict=True):
                 if returned.status is JobStatus.FAILED:
-                    self.failures[job.name] = told(returned._return_value)
+                    self.failures[job.name] = format_error(returned._return_value)
         self._count += len(jobs)
 
     def _ended(self, job: Job, before: int) -> bool:

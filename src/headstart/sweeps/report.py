@@ -18,7 +18,7 @@ from headstart.runs.listing import SHOWN, setting
 from headstart.sweeps import charts
 from headstart.sweeps.results import Sweep
 from headstart.sweeps.seeds import SEED, Repeated
-from headstart.utils.errors import told
+from headstart.utils.errors import format_error
 from headstart.utils.files import write_text
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def report_sweep(sweep: Sweep, importance: Mapping[str, float]) -> list[str]:
             page = report_again(best)
         lines.append(f"report of the best run: {page}")
     except Exception as error:  # such as missing images, which the sweep's own report does not need
-        log.warning("there is no report of the best run: %s", told(error))
+        log.warning("there is no report of the best run: %s", format_error(error))
     write_text(sweep.folder / "index.html", page_of(sweep, importance))
     return [*lines, f"report of the sweep: {sweep.folder / 'index.html'}"]
 
@@ -147,7 +147,7 @@ def attempt(name: str, draw: Callable[[], Figure]) -> Markup | None:
     try:
         return Markup(svg(draw()))
     except Exception as error:  # any library may raise anything
-        log.warning("the chart %s cannot be shown: %s", name, told(error))
+        log.warning("the chart %s cannot be shown: %s", name, format_error(error))
         return None
 
 

@@ -17,7 +17,7 @@ from headstart.sweeps.results import Sweep
 from headstart.sweeps.seeds import seed_rows
 from headstart.sweeps.worker import DiedError, FailedError
 from headstart.utils.console import one_line, printable
-from headstart.utils.errors import DiskError, HeadstartError, brief
+from headstart.utils.errors import DiskError, HeadstartError, format_error
 from headstart.utils.files import csv_text, write_text
 from headstart.utils.tables import show_rows
 
@@ -109,7 +109,7 @@ def _keep(path: Path, rows: Sequence[Sequence[str]]) -> None:
     try:
         write_text(path, csv_text(rows))
     except (OSError, DiskError) as error:  # the table is printed anyway, and the command can be repeated
-        log.warning("%s", error if isinstance(error, DiskError) else f"{path} cannot be written: {brief(error)}")
+        log.warning("%s", error if isinstance(error, DiskError) else f"{path} cannot be written: {format_error(error)}")
 
 
 def job_rows(sweep: Sweep) -> list[list[str]]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from headstart.utils.errors import HeadstartError, brief
+from headstart.utils.errors import HeadstartError, format_error
 
 # After these errors the process may be unusable: memory is still held, or a CUDA error (a RuntimeError) persists.
 UNFIT = (RuntimeError, MemoryError, SystemError)
@@ -119,7 +119,7 @@ def serve() -> None:
         except HeadstartError as error:
             answer = ("headstart", str(error))
         except Exception as error:  # any error of a job is its result
-            answer = ("unfit" if isinstance(error, UNFIT) else "raised", brief(error))
+            answer = ("unfit" if isinstance(error, UNFIT) else "raised", format_error(error))
         pickle.dump(answer, answers)
         answers.flush()
 

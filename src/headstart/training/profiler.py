@@ -144,7 +144,7 @@ class TrainingProfiler(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Read from the DataLoader how long reading, decoding and transforming took."""
         loader = getattr(trainer.train_dataloader, "images", trainer.train_dataloader)  # after features
-        watch = getattr(getattr(loader, "dataset", None), "stopwatch", None)
+        watch = getattr(getattr(loader, "dataset", None), "loading_times", None)
         self.loading = tuple(watch.seconds.sum(dim=0).tolist()) if watch else None
 
 

@@ -18,7 +18,15 @@ from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.loggers import Logger
 
 from headstart.training.checkpoints import KeepBest, WholeCheckpoints
-from headstart.utils.errors import ConfigError, DiskError, ProcessError, brief, has_no_room, no_room, suggestion
+from headstart.utils.errors import (
+    ConfigError,
+    DiskError,
+    ProcessError,
+    disk_full_message,
+    format_error,
+    is_disk_full,
+    suggestion,
+)
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from glibc's malloc.h
 
@@ -112,15 +120,15 @@ def resumable(folder: Path) -> Iterator[None]:
     except DiskError as error:
         raise DiskError(f"{error} {_resume(folder)}.") from error
     except OSError as error:  # such as one raised by a logger
-        if not has_no_room(error):
+        if not is_disk_full(error):
             raise
-        raise DiskError(f"{no_room(error.filename or folder / 'a file')} {_resume(folder)}.") from error
+        raise DiskError(f"{disk_full_message(error.filename or folder / 'a file')} {_resume(folder)}.") from error
     except RuntimeError as error:
         if not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
             raise
         raise ProcessError(
             f"another process of this run is gone: killed, out of memory, its machine lost, or stopped by an error "
-            f"that it has told above. {_resume(folder)}. ({brief(error)})"
+            f"that it has told above. {_resume(folder)}. ({format_error(error)})"
         ) from error
 
 

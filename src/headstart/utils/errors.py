@@ -13,7 +13,7 @@ from types import TracebackType
 
 from headstart.utils.console import say
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk full, quota exceeded, file size limit
+DISK_FULL_CODES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk full, quota exceeded, file size limit
 
 
 class HeadstartError(Exception):
@@ -54,21 +54,18 @@ def excepthook(kind: type[BaseException], error: BaseException, traceback: Trace
     """
     if isinstance(error, HeadstartError):
         say(str(error))
-    elif isinstance(error, OSError) and has_no_room(error):  # from a library that writes a file
-        say(no_room(error.filename or "a file"))
+    elif isinstance(error, OSError) and is_disk_full(error):  # from a library that writes a file
+        say(disk_full_message(error.filename or "a file"))
     else:
         sys.__excepthook__(kind, error, traceback)
 
 
-def brief(error: Exception) -> str:
-    """Format the error of another library in one line of at most 160 characters."""
+def format_error(error: Exception) -> str:
+    """Format an error for the user: the whole message of a `HeadstartError`, or a line of at most 160 characters."""
+    if isinstance(error, HeadstartError):
+        return str(error)
     message = " ".join(f"{type(error).__name__}: {error}".split())
     return message if len(message) <= 160 else f"{message[:157]}..."
-
-
-def told(error: Exception) -> str:
-    """Format an error for the user: the whole message of a `HeadstartError`, and one short line for others."""
-    return str(error) if isinstance(error, HeadstartError) else brief(error)
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
@@ -77,16 +74,13 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     Returns:
         " Did you mean 'NAME'?", or an empty string if no name is similar.
     """
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f" Did you mean '{near[0]}'?" if near else ""
+    matches = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean '{matches[0]}'?" if matches else ""
 
 
-# --- a disk that is full -------------------------------------------------------------------------------------
-
-
-def has_no_room(error: BaseException) -> bool:
-    """Tell whether an error means that the disk is full or a quota or file size limit is reached."""
-    return any(code in NO_ROOM for code in _codes(error))
+def is_disk_full(error: BaseException) -> bool:
+    """Return whether an error means that the disk is full or a quota or file size limit is reached."""
+    return any(code in DISK_FULL_CODES for code in _codes(error))
 
 
 def _codes(error: BaseException | None) -> Iterator[int | None]:
@@ -98,16 +92,16 @@ def _codes(error: BaseException | None) -> Iterator[int | None]:
         error = error.__cause__ or error.__context__  # torch.save raises an error of its own instead
 
 
-def no_room(path: Path | str, size: int = 0) -> str:
+def disk_full_message(path: Path | str, size: int = 0) -> str:
     """Return the message for a full disk: which file, how much space it needs and how much is free.
 
     Args:
         path: the file.
         size: size of the file in bytes, 0 if unknown.
     """
-    needed = f"it needs {_rounded(size)}, and " if size else ""
+    needed = f"it needs {_format_size(size)}, and " if size else ""
     try:
-        free = f"{_rounded(shutil.disk_usage(Path(path).parent).free)} are free there"
+        free = f"{_format_size(shutil.disk_usage(Path(path).parent).free)} are free there"
     except OSError:
         free = "the disk is full"
     return (
@@ -116,5 +110,5 @@ def no_room(path: Path | str, size: int = 0) -> str:
     )
 
 
-def _rounded(size: int) -> str:
+def _format_size(size: int) -> str:
     return f"{size / 1e6:,.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"

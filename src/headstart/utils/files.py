@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstart.utils.errors import DiskError, has_no_room, no_room
+from headstart.utils.errors import DiskError, disk_full_message, is_disk_full
 
 if TYPE_CHECKING:  # most callers do not need torch, which is slow to import
     from torch import Tensor
 
-HANDED = ("/dev/fd/", "/proc/self/fd/")
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes cells that begin so for formulas
-MOST_BYTES = 64 * 2**20  # maximum size of a text file; names and metrics of 20,000 classes take 5 MB
+INHERITED_PIPES = ("/dev/fd/", "/proc/self/fd/")
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet reads cells that begin with these as formulas
+MAX_TEXT_BYTES = 64 * 2**20  # maximum size of a text file; names and metrics of 20,000 classes take 5 MB
 KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -53,23 +53,23 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, size: int =
         temporary = Path(name)
         try:
             write(temporary)
-            _to_disk(temporary)
-            temporary.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner can read
+            _sync(temporary)
+            temporary.chmod(0o666 & ~_umask())  # mkstemp and safetensors make files that only their owner can read
             temporary.replace(path)
-            _to_disk(path.parent)
+            _sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
     except Exception as error:
-        if isinstance(error, DiskError) or not has_no_room(error):
+        if isinstance(error, DiskError) or not is_disk_full(error):
             raise
-        raise DiskError(no_room(path, size)) from error
+        raise DiskError(disk_full_message(path, size)) from error
 
 
 def _prefix(path: Path) -> str:
     return f".{path.name}."
 
 
-def _to_disk(path: Path) -> None:
+def _sync(path: Path) -> None:
     """Sync a file, or the entries of a folder, to disk."""
     if os.name != "posix" and path.is_dir():
         return  # Windows cannot sync folders
@@ -89,7 +89,7 @@ def _umask() -> int:
     return mask
 
 
-def regular(path: Path) -> Path:
+def regular_file(path: Path) -> Path:
     """Return the path if it is a regular file or a link to one, and raise an error otherwise.
 
     Reading a pipe, a socket or a device may never end. A pipe that this process inherited open, such as a shell's
@@ -99,8 +99,8 @@ def regular(path: Path) -> Path:
         OSError: the path is not a regular file, or does not exist.
     """
     mode = path.stat().st_mode
-    handed = stat.S_ISFIFO(mode) and str(path).startswith(HANDED)
-    if not (stat.S_ISREG(mode) or handed):
+    inherited = stat.S_ISFIFO(mode) and str(path).startswith(INHERITED_PIPES)
+    if not (stat.S_ISREG(mode) or inherited):
         kind = KINDS.get(stat.S_IFMT(mode), "something else")
         raise OSError(errno.EINVAL, f"{kind}, not a regular file", str(path))
     return path
@@ -111,11 +111,8 @@ def remove_unfinished(path: Path) -> None:
 
     Call it only for a path that no other process writes.
     """
-    for left in path.parent.glob(f"{_prefix(path)}*"):
-        left.unlink(missing_ok=True)
-
-
-# --- reading -------------------------------------------------------------------------------------------------
+    for unfinished in path.parent.glob(f"{_prefix(path)}*"):
+        unfinished.unlink(missing_ok=True)
 
 
 def read_text(path: Path) -> str:
@@ -126,8 +123,8 @@ def read_text(path: Path) -> str:
     Raises:
         OSError: the file is missing, not a regular file, or larger than any text that headstart writes (64 MiB).
     """
-    size = regular(path).stat().st_size
-    if size > MOST_BYTES:
+    size = regular_file(path).stat().st_size
+    if size > MAX_TEXT_BYTES:
         raise OSError(errno.EINVAL, f"{size:,} bytes, more than headstart writes", str(path))
     return path.read_text(encoding="utf-8", errors="surrogateescape")
 
@@ -143,9 +140,6 @@ def read_json(path: Path) -> Any:
         return json.loads(read_text(path))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-
-
-# --- kinds of files ------------------------------------------------------------------------------------------
 
 
 def write_text(path: Path, text: str) -> None:
@@ -168,8 +162,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     from safetensors.torch import save_file
 
     size = sum(tensor.nbytes for tensor in tensors.values())
-    about = dict(metadata) if metadata else None
-    write_atomically(path, lambda temporary: save_file(dict(tensors), temporary, about), size=size)
+    strings = dict(metadata) if metadata else None
+    write_atomically(path, lambda temporary: save_file(dict(tensors), temporary, strings), size=size)
 
 
 def plain(value: Any) -> Any:
@@ -206,13 +200,13 @@ def csv_cell(value: Any) -> Any:
     An apostrophe in front marks a cell as text (https://owasp.org/www-community/attacks/CSV_Injection). `csv_value`
     removes it again. Other values and numbers are returned unchanged.
     """
-    formula = isinstance(value, str) and value.lstrip("'").startswith(FORMULA) and not _is_number(value)
+    formula = isinstance(value, str) and value.lstrip("'").startswith(FORMULA_STARTS) and not _is_number(value)
     return f"'{value}" if formula else value
 
 
 def csv_value(cell: str) -> str:
     """Return the text that `csv_cell` escaped."""
-    return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(FORMULA) else cell
+    return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(FORMULA_STARTS) else cell
 
 
 def _is_number(text: str) -> bool:

@@ -15,7 +15,7 @@ from headstart.utils.console import one_line
 COLUMNS = ("loss", "accuracy", "top5_accuracy", "macro_accuracy")
 
 
-def show_figures(metrics: Mapping[str, float]) -> None:
+def show_metrics(metrics: Mapping[str, float]) -> None:
     """Print the metrics of each split in a table, one row for each split.
 
     Args:
@@ -27,9 +27,8 @@ def show_figures(metrics: Mapping[str, float]) -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     for split in splits:
-        figures = (metrics[f"{split}/{name}"] for name in columns)
         images = f"{metrics[f'data/{split}_size']:,}"
-        table.add_row(split, images, *(f"{figure:.4f}" for figure in figures))
+        table.add_row(split, images, *(f"{metrics[f'{split}/{name}']:.4f}" for name in columns))
     Console().print(table)
 
 
@@ -41,7 +40,7 @@ def show_run(metrics: Mapping[str, float], folder: Path) -> None:
         folder: the run folder.
     """
     console = Console()
-    show_figures(metrics)
+    show_metrics(metrics)
     console.print(
         f"{metrics['params/trainable']:,} of {metrics['params/total']:,} parameters trained for "
         f"{metrics['epochs/run']} epochs in {metrics['time/fit_s']:.1f} s, "
@@ -57,12 +56,12 @@ def show_rows(rows: Sequence[Sequence[str]]) -> None:
         rows: the header, then the rows.
     """
     header = (Column(Text(one_line(name))) for name in rows[0])  # Text, because rich takes brackets in a str for markup
-    shown = Table(*header, box=box.SIMPLE_HEAD)
-    for column in shown.columns[1:]:
+    table = Table(*header, box=box.SIMPLE_HEAD)
+    for column in table.columns[1:]:
         column.justify = "right"
     for row in rows[1:]:
-        shown.add_row(*(Text(one_line(cell)) for cell in row))
+        table.add_row(*(Text(one_line(cell)) for cell in row))
     console = Console()
     # As wide as its content: a narrow terminal then wraps the lines, and no number is truncated.
-    console.width = max(console.width, console.measure(shown, options=console.options.update(width=1000)).maximum)
-    console.print(shown)
+    console.width = max(console.width, console.measure(table, options=console.options.update(width=1000)).maximum)
+    console.print(table)

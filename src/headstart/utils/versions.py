@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from contextlib import suppress
 
 PACKAGES = (
     "headstart",
@@ -22,11 +23,8 @@ PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Return the versions of the packages that results depend on; packages that are not installed are left out."""
-    return {name: version for name in PACKAGES if (version := _version(name))}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    installed = {}
+    for name in PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            installed[name] = importlib.metadata.version(name)
+    return installed

@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 from headstart.data.image_io import as_image
 from headstart.data.preprocessing import Normalisation, pixel_transform
 from headstart.inference.explain.feature_map import find_place
-from headstart.utils.errors import ConfigError, DataError, brief, suggestion
+from headstart.utils.errors import ConfigError, DataError, format_error, suggestion
 
 if TYPE_CHECKING:
     from headstart.data.image_io import ImageLike
@@ -169,7 +169,8 @@ def _library() -> tuple[Any, Any]:
         targets = importlib.import_module("pytorch_grad_cam.utils.model_targets")
     except ImportError as error:
         raise ConfigError(
-            f"explanations need the package grad-cam, which cannot be imported ({brief(error)}): pip install grad-cam"
+            f"explanations need the package grad-cam, which cannot be imported ({format_error(error)}): pip install "
+            f"grad-cam"
         ) from None
     return library.HiResCAM, targets.ClassifierOutputTarget
 
