@@ -1,4 +1,4 @@
-"""`headstart evaluate`: the figures of training again, and those on other people's folders."""
+"""`headstart evaluate`: the metrics of training again, and those on other folders."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.helpers.images import class_folders, make_stl10
 from tests.helpers.runs import SMALL, TINY_RESNET, Train, composed
 
 
-def figures(metrics: dict[str, Any], split: str) -> dict[str, float]:
+def metrics_of(metrics: dict[str, Any], split: str) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if name.startswith(f"{split}/")}
 
 
@@ -30,7 +30,7 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-WAYS = {
+STRATEGIES = {
     "features": ("head=mlp",),
     "onnx features": ("features.engine=onnx", "data.evaluation_batch_size=5"),
     "through the network": ("features=off", "augment=flip", "data.batch_size=7"),
@@ -38,19 +38,19 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("split", ["test", "val", "train"])
-def test_a_run_is_evaluated_to_its_own_figures(way: str, split: str, folders: Path, tmp_path_factory: Any) -> None:
-    folder = tmp_path_factory.getbasetemp() / "ways" / way
+def test_a_run_is_evaluated_to_its_own_metrics(strategy: str, split: str, folders: Path, tmp_path_factory: Any) -> None:
+    folder = tmp_path_factory.getbasetemp() / "strategies" / strategy
     if not folder.exists():
         from headstart.train import run
 
         words = ("data=imagefolder", f"data.root={folders}", "data.test_fraction=0.3", "epochs=2")
-        run(composed(*SMALL, *TINY_RESNET, *words, *WAYS[way]), folder)
+        run(composed(*SMALL, *TINY_RESNET, *words, *STRATEGIES[strategy]), folder)
     expected = json.loads((folder / "metrics.json").read_text())
     found = evaluate(folder, split=split)
-    assert figures(found.metrics, split) == figures(expected, split)
-    assert len(figures(expected, split)) == 5  # loss, accuracies, two classes
+    assert metrics_of(found.metrics, split) == metrics_of(expected, split)
+    assert len(metrics_of(expected, split)) == 5  # loss, accuracies, two classes
     assert found.metrics[f"data/{split}_size"] == expected[f"data/{split}_size"]
     assert found.notes == []
 
@@ -58,13 +58,13 @@ def test_a_run_is_evaluated_to_its_own_figures(way: str, split: str, folders: Pa
 def test_an_empty_cache_changes_nothing(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
     expected = json.loads((trained / "metrics.json").read_text())
-    assert figures(evaluate(trained).metrics, "test") == figures(expected, "test")
+    assert metrics_of(evaluate(trained).metrics, "test") == metrics_of(expected, "test")
 
 
 def test_more_than_five_classes_and_images_in_memory(train: Train, tmp_path: Path) -> None:
     expected = train("epochs=2", "data.num_workers=0")
     found = evaluate(tmp_path / "run")
-    assert figures(found.metrics, "test") == figures(expected, "test")
+    assert metrics_of(found.metrics, "test") == metrics_of(expected, "test")
     assert "test/top5_accuracy" in found.metrics
     found.save(tmp_path / "evaluation")
     predictions = read(tmp_path / "evaluation" / "predictions.csv")
@@ -131,11 +131,10 @@ def test_an_evaluation_that_is_damaged_is_named(trained: Path, tmp_path: Path) -
         read_evaluation(folder)
 
 
-def answers(found: Evaluation) -> dict[str, str]:
+def predicted_classes(evaluation: Evaluation) -> dict[str, str]:
     """Class names predicted, by file name."""
-    predicted = found.logits.argmax(dim=1).tolist()
-    names = [str(Path(image).relative_to(Path(image).parents[1])) for image in found.images]
-    return {name: found.class_names[index] for name, index in zip(names, predicted, strict=True)}
+    names = [str(Path(image).relative_to(Path(image).parents[1])) for image in evaluation.images]
+    return {name: evaluation.class_names[index] for name, index in zip(names, evaluation.predicted, strict=True)}
 
 
 def test_classes_are_matched_by_name_and_not_by_their_order(trained: Path, folders: Path, tmp_path: Path) -> None:
@@ -146,13 +145,13 @@ def test_classes_are_matched_by_name_and_not_by_their_order(trained: Path, folde
     class_folders(tmp_path / "renamed", ("aardvark", "crow"), 3)
     after = evaluate(trained, renamed)
     assert after.metrics == before.metrics
-    assert answers(after) == answers(before)
+    assert predicted_classes(after) == predicted_classes(before)
     assert after.notes == ["the model does not know aardvark, crow: 6 images of these classes are left out"]
     # The same files below other names: what they are called in the answer does not change.
     (renamed / "cat").rename(renamed / "zebra")
     moved = headstart.load(trained, "cpu")
     for path in sorted((renamed / "zebra").iterdir()):
-        assert moved.predict(path).class_name == answers(before)[f"cat/{path.name}"]
+        assert moved.predict(path).class_name == predicted_classes(before)[f"cat/{path.name}"]
 
 
 def test_classes_that_the_data_lack_are_named(trained: Path, folders: Path, tmp_path: Path) -> None:
@@ -192,19 +191,19 @@ def test_other_data_by_words_are_not_split(train: Train, tmp_path: Path) -> None
     words = ("data=stl10", f"data.root={tmp_path / 'stl10'}", *TINY_RESNET, "epochs=1")
     expected = train(*words)
     found = evaluate(tmp_path / "run", *words[:2])
-    assert figures(found.metrics, "test") == figures(expected, "test")
+    assert metrics_of(found.metrics, "test") == metrics_of(expected, "test")
     assert evaluate(tmp_path / "run", *words[:2], split="train").metrics["data/train_size"] == 200
     assert expected["data/train_size"] < 200
     moved = Path(shutil.move(tmp_path / "stl10", tmp_path / "moved"))
     found = evaluate(tmp_path / "run", f"data.root={moved}", split="val")
-    assert figures(found.metrics, "val") == figures(expected, "val")
+    assert metrics_of(found.metrics, "val") == metrics_of(expected, "val")
 
 
 def test_the_first_split_that_there_is_is_named(train: Train, folders: Path, tmp_path: Path) -> None:
     train("data=imagefolder", f"data.root={folders}", *TINY_RESNET, "epochs=1", "data.test_fraction=0")
     found = evaluate(tmp_path / "run")
     assert (found.split, found.name) == ("val", "val")
-    assert found.notes == ["there is no test split: these figures are of val"]
+    assert found.notes == ["there is no test split: these metrics are of val"]
     with pytest.raises(DataError, match="these data have no test split; there are train, val."):
         evaluate(tmp_path / "run", split="test")
 

@@ -20,9 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-import headstart
-from headstart.cli.main import main
-from headstart.inference.explain.heatmap_files import file_name, picture
+from headstart.inference.explain.heatmap_files import draw, file_name
 from headstart.inference.explain.heatmaps import Explainer, Heatmap, explain, overlay
 from headstart.inference.model import Model
 from headstart.models.backbone import build_backbone
@@ -30,6 +28,7 @@ from headstart.models.head import build_head
 from headstart.models.model_folder import Artifact
 from headstart.utils.errors import ConfigError, DataError, ModelError
 from tests.helpers.images import class_folders, make_odd_images, photo, write_csv
+from tests.inference.conftest import Predict
 
 CLASSES = ("here", "there", "nowhere")
 # Library, network, and a size that it takes, the smallest at which something is left to see.
@@ -83,16 +82,11 @@ def two_lights(side: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def shares(heat: NDArray[np.float32]) -> NDArray[np.float64]:
+def heat_by_quarter(heat: NDArray[np.float32]) -> NDArray[np.float64]:
     """How much of the heat is in each quarter, as [[upper left, upper right], [lower left, lower right]]."""
     half = len(heat) // 2
     quarters = heat.reshape(2, half, 2, half).sum(axis=(1, 3), dtype=np.float64)
     return quarters / quarters.sum()
-
-
-@pytest.fixture(scope="module")
-def model(trained: Path) -> Model:
-    return headstart.load(trained, "cpu")
 
 
 def opposites(_: nn.Module, head: nn.Linear) -> None:
@@ -129,7 +123,7 @@ def test_every_kind_of_network_is_explained_and_stays_as_it_is(library: str, nam
 
 def test_a_network_that_runs_out_of_pixels_says_so() -> None:
     model = random_model("headstart", "glyphnet", 1)
-    message = r"somewhere: what glyphnet sees in images of 1 × 1 pixels cannot be shown: .* larger data.image_size"
+    message = r"somewhere: there are no heat maps of glyphnet for images of 1 × 1 pixels: .* larger data.image_size"
     with pytest.raises(ModelError, match=message):
         explain(model, [noise()])
     assert not any(module._forward_hooks for module in model.network.modules())
@@ -137,8 +131,8 @@ def test_a_network_that_runs_out_of_pixels_says_so() -> None:
 
 def test_what_a_pool_has_enlarged_is_not_taken_for_a_map() -> None:
     """A VGG makes 1 × 1 of 32 pixels, and its pool makes 7 × 7 of that."""
-    place = Explainer(random_model("torchvision", "vgg11", 32)).place
-    assert isinstance(place.module, nn.ReLU)
+    explainer = Explainer(random_model("torchvision", "vgg11", 32))
+    assert isinstance(explainer.target_layer.module, nn.ReLU)
 
 
 # --- in the right place --------------------------------------------------------------------------------------
@@ -160,8 +154,8 @@ def test_a_convolutional_network_that_heeds_one_corner_shows_it() -> None:
     here, there, nowhere = explain(
         random_model("headstart", "simple_cnn", 224, sees_corners), [two_lights(224)] * 3, CLASSES
     )
-    np.testing.assert_allclose(shares(here.heat), [[0, 1], [0, 0]], atol=0.01)
-    np.testing.assert_allclose(shares(there.heat), [[0, 0], [1, 0]], atol=0.01)
+    np.testing.assert_allclose(heat_by_quarter(here.heat), [[0, 1], [0, 0]], atol=0.01)
+    np.testing.assert_allclose(heat_by_quarter(there.heat), [[0, 0], [1, 0]], atol=0.01)
     assert here.heat[10, -10] == 1
     assert here.heat[70:].max() < 0.01
     assert not nowhere.heat.any()
@@ -200,9 +194,9 @@ def looks_up_right(backbone: Any, head: nn.Linear) -> None:
 def test_a_vision_transformer_that_heeds_one_corner_shows_it() -> None:
     model = random_model("timm", "vit_tiny_patch16_224", 224, looks_up_right)
     explainer = Explainer(model)
-    assert explainer.place.module is model.network.get_submodule("backbone.blocks.11.norm1")
+    assert explainer.target_layer.module is model.network.get_submodule("backbone.blocks.11.norm1")
     (heatmap,) = explainer.explain([two_lights(224)], "here")
-    assert shares(heatmap.heat)[0, 1] > 0.95
+    assert heat_by_quarter(heatmap.heat)[0, 1] > 0.95
     row, column = np.unravel_index(heatmap.heat.argmax(), heatmap.heat.shape)
     assert row < 224 // 4
     assert column >= 224 * 3 // 4
@@ -270,9 +264,9 @@ def test_a_map_that_is_changed_later_is_taken_as_it_was() -> None:
     np.testing.assert_array_equal(*found)
 
 
-def test_a_layer_that_runs_twice_is_no_place() -> None:
-    place = Explainer(small_model(partial(Brightness, "a layer twice"))).place
-    assert isinstance(place.module, nn.Conv2d)
+def test_a_layer_that_runs_twice_is_no_target_layer() -> None:
+    explainer = Explainer(small_model(partial(Brightness, "a layer twice")))
+    assert isinstance(explainer.target_layer.module, nn.Conv2d)
 
 
 # --- what is asked for ---------------------------------------------------------------------------------------
@@ -320,7 +314,7 @@ def test_without_the_library_it_says_what_to_install(model: Model, monkeypatch: 
 
 def test_an_answer_that_is_no_number_is_not_explained() -> None:
     model = random_model("headstart", "glyphnet", 32, lambda _, head: head.weight.fill_(torch.nan))  # type: ignore[arg-type, return-value]
-    with pytest.raises(DataError, match="somewhere: its answer is not a number. Training diverged"):
+    with pytest.raises(DataError, match="somewhere: its logits are not finite. Training diverged"):
         explain(model, [noise()], "here")
 
 
@@ -344,39 +338,21 @@ def test_the_photograph_shows_through_the_heat() -> None:
 
 # --- headstart predict --explain -----------------------------------------------------------------------------
 
-Predict = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def predict(trained: Path, capsys: pytest.CaptureFixture[str]) -> Predict:
-    """Runs the command in this process: its exit status, standard output and standard error."""
-
-    def predict(*words: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        status = 0
-        try:
-            main(["predict", str(trained), "--device", "cpu", "--workers", "0", *map(str, words)])
-        except SystemExit as end:
-            status = int(end.code or 0)
-        return status, *capsys.readouterr()
-
-    return predict
-
 
 @pytest.mark.parametrize("format", [(), ("--format", "json", "--tta", "flip")])
-def test_every_answer_has_a_picture_and_none_changes(
+def test_every_prediction_has_a_heat_map_and_none_changes(
     format: tuple[str, ...], predict: Predict, folders: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "text.jpg").write_text("not an image")
     odd = make_odd_images(tmp_path / "odd")
     words = (folders / "cat", tmp_path / "text.jpg", *odd.values(), tmp_path / "gone.jpg", *format)
     expected = predict(*words)
-    place = tmp_path / "deep" / "pictures"
-    assert predict(*words, "--explain", place) == expected
+    out = tmp_path / "deep" / "heatmaps"
+    assert predict(*words, "--explain", out) == expected
     assert expected[0] == 1
-    answered = [*(folders / "cat").iterdir(), *odd.values()]
-    assert {file.name for file in place.iterdir()} == {file_name(str(file)) for file in answered}
-    for file in place.iterdir():
+    predicted = [*(folders / "cat").iterdir(), *odd.values()]
+    assert {file.name for file in out.iterdir()} == {file_name(str(file)) for file in predicted}
+    for file in out.iterdir():
         with Image.open(file) as image:
             assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (2 * 224 + 6, 224 + 28))
 
@@ -387,7 +363,7 @@ def test_what_the_picture_shows(predict: Predict, model: Model, folders: Path, t
     (written,) = tmp_path.iterdir()
     answer, (heatmap,) = model.predict(file), explain(model, file, "cat")
     found = np.asarray(Image.open(written)).astype(int)
-    expected = np.asarray(picture(heatmap, answer.probability)).astype(int)
+    expected = np.asarray(draw(heatmap, answer.probability)).astype(int)
     assert np.abs(found - expected).mean() < 5
     crop = np.asarray(heatmap.crop.resize((224, 224), Image.Resampling.NEAREST)).astype(int)
     assert np.abs(found[28:, :224] - crop).mean() < 5
@@ -446,9 +422,7 @@ def test_a_name_is_one_for_every_system(folder: str, name: str) -> None:
     assert len(found.encode()) <= 140
 
 
-def test_what_cannot_be_read_twice_is_answered_without_a_picture(
-    predict: Predict, folders: Path, tmp_path: Path
-) -> None:
+def test_what_cannot_be_read_twice_is_answered_without_a_draw(predict: Predict, folders: Path, tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.write(writer, (folders / "cat" / "0.jpg").read_bytes())
     os.close(writer)
@@ -457,23 +431,23 @@ def test_what_cannot_be_read_twice_is_answered_without_a_picture(
     os.close(reader)
     assert status == 0
     assert [line.split(",")[1] for line in out.splitlines()] == ["class", "cat", "dog"]
-    assert err == f"headstart: no picture: {pipe}: no file that can be read again.\n"
+    assert err == f"headstart: no heat map: {pipe}: no file that can be read again.\n"
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_the_place_for_pictures_is_a_folder(predict: Predict, folders: Path, tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_refused(predict: Predict, folders: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="--explain .*/file is a file: name a folder for the pictures."):
+    with pytest.raises(ConfigError, match="--explain .*/file is a file: name a folder for the heat maps."):
         predict(folders, "--explain", tmp_path / "file")
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "日本", "a\nb", "caf\udce9", ""])
 def test_any_class_name_can_be_written(name: str) -> None:
     crop = Image.new("RGB", (300, 300))
-    image = picture(Heatmap(name, np.zeros((300, 300), np.float32), crop), 0.5)
+    image = draw(Heatmap(name, np.zeros((300, 300), np.float32), crop), 0.5)
     title = np.asarray(image.convert("L"))[:28]
     assert image.size == (606, 328)
     assert (title < 100).any()
     assert (title[:, -6:] == 255).all()  # it ends before the edge
     printable = "".join(letter if letter.isprintable() else "?" for letter in name)
-    assert picture(Heatmap(printable, np.zeros((300, 300), np.float32), crop), 0.5) == image
+    assert draw(Heatmap(printable, np.zeros((300, 300), np.float32), crop), 0.5) == image

@@ -21,11 +21,6 @@ from tests.helpers.images import make_bad_files, make_odd_images
 from tests.helpers.runs import Train
 
 
-@pytest.fixture(scope="module")
-def model(trained: Path) -> Model:
-    return headstart.load(trained, "cpu")
-
-
 def as_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).movedim(-1, 0)
 
@@ -137,14 +132,14 @@ def test_what_is_no_picture_in_memory_is_refused(form: Tensor, message: str, mod
 
 
 def test_how_many_classes_has_to_be_a_number(model: Model, folders: Path) -> None:
-    with pytest.raises(ConfigError, match="top=0: expected how many classes to name, 1 or more."):
+    with pytest.raises(ConfigError, match="top=0: expected the number of classes to return, 1 or more."):
         model.predict(folders / "cat" / "0.jpg", top=0)
     assert len(model.predict(folders / "cat" / "0.jpg", top=1).top) == 1
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "meta", "abacus"])
 def test_a_device_that_is_not_there_is_named(device: str, trained: Path) -> None:
-    with pytest.raises(ConfigError, match=f"device={device} is not there .* Use cpu."):
+    with pytest.raises(ConfigError, match=f"device={device} is not available .* Use cpu."):
         headstart.load(trained, device)
 
 

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from headstart.cli.main import main
+from headstart.data.dataset import Samples
 from headstart.data.image_io import image_size
-from headstart.report.data_preview import measured
+from headstart.report import data_preview
 from headstart.utils.errors import ConfigError, DataError
 from tests.helpers.images import CLASSES, class_folders
 
@@ -45,7 +46,7 @@ def test_there_is_a_picture_of_each_kind(looked: Path) -> None:
     page = (looked / "index.html").read_text()
     assert "Nothing was skipped" in page
     assert "a &lt;b&gt;very long $name$" in page
-    assert "Without and with augmentation (flip)" in page
+    assert "Augmentation (flip)" in page
     assert all(place.startswith("data:") for place in re.findall(r'src="([^"]*)', page))
 
 
@@ -77,7 +78,7 @@ def test_weights_are_not_fetched(hard: Path, tmp_path: Path, monkeypatch: pytest
     """The preprocessing of a network is known without them."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     main(["look", "data=imagefolder", f"data.root={hard}", "model=mobilenet_v3_small", "--out", str(tmp_path / "out")])
-    assert "224 × 224 goes to mobilenet_v3_small" in (tmp_path / "out" / "index.html").read_text()
+    assert "224 × 224 pixels are the input of mobilenet_v3_small" in (tmp_path / "out" / "index.html").read_text()
     assert not (tmp_path / "torch").exists()
 
 
@@ -105,13 +106,10 @@ def test_the_size_of_a_file_is_that_of_the_upright_image(orientation: int, tmp_p
 
 
 def test_of_many_files_a_sample_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from headstart.data.dataset import Samples
-    from headstart.report import data_preview as look
-
-    monkeypatch.setattr(look, "MEASURED", 10)
+    monkeypatch.setattr(data_preview, "MEASURED", 10)
     for index in range(40):
         Image.new("RGB", (10 + index, 8)).save(tmp_path / f"{index}.png")
     files = [str(tmp_path / f"{index}.png") for index in range(40)]
-    sizes, problems = measured({"train": Samples(files, np.zeros(40, dtype=np.int64), files)})
+    sizes, problems = data_preview.read_sizes({"train": Samples(files, np.zeros(40, dtype=np.int64), files)})
     assert sizes[:, 0].tolist() == list(range(10, 50, 4))
     assert problems == []

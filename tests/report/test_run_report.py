@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,21 +34,33 @@ def pages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
+def page_of(folder: Path) -> str:
+    """The text of a run's report, or of a comparison."""
+    path = folder / "report" / "index.html"
+    return (path if path.exists() else folder / "index.html").read_text()
+
+
+def train(root: Path, folder: Path, *overrides: str) -> None:
+    from headstart.train import run
+
+    run(composed(*report_words(root, *overrides)), folder)
+
+
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
 
 def metrics(folder: Path) -> dict[str, float]:
-    found: dict[str, float] = json.loads((folder / "metrics.json").read_text())
-    return found
+    values: dict[str, float] = json.loads((folder / "metrics.json").read_text())
+    return values
 
 
 # --- the page ------------------------------------------------------------------------------------------------
 
 
 def test_the_page_stands_alone(reported: Path) -> None:
-    page = (reported / "report" / "index.html").read_text()
+    page = page_of(reported)
     assert len(page) < 5_000_000
     # All that it loads is in it, and XML's names of namespaces are no addresses.
     loaded = re.findall(r"""(?:src|href)="([^"]*)""", page)
@@ -57,25 +68,25 @@ def test_the_page_stands_alone(reported: Path) -> None:
     assert all(place.startswith(("data:", "#")) for place in loaded)
     assert "url(http" not in page
     assert "<script" not in page
-    assert re.search(r"Of training, \d+ % of the time waited for batches", page)
+    assert re.search(r"Training spent \d+ % of its time waiting for batches", page)
 
 
 def test_the_page_says_how_good_and_how_certain(reported: Path) -> None:
-    page = (reported / "report" / "index.html").read_text()
+    page = page_of(reported)
     accuracy = metrics(reported)["test/accuracy"]
     low, high = wilson(round(accuracy * 45), 45)
     assert 0.4 < accuracy < 1
     assert f"{accuracy:.1%}" in page
     assert "{params/trainable:,} of {params/total:,} parameters".format_map(metrics(reported)) in page
-    assert f"95 % interval {low:.1%} to {high:.1%}" in page
+    assert f"95 % confidence interval {low:.1%} to {high:.1%}" in page
     assert f"--config-path={reported} --config-name=config" in page
-    for title in ("Hardest", "Worst mistakes", "Calibration", "Without and with augmentation (flip)"):
+    for title in ("Hardest classes", "Worst mistakes", "Calibration", "Augmentation (flip)"):
         assert title in page
 
 
 def test_names_from_the_data_are_text(reported: Path) -> None:
     """A class or a file must not be able to run something in the reader's browser."""
-    page = (reported / "report" / "index.html").read_text()
+    page = page_of(reported)
     assert "<b>very" not in page
     assert "a &lt;b&gt;very long $name$" in page
 
@@ -88,9 +99,8 @@ def test_the_worst_are_the_mistakes_with_the_largest_loss(reported: Path) -> Non
     assert 0 < len(wrong) <= 50
     assert [row["image"] for row in worst] == [row["image"] for row in wrong]
     assert all(Path(row["image"]).is_file() and Path(row["image"]).parent.name == row["true"] for row in worst)
-    page = (reported / "report" / "index.html").read_text()
-    places = [page.index(f"{Path(row['image']).name}</span>") for row in worst[:1]]
-    assert places
+    page = page_of(reported)
+    assert f"{Path(worst[0]['image']).name}</span>" in page
     assert page.count('class="wrong"') >= len(worst)
 
 
@@ -110,19 +120,17 @@ def test_images_that_were_moved(reported: Path, hard: Path, tmp_path: Path, capl
     moved = Path(shutil.copytree(hard, tmp_path / "moved"))
     config = (copy / "config.yaml").read_text()
     (copy / "config.yaml").write_text(config.replace(str(hard), str(tmp_path / "gone")))
-    with pytest.raises(
-        DataError, match="the images of the report are not to be had: .* Say data.root=FOLDER if they were"
-    ):
+    with pytest.raises(DataError, match="images of this run are not available: .* Set data.root=FOLDER if they were"):
         main(["report", str(copy)])
-    assert "As the network sees them" in (copy / "report" / "index.html").read_text()  # the former one is still there
+    assert "Training images as the network sees them" in page_of(copy)  # the former one is still there
     shutil.rmtree(copy / "report")
     main(["report", str(copy)])
-    assert "the images of the report are not to be had: " in caplog.text
-    page = (copy / "report" / "index.html").read_text()
-    assert "As the network sees them" not in page
+    assert "the images of this run are not available: " in caplog.text
+    page = page_of(copy)
+    assert "Training images as the network sees them" not in page
     assert "Calibration" in page
     main(["report", str(copy), f"data.root={moved}"])
-    assert "As the network sees them" in (copy / "report" / "index.html").read_text()
+    assert "Training images as the network sees them" in page_of(copy)
     (moved / "val" / "ant" / "0.png").unlink()
     with pytest.raises(
         DataError, match="these are not the images, labels and splits that .* was trained with, which split.csv"
@@ -133,25 +141,24 @@ def test_images_that_were_moved(reported: Path, hard: Path, tmp_path: Path, capl
 def test_what_cannot_be_drawn_is_a_warning(hard: Path, tmp_path: Path, caplog: Any, monkeypatch: Any) -> None:
     """The run is there, with all that can be drawn; the reason stands in the log and on the page."""
     from headstart.report import charts
-    from headstart.train import run
 
     def broken(*_: object, **__: object) -> None:
         raise ValueError("no ink")
 
     monkeypatch.setattr(charts, "reliability", broken)
-    run(composed(*report_words(hard, "epochs=1")), tmp_path / "run")
+    train(hard, tmp_path / "run", "epochs=1")
     assert metrics(tmp_path / "run")["epochs/run"] == 1
     assert "reliability cannot be shown: ValueError: no ink" in caplog.text
-    page = (tmp_path / "run" / "report" / "index.html").read_text()
+    page = page_of(tmp_path / "run")
     assert "reliability: ValueError: no ink" in page
     assert "Confusion matrix" in page
     monkeypatch.setattr("headstart.report.html.render", broken)
-    run(composed(*report_words(hard, "epochs=1")), tmp_path / "second")
+    train(hard, tmp_path / "second", "epochs=1")
     assert f"there is no report: ValueError: no ink. Try headstart report {tmp_path / 'second'}" in caplog.text
     assert metrics(tmp_path / "second")["epochs/run"] == 1
 
 
-def test_what_is_no_finished_run_is_said(reported: Path, tmp_path: Path) -> None:
+def test_what_is_no_finished_run_is_said(reported: Path, tmp_path: Path, capsys: Any) -> None:
     with pytest.raises(DataError, match="no such folder"):
         main(["report", str(tmp_path / "none")])
     copy = Path(shutil.copytree(reported, tmp_path / "copy"))
@@ -160,6 +167,11 @@ def test_what_is_no_finished_run_is_said(reported: Path, tmp_path: Path) -> None
         DataError, match="has no evaluation of val or test. Make one by headstart evaluate .* --split val"
     ):
         main(["report", str(copy)])
+    (copy / "metrics.json").write_text("{damaged")
+    with pytest.raises(DataError, match="copy: its metrics.json is damaged. Copy the run folder again, or resume it"):
+        main(["report", str(copy)])
+    assert main(["runs", str(tmp_path)]) is None
+    assert "damaged metrics.json" in capsys.readouterr().out
     (copy / "metrics.json").unlink()
     with pytest.raises(DataError, match="copy: this run has not ended, it has no metrics.json"):
         main(["report", str(copy)])
@@ -168,22 +180,18 @@ def test_what_is_no_finished_run_is_said(reported: Path, tmp_path: Path) -> None
 def test_from_another_folder_the_images_are_found_again(
     hard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from headstart.train import run
-
     monkeypatch.chdir(hard.parent)
-    run(composed(*report_words(Path(hard.name), "epochs=1")), tmp_path / "run")
+    train(Path(hard.name), tmp_path / "run", "epochs=1")
     monkeypatch.chdir(tmp_path)
     main(["report", "run"])
-    assert "As the network sees them" in (tmp_path / "run" / "report" / "index.html").read_text()
+    assert "Training images as the network sees them" in page_of(tmp_path / "run")
 
 
 def test_answers_that_cannot_be_written_do_not_cost_the_run(hard: Path, tmp_path: Path, caplog: Any) -> None:
-    from headstart.train import run
-
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "evaluation").write_text("in the way")
-    run(composed(*report_words(hard, "epochs=1")), tmp_path / "run")
-    assert "the answers to each image cannot be kept in " in caplog.text
+    train(hard, tmp_path / "run", "epochs=1")
+    assert "the predictions for each image cannot be saved in " in caplog.text
     assert metrics(tmp_path / "run")["epochs/run"] == 1
     assert headstart.load(tmp_path / "run", "cpu").class_names == tuple(sorted(CLASSES))
 
@@ -199,28 +207,24 @@ def test_a_run_that_diverged_has_its_report(hard: Path, reported: Path, tmp_path
     assert "Confusion" not in caplog.text
     assert (tmp_path / "run" / "report" / "figures" / "confusion.png").exists()
     main(["report", str(reported), str(tmp_path / "run"), "--out", str(tmp_path / "out")])
-    assert "val loss not finite" in (tmp_path / "out" / "index.html").read_text()
+    assert "val loss not finite" in page_of(tmp_path / "out")
 
 
 def test_the_best_epoch_of_a_resumed_run_is_that_of_its_checkpoint(hard: Path, tmp_path: Path) -> None:
-    from headstart.train import run
-
-    run(composed(*report_words(hard, "report=false", "epochs=3")), tmp_path / "first")
+    train(hard, tmp_path / "first", "report=false", "epochs=3")
     last = tmp_path / "first" / "checkpoints" / "last.ckpt"
-    run(composed(*report_words(hard, "report=false", "epochs=5", f"ckpt_path={last}")), tmp_path / "second")
-    run(composed(*report_words(hard, "report=false", "epochs=5")), tmp_path / "whole")
+    train(hard, tmp_path / "second", "report=false", "epochs=5", f"ckpt_path={last}")
+    train(hard, tmp_path / "whole", "report=false", "epochs=5")
     assert metrics(tmp_path / "second")["epochs/best"] == metrics(tmp_path / "whole")["epochs/best"]
     assert read_finished(tmp_path / "second").best_epoch == metrics(tmp_path / "whole")["epochs/best"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux")
 def test_a_class_whose_name_is_no_utf_8(hard: Path, tmp_path: Path, caplog: Any) -> None:
-    from headstart.train import run
-
     root = Path(shutil.copytree(hard, tmp_path / "data"))
     for split in ("train", "val", "test"):
         (root / split / "zebra").rename(root / split / os.fsdecode(b"caf\xe9"))
-    run(composed(*report_words(root, "epochs=1")), tmp_path / "run")
+    train(root, tmp_path / "run", "epochs=1")
     assert "there is no report" not in caplog.text
     assert "cannot be shown" not in caplog.text
     assert (tmp_path / "run" / "report" / "index.html").exists()
@@ -309,13 +313,10 @@ def test_curves_are_of_epochs_whatever_logged_them(reported: Path, other: Path) 
 
 
 def test_how_classes_were_learned_goes_on_in_a_resumed_run(hard: Path, tmp_path: Path) -> None:
-    from headstart.train import run
-
     whole, part = tmp_path / "whole", tmp_path / "part"
-    run(composed(*report_words(hard, "report=false", "epochs=3")), whole)
-    run(composed(*report_words(hard, "report=false", "epochs=2")), part)
-    last = part / "checkpoints" / "last.ckpt"
-    run(composed(*report_words(hard, "report=false", "epochs=3", f"ckpt_path={last}")), part)
+    train(hard, whole, "report=false", "epochs=3")
+    train(hard, part, "report=false", "epochs=2")
+    train(hard, part, "report=false", "epochs=3", f"ckpt_path={part / 'checkpoints' / 'last.ckpt'}")
     assert read_finished(part).class_curves.tolist() == read_finished(whole).class_curves.tolist()
 
 
@@ -335,7 +336,7 @@ def test_runs_are_compared_on_the_same_images(reported: Path, other: Path, tmp_p
     planted = shutil.copytree(other, tmp_path / "<b>other")
     main(["report", str(reported), str(planted), "--out", str(tmp_path / "out")])
     assert f"comparison: {tmp_path / 'out' / 'index.html'}" in capsys.readouterr().out
-    page = (tmp_path / "out" / "index.html").read_text()
+    page = page_of(tmp_path / "out")
     assert f"p = {test.p_value:.2g}" in page
     assert "head.name=mlp" in page
     assert "2 runs, on the same 45 test images" in page
@@ -354,12 +355,11 @@ def test_a_folder_of_runs_is_all_of_them(reported: Path, other: Path, pages: Pat
     assert place.startswith("outputs/comparisons/")
 
 
-def test_what_cannot_be_compared_is_said(reported: Path, tmp_path: Path, train: Callable[..., dict[str, Any]]) -> None:
-    train("model.weights=default", "epochs=1")  # digits
+def test_what_cannot_be_compared_is_said(reported: Path, finished: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no image of their test split in common, by name and class: compare runs on"):
-        main(["report", str(reported), str(tmp_path / "run")])
+        main(["report", str(reported), str(finished)])  # of digits
     with pytest.raises(ConfigError, match="data.root=x: expected run folders, or one run folder and such words"):
-        main(["report", str(reported), str(tmp_path / "run"), "data.root=x"])
+        main(["report", str(reported), str(finished), "data.root=x"])
     (tmp_path / "empty" / "run").mkdir(parents=True)
     shutil.copy(reported / "config.yaml", tmp_path / "empty" / "run")
     with pytest.raises(DataError, match="empty: no run below it has ended"):
@@ -384,13 +384,8 @@ def test_a_job_of_a_sweep_has_no_report(words: tuple[str, ...], sweep: bool, mad
 
 
 def test_a_run_that_saw_only_some_batches_has_no_report(hard: Path, tmp_path: Path, caplog: Any) -> None:
-    from headstart.train import run
-
     caplog.set_level(logging.INFO)
-    run(
-        composed(*report_words(hard, "epochs=1", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1")),
-        tmp_path / "run",
-    )
+    train(hard, tmp_path / "run", "epochs=1", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1")
     assert "there is no report: only some of the images were evaluated" in caplog.text
     assert metrics(tmp_path / "run")["epochs/run"] == 1
     assert not (tmp_path / "run" / "report").exists()

@@ -64,25 +64,27 @@ def record_start(folder: Path, config: str, split: str, lr_range: str | None) ->
 
 
 @rank_zero_only
-def record_answers(folder: Path, answers: Sequence[Evaluation], class_curves: Sequence[Sequence[float]]) -> None:
+def record_evaluations(
+    folder: Path, evaluations: Sequence[Evaluation], class_curves: Sequence[Sequence[float]]
+) -> None:
     """Write evaluation/: for each split the files of `headstart evaluate`, and the accuracy of each class by epoch.
 
     A file that cannot be written causes a warning, not an error.
 
     Args:
         folder: the run folder.
-        answers: the evaluations to save.
+        evaluations: the evaluations to save.
         class_curves: validation accuracy of each class, one row per epoch.
     """
-    place = folder / "evaluation"
+    path = folder / "evaluation"
     try:
-        for answer in answers:
-            answer.save(place / answer.name)
-        if answers:
+        for evaluation in evaluations:
+            evaluation.save(path / evaluation.name)
+        if evaluations:
             rows = [(epoch, *row) for epoch, row in enumerate(class_curves, start=1)]
-            write_text(place / CLASS_CURVES, csv_text([("epoch", *answers[0].class_names), *rows]))
+            write_text(path / CLASS_CURVES, csv_text([("epoch", *evaluations[0].class_names), *rows]))
     except (OSError, SafetensorError, DiskError) as error:  # the run can finish without these files
-        log.warning("the answers to each image cannot be kept in %s: %s", place, told(error))
+        log.warning("the predictions for each image cannot be saved in %s: %s", path, told(error))
 
 
 @rank_zero_only
