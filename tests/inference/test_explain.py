@@ -257,11 +257,11 @@ def test_every_form_of_a_map_is_seen_the_right_way_round(form: str) -> None:
 
 
 def test_a_map_that_is_changed_later_is_taken_as_it_was() -> None:
-    found = [
+    heat = [
         explain(small_model(partial(Brightness, form)), [noise()], "here")[0].heat
         for form in ("changed", "changed in place")
     ]
-    np.testing.assert_array_equal(*found)
+    np.testing.assert_array_equal(*heat)
 
 
 def test_a_layer_that_runs_twice_is_no_target_layer() -> None:
@@ -328,12 +328,12 @@ def test_the_photograph_shows_through_the_heat() -> None:
     stripes[::2] = 255
     heat = np.repeat(np.linspace(0, 1, 64, dtype=np.float32)[None], 64, axis=0)
     before = heat.copy()
-    found = np.asarray(overlay(Image.fromarray(stripes), heat)).astype(int)
+    blended = np.asarray(overlay(Image.fromarray(stripes), heat)).astype(int)
     np.testing.assert_array_equal(heat, before)
-    assert found.shape == (64, 64, 3)
-    assert (found[0] - found[1]).min() > 80  # light and dark stay apart, hot and cold
-    assert found[:, -1, 0].mean() > found[:, -1, 2].mean() + 50  # hot is yellow
-    assert np.ptp(found[:, 0].mean(axis=0)) < 5  # cold has no colour
+    assert blended.shape == (64, 64, 3)
+    assert (blended[0] - blended[1]).min() > 80  # light and dark stay apart, hot and cold
+    assert blended[:, -1, 0].mean() > blended[:, -1, 2].mean() + 50  # hot is yellow
+    assert np.ptp(blended[:, 0].mean(axis=0)) < 5  # cold has no colour
 
 
 # --- headstart predict --explain -----------------------------------------------------------------------------
@@ -345,10 +345,10 @@ def test_every_prediction_has_a_heat_map_and_none_changes(
 ) -> None:
     (tmp_path / "text.jpg").write_text("not an image")
     odd = make_odd_images(tmp_path / "odd")
-    words = (folders / "cat", tmp_path / "text.jpg", *odd.values(), tmp_path / "gone.jpg", *format)
-    expected = predict(*words)
+    sources = (folders / "cat", tmp_path / "text.jpg", *odd.values(), tmp_path / "gone.jpg", *format)
+    expected = predict(*sources)
     out = tmp_path / "deep" / "heatmaps"
-    assert predict(*words, "--explain", out) == expected
+    assert predict(*sources, "--explain", out) == expected
     assert expected[0] == 1
     predicted = [*(folders / "cat").iterdir(), *odd.values()]
     assert {file.name for file in out.iterdir()} == {file_name(str(file)) for file in predicted}
@@ -361,13 +361,13 @@ def test_what_the_picture_shows(predict: Predict, model: Model, folders: Path, t
     file = folders / "cat" / "0.jpg"
     predict(file, "--explain", tmp_path)
     (written,) = tmp_path.iterdir()
-    answer, (heatmap,) = model.predict(file), explain(model, file, "cat")
-    found = np.asarray(Image.open(written)).astype(int)
-    expected = np.asarray(draw(heatmap, answer.probability)).astype(int)
-    assert np.abs(found - expected).mean() < 5
+    prediction, (heatmap,) = model.predict(file), explain(model, file, "cat")
+    pixels = np.asarray(Image.open(written)).astype(int)
+    expected = np.asarray(draw(heatmap, prediction.probability)).astype(int)
+    assert np.abs(pixels - expected).mean() < 5
     crop = np.asarray(heatmap.crop.resize((224, 224), Image.Resampling.NEAREST)).astype(int)
-    assert np.abs(found[28:, :224] - crop).mean() < 5
-    assert (found[:28] < 100).any()  # something is written above
+    assert np.abs(pixels[28:, :224] - crop).mean() < 5
+    assert (pixels[:28] < 100).any()  # something is written above
 
 
 def test_pictures_of_images_with_the_same_name_do_not_collide(predict: Predict, tmp_path: Path) -> None:
@@ -404,8 +404,8 @@ def test_odd_names_stay_in_the_folder(
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.chdir(inside)
     listed = write_csv(inside / "list.csv", [("image",), ("./größe 図.jpg",)])
-    words = [f"../{inside.name}/{names[0]}", f"{inside}/../{inside.name}//{names[1]}", *names[2:], listed]
-    status, *_, err = predict("--explain", "../../out", "--", *words)
+    sources = [f"../{inside.name}/{names[0]}", f"{inside}/../{inside.name}//{names[1]}", *names[2:], listed]
+    status, *_, err = predict("--explain", "../../out", "--", *sources)
     assert (err, status) == ("", 0)
     written = sorted((tmp_path / "out").iterdir())
     assert len(written) == len(names)
@@ -415,11 +415,11 @@ def test_odd_names_stay_in_the_folder(
 
 @given(st.text(), st.text())
 def test_a_name_is_one_for_every_system(folder: str, name: str) -> None:
-    found = file_name(f"{folder}/{name}")
-    assert found.endswith(".jpg")
-    assert not set(found) & set('/\\:*?"<>|\0 \n')
-    assert not found.startswith(".")
-    assert len(found.encode()) <= 140
+    file = file_name(f"{folder}/{name}")
+    assert file.endswith(".jpg")
+    assert not set(file) & set('/\\:*?"<>|\0 \n')
+    assert not file.startswith(".")
+    assert len(file.encode()) <= 140
 
 
 def test_what_cannot_be_read_twice_is_answered_without_a_draw(predict: Predict, folders: Path, tmp_path: Path) -> None:

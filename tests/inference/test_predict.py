@@ -30,10 +30,10 @@ def test_a_folder_as_a_table_for_people(predict: Predict, folders: Path) -> None
     assert (status, err, len(lines)) == (0, "", 21)
     assert lines[0].split() == ["image", "class", "probability"]
     for line in lines[1:]:
-        name, class_name, share, other, rest = line.split()
+        name, class_name, probability, other, rest = line.split()
         assert Path(name).parent.name == class_name
         assert {class_name, other} == {"cat", "dog"}
-        assert float(share[:-1]) + float(rest[:-1]) == pytest.approx(100, abs=0.11)
+        assert float(probability[:-1]) + float(rest[:-1]) == pytest.approx(100, abs=0.11)
 
 
 def test_formats_for_programs_say_the_same(predict: Predict, folders: Path, tmp_path: Path) -> None:
@@ -56,19 +56,19 @@ def test_formats_for_programs_say_the_same(predict: Predict, folders: Path, tmp_
 
 def test_bad_images_are_reported_and_the_rest_is_answered(predict: Predict, tmp_path: Path) -> None:
     odd, bad = make_odd_images(tmp_path / "odd"), make_bad_files(tmp_path / "bad")
-    wanted = [tmp_path / "bad" / "gone.jpg", tmp_path / "bad", *odd.values()]
-    status, out, err = predict(*wanted, "--format", "csv")
-    answers = {Path(row["image"]).name: row for row in rows(out)}
+    sources = [tmp_path / "bad" / "gone.jpg", tmp_path / "bad", *odd.values()]
+    status, out, err = predict(*sources, "--format", "csv")
+    results = {Path(row["image"]).name: row for row in rows(out)}
     assert status == 1
-    assert answers.keys() == {*odd, *bad}
+    assert results.keys() == {*odd, *bad}
     for name, message in bad.items():
-        assert answers[name]["class"] == ""
-        assert answers[name]["error"].startswith(f"{tmp_path / 'bad' / name}: {message}")
-        assert f"headstart: {answers[name]['error']}\n" in err
-    assert all(answers[name]["class"] in ("cat", "dog") for name in odd)
+        assert results[name]["class"] == ""
+        assert results[name]["error"].startswith(f"{tmp_path / 'bad' / name}: {message}")
+        assert f"headstart: {results[name]['error']}\n" in err
+    assert all(results[name]["class"] in ("cat", "dog") for name in odd)
     assert err.endswith(f"headstart: {len(bad)} of {len(bad) + len(odd)} images have no answer\n")
-    assert "no answer: see above" in predict(*wanted)[1]
-    assert {"image", "error"} in [set(item) for item in json.loads(predict(*wanted, "--format", "json")[1])]
+    assert "no answer: see above" in predict(*sources)[1]
+    assert {"image", "error"} in [set(item) for item in json.loads(predict(*sources, "--format", "json")[1])]
 
 
 def test_strict_stops_at_the_first_bad_image(predict: Predict, tmp_path: Path) -> None:
@@ -139,15 +139,15 @@ def test_a_table_is_answered_row_by_row(predict: Predict, folders: Path, tmp_pat
     names = ["dog/1.jpg", "cat/2.jpg", "../secret.jpg", "", "dog/gone.jpg", "cat/2.jpg"]
     table = write_csv(tmp_path / "list.csv", [("id", "picture"), *enumerate(names)])
     status, out, _ = predict(table, "--column", "picture", "--images", folders, "--format", "csv")
-    answers = rows(out)
+    results = rows(out)
     assert status == 1
-    assert [row["image"] for row in answers] == names
-    assert [row["class"] for row in answers] == ["dog", "cat", "", "", "", "cat"]
-    assert answers[2]["error"] == (
+    assert [row["image"] for row in results] == names
+    assert [row["class"] for row in results] == ["dog", "cat", "", "", "", "cat"]
+    assert results[2]["error"] == (
         f"{table}, line 4: the file name '../secret.jpg' does not stay inside {folders}. Names are relative to that "
         f"folder."
     )
-    assert answers[4]["error"] == f"{folders}/dog/gone.jpg: no such file."
+    assert results[4]["error"] == f"{folders}/dog/gone.jpg: no such file."
     with pytest.raises(ConfigError, match="has no column 'file'; its columns are id, picture. Use --column NAME."):
         predict(table, "--column", "file")
     two = write_csv(tmp_path / "two.csv", [("before", "after"), ("a.jpg", "b.jpg")])
@@ -159,8 +159,8 @@ def test_a_submission_has_the_columns_and_labels_of_the_competition(predict: Pre
     from headstart.train import run
 
     root = make_emergency(tmp_path / "data")
-    words = ("data=emergency", f"data.root={root}", "data.val_fraction=0.2", "epochs=8", "lr=1e-2")
-    run(composed(*SMALL, *RESNET18, *words), tmp_path / "run")
+    arguments = ("data=emergency", f"data.root={root}", "data.val_fraction=0.2", "epochs=8", "lr=1e-2")
+    run(composed(*SMALL, *RESNET18, *arguments), tmp_path / "run")
     names = [f"{index}.jpg" for index in (3, 0, 2, 1, 2)]
     table = write_csv(root / "test.csv", [("extra", "image_names"), *((9, name) for name in names)])
     out = tmp_path / "submission.csv"
@@ -170,7 +170,7 @@ def test_a_submission_has_the_columns_and_labels_of_the_competition(predict: Pre
         assert list(written[0]) == ["image_names", "emergency_or_not"]
         assert [row["image_names"] for row in written] == names
         assert [row["emergency_or_not"] for row in written] == ["1", "0", "0", "1", "0"]
-    # With --top it is a table of answers, as for any other source.
+    # With --top it is a table of predictions, as for any other source.
     predict(table, "--images", root / "images", "--out", out, "--top", 2, model=tmp_path / "run")
     assert "probability_2" in rows(out.read_text())[0]
 
@@ -179,10 +179,10 @@ def test_a_submission_has_the_columns_and_labels_of_the_competition(predict: Pre
 def test_names_with_any_bytes_are_printed(format: str | None, trained: Path, folders: Path, tmp_path: Path) -> None:
     name = os.fsencode(tmp_path) + b"/caf\xe9 \n \xe2\x9c\x93.jpg"
     Path(os.fsdecode(name)).write_bytes((folders / "cat" / "0.jpg").read_bytes())
-    words = ["--format", format] if format else []
+    arguments = ["--format", format] if format else []
     command = [python(cold=format is None), "-c", "from headstart.cli.main import main; main()", "predict"]
     environment = {**os.environ, "HEADSTART_WARM_CODE": "1"}
-    done = subprocess.run([*command, trained, tmp_path, *words], check=True, capture_output=True, env=environment)
+    done = subprocess.run([*command, trained, tmp_path, *arguments], check=True, capture_output=True, env=environment)
     assert b"cat" in done.stdout
     if format in ("json", "jsonl"):
         item: Any = json.loads(done.stdout)
@@ -212,9 +212,9 @@ def test_out_needs_a_format(predict: Predict, folders: Path, tmp_path: Path) -> 
         predict(folders, "--out", "/proc/none/x.csv")
 
 
-@pytest.mark.parametrize("words", [("--top", "0"), ("--top", "abc"), ("--workers", "-1"), ("--batch-size", "0")])
-def test_numbers_out_of_range_are_explained(words: tuple[str, str], predict: Predict, folders: Path) -> None:
-    status, _, err = predict(folders, *words)
+@pytest.mark.parametrize("arguments", [("--top", "0"), ("--top", "abc"), ("--workers", "-1"), ("--batch-size", "0")])
+def test_numbers_out_of_range_are_explained(arguments: tuple[str, str], predict: Predict, folders: Path) -> None:
+    status, _, err = predict(folders, *arguments)
     assert status == 2
     assert "expected a whole number from" in err or "expected one argument" in err
 

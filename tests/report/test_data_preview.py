@@ -47,7 +47,7 @@ def test_there_is_a_picture_of_each_kind(looked: Path) -> None:
     assert "Nothing was skipped" in page
     assert "a &lt;b&gt;very long $name$" in page
     assert "Augmentation (flip)" in page
-    assert all(place.startswith("data:") for place in re.findall(r'src="([^"]*)', page))
+    assert all(url.startswith("data:") for url in re.findall(r'src="([^"]*)', page))
 
 
 def test_what_was_skipped_and_what_is_broken_is_listed(hard: Path, tmp_path: Path, capsys: Any) -> None:
@@ -85,9 +85,9 @@ def test_weights_are_not_fetched(hard: Path, tmp_path: Path, monkeypatch: pytest
 def test_by_default_it_goes_to_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.chdir(tmp_path)
     main(["look", "data.train_per_class=5"])  # the digits
-    place = capsys.readouterr().out.partition("look: ")[2].strip()
-    assert re.fullmatch(r"outputs/look/\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d/index.html", place)
-    assert "digits: 10 classes" in (tmp_path / place).read_text()
+    page = capsys.readouterr().out.partition("look: ")[2].strip()
+    assert re.fullmatch(r"outputs/look/\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d/index.html", page)
+    assert "digits: 10 classes" in (tmp_path / page).read_text()
 
 
 def test_mistakes_have_the_messages_of_training(tmp_path: Path) -> None:

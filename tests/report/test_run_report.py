@@ -46,6 +46,13 @@ def train(root: Path, folder: Path, *overrides: str) -> None:
     run(composed(*report_words(root, *overrides)), folder)
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(hard: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted") / "run"
+    train(hard, folder, "report=false", "epochs=5")
+    return folder
+
+
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
@@ -65,7 +72,7 @@ def test_the_page_stands_alone(reported: Path) -> None:
     # All that it loads is in it, and XML's names of namespaces are no addresses.
     loaded = re.findall(r"""(?:src|href)="([^"]*)""", page)
     assert len(loaded) > 50
-    assert all(place.startswith(("data:", "#")) for place in loaded)
+    assert all(url.startswith(("data:", "#")) for url in loaded)
     assert "url(http" not in page
     assert "<script" not in page
     assert re.search(r"Training spent \d+ % of its time waiting for batches", page)
@@ -210,13 +217,16 @@ def test_a_run_that_diverged_has_its_report(hard: Path, reported: Path, tmp_path
     assert "val loss not finite" in page_of(tmp_path / "out")
 
 
-def test_the_best_epoch_of_a_resumed_run_is_that_of_its_checkpoint(hard: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["first", "second"])
+def test_a_resumed_run_has_the_best_epoch_and_class_curves_of_an_uninterrupted_one(
+    folder: str, uninterrupted: Path, hard: Path, tmp_path: Path
+) -> None:
     train(hard, tmp_path / "first", "report=false", "epochs=3")
     last = tmp_path / "first" / "checkpoints" / "last.ckpt"
-    train(hard, tmp_path / "second", "report=false", "epochs=5", f"ckpt_path={last}")
-    train(hard, tmp_path / "whole", "report=false", "epochs=5")
-    assert metrics(tmp_path / "second")["epochs/best"] == metrics(tmp_path / "whole")["epochs/best"]
-    assert read_finished(tmp_path / "second").best_epoch == metrics(tmp_path / "whole")["epochs/best"]
+    train(hard, tmp_path / folder, "report=false", "epochs=5", f"ckpt_path={last}")
+    resumed, whole = read_finished(tmp_path / folder), read_finished(uninterrupted)
+    assert resumed.best_epoch == whole.best_epoch == metrics(uninterrupted)["epochs/best"]
+    assert resumed.class_curves.tolist() == whole.class_curves.tolist()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux")
@@ -238,12 +248,12 @@ def test_the_temperature_travels_with_the_model(reported: Path, hard: Path) -> N
     temperature = model.description["temperature"]
     assert temperature == model.temperature != 1
     path = next((hard / "test" / "ant").iterdir())
-    answer = model.predict(path)
+    prediction = model.predict(path)
     logits = next(iter(model.logits_each([path])))
-    assert answer.probability == pytest.approx(float((logits / temperature).softmax(dim=1).max()), abs=1e-6)
-    kept = {Path(row["image"]): row for row in rows(reported / "evaluation" / "test" / "predictions.csv")}
-    assert float(kept[path]["probability"]) == pytest.approx(answer.probability, abs=1e-5)
-    assert kept[path]["predicted"] == answer.class_name
+    assert prediction.probability == pytest.approx(float((logits / temperature).softmax(dim=1).max()), abs=1e-6)
+    saved = {Path(row["image"]): row for row in rows(reported / "evaluation" / "test" / "predictions.csv")}
+    assert float(saved[path]["probability"]) == pytest.approx(prediction.probability, abs=1e-5)
+    assert saved[path]["predicted"] == prediction.class_name
     assert headstart.load(reported / "checkpoints" / "best.ckpt", "cpu").temperature == 1
 
 
@@ -301,23 +311,15 @@ def test_the_scalars(reported: Path) -> None:
 
 def test_curves_are_of_epochs_whatever_logged_them(reported: Path, other: Path) -> None:
     for folder, epochs in ((reported, 4), (other, 2)):
-        found = read_curves(folder)
+        curves = read_curves(folder)
         for name in ("train/loss", "val/accuracy", "lr-Adam"):
-            assert [epoch for epoch, _ in found[name]] == list(range(1, epochs + 1)), (folder, name)
-        best = max(value for _, value in found["val/accuracy"])
+            assert [epoch for epoch, _ in curves[name]] == list(range(1, epochs + 1)), (folder, name)
+        best = max(value for _, value in curves["val/accuracy"])
         assert best == pytest.approx(metrics(folder)["val/accuracy"], abs=1e-6)
         run = read_finished(folder)
         assert run.best_epoch is not None
-        assert dict(found["val/accuracy"])[run.best_epoch] == best
+        assert dict(curves["val/accuracy"])[run.best_epoch] == best
         assert run.class_curves.shape == (epochs, 3)
-
-
-def test_how_classes_were_learned_goes_on_in_a_resumed_run(hard: Path, tmp_path: Path) -> None:
-    whole, part = tmp_path / "whole", tmp_path / "part"
-    train(hard, whole, "report=false", "epochs=3")
-    train(hard, part, "report=false", "epochs=2")
-    train(hard, part, "report=false", "epochs=3", f"ckpt_path={part / 'checkpoints' / 'last.ckpt'}")
-    assert read_finished(part).class_curves.tolist() == read_finished(whole).class_curves.tolist()
 
 
 # --- comparisons ---------------------------------------------------------------------------------------------
@@ -350,9 +352,9 @@ def test_a_folder_of_runs_is_all_of_them(reported: Path, other: Path, pages: Pat
     (pages / "sweep" / "broken").mkdir()
     (pages / "sweep" / "broken" / "config.yaml").write_text((reported / "config.yaml").read_text())  # not ended
     main(["report", "sweep"])
-    place = capsys.readouterr().out.partition("comparison: ")[2].strip()
-    assert "2 runs" in (pages / place).read_text()
-    assert place.startswith("outputs/comparisons/")
+    page = capsys.readouterr().out.partition("comparison: ")[2].strip()
+    assert "2 runs" in (pages / page).read_text()
+    assert page.startswith("outputs/comparisons/")
 
 
 def test_what_cannot_be_compared_is_said(reported: Path, finished: Path, tmp_path: Path) -> None:
@@ -393,12 +395,12 @@ def test_a_run_that_saw_only_some_batches_has_no_report(hard: Path, tmp_path: Pa
 
 def test_of_many_learning_rates_the_first_and_the_last_are_named() -> None:
     blocks = ["head", *(f"block{number}" for number in range(12, 0, -1))]
-    found = {
+    rates = {
         f"lr-AdamW/{name}{decay}": [(1.0, 1e-3 * 0.8**depth), (2.0, 5e-4 * 0.8**depth)]
         for depth, name in enumerate(blocks)
         for decay in ("", ", no decay")
     }
-    axes = curve(found, "learning_rate").axes[0]
+    axes = curve(rates, "learning_rate").axes[0]
     assert len(axes.lines) == len(blocks)  # what does not decay has the same rates
     (legend,) = axes.figure.legends  # outside: lines may be anywhere in the chart
     assert axes.get_legend() is None
