@@ -228,12 +228,7 @@ def cached_features(
 
 
 class MultiViewHead(nn.Module):
-    """A head that averages the predicted probabilities of several views.
-
-    Args:
-        head: a module from features to logits, along the last dimension.
-        temperature: the divisor of the logits before the softmax.
-    """
+    """A head that averages the predicted probabilities of several views, with temperature scaling."""
 
     def __init__(self, head: nn.Module, temperature: float) -> None:
         super().__init__()

@@ -53,12 +53,7 @@ class Exported(NamedTuple):
 
 
 class FromPixels(nn.Module):
-    """A network that scales and normalises its input itself.
-
-    Args:
-        network: a module from preprocessed images to logits.
-        preprocessing: the preprocessing whose mean and standard deviation are used.
-    """
+    """A network that scales and normalises its input itself."""
 
     mean: Tensor
     std: Tensor

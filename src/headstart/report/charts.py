@@ -161,12 +161,7 @@ def confusion(matrix: NDArray[np.int64], class_names: Sequence[str]) -> Figure:
 
 @figure
 def most_confused(matrix: NDArray[np.int64], class_names: Sequence[str]) -> Figure:
-    """Draw the most frequently confused pairs of classes as bars.
-
-    Args:
-        matrix: the confusion matrix; see `confusion`.
-        class_names: class names in label order.
-    """
+    """Draw the most frequently confused pairs of classes in a confusion matrix as bars."""
     pairs = confused_pairs(matrix, class_names)
     fig, axes, rows = row_axes([f"{short(true, 18)} → {short(predicted, 18)}" for true, predicted, _ in pairs])
     bars = axes.barh(rows, [count for _, _, count in pairs], color=ORANGE, height=0.7)
@@ -189,11 +184,9 @@ def confused_pairs(matrix: NDArray[np.int64], class_names: Sequence[str]) -> lis
 
 @figure
 def class_accuracy(matrix: NDArray[np.int64], class_names: Sequence[str]) -> Figure:
-    """Draw the accuracy of each class with its 95 % confidence interval, the lowest first.
+    """Draw the accuracy of each class in a confusion matrix with its 95 % confidence interval, the lowest first.
 
-    Args:
-        matrix: the confusion matrix; see `confusion`. Classes without images are left out.
-        class_names: class names in label order.
+    Classes without images are left out.
     """
     correct, images = matrix.diagonal(), matrix.sum(axis=1)
     present = np.flatnonzero(images)
@@ -217,7 +210,7 @@ def accuracy_by_size(train_counts: NDArray[np.int64], matrix: NDArray[np.int64],
 
     Args:
         train_counts: number of training images of each class, shape (classes,).
-        matrix: the confusion matrix; see `confusion`. Classes without images are left out.
+        matrix: the confusion matrix; classes without images are left out.
         class_names: class names in label order.
     """
     present = np.flatnonzero(matrix.sum(axis=1))

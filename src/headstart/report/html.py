@@ -137,11 +137,7 @@ def calibration_rows(run: FinishedRun) -> list[tuple[str, str, str]]:
 
 
 def hardest(run: FinishedRun) -> list[tuple[str, float, int, int, str]]:
-    """Return the classes with the lowest accuracy.
-
-    Returns:
-        For each class: name, accuracy, images, training images, and the class it is most often confused with.
-    """
+    """Return the least accurate classes: name, accuracy, images, training images and most frequent wrong class."""
     matrix, names = run.evaluation.confusion, run.class_names
     correct, images = matrix.diagonal(), matrix.sum(axis=1)
     imperfect = np.flatnonzero(images > correct)
@@ -160,12 +156,7 @@ def hardest(run: FinishedRun) -> list[tuple[str, float, int, int, str]]:
 
 
 def slowest(run: FinishedRun) -> list[tuple[str, int, float]]:
-    """Return the classes that were learned last.
-
-    Returns:
-        For each class: name, the first epoch with `LEARNED` of its best accuracy, and that best accuracy. Empty with
-        fewer than two epochs.
-    """
+    """Return the classes learned last: name, first epoch with `LEARNED` of the best accuracy, and the best accuracy."""
     curves = run.class_curves
     if len(curves) < 2:
         return []
