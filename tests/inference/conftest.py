@@ -30,7 +30,7 @@ def predict(trained: Path, capsys: pytest.CaptureFixture[str]) -> Predict:
         capsys.readouterr()
         status = 0
         try:
-            main(["predict", str(model), *map(str, arguments), "--device", "cpu"])
+            main(["predict", str(model), "--device", "cpu", *map(str, arguments)])
         except SystemExit as end:
             status = int(end.code or 0)
         return status, *capsys.readouterr()
