@@ -83,9 +83,9 @@ def show(figure):
 
 
 run = read_finished(frozen)
-data = images_of(frozen, evaluation_config(frozen, []))
+data = images_of(frozen)
 preprocessing = Preprocessing.from_dict(read_artifact(frozen).description["preprocessing"])
-show(image_grids.grid(image_grids.seen(data.splits["train"], data.training, preprocessing, run.class_names)))
+show(image_grids.grid(image_grids.network_inputs(data.splits["train"], data.training, preprocessing, run.class_names)))
 
 # %% [markdown]
 # ## The same from Python, and from scratch
@@ -115,10 +115,10 @@ show(curves(compared, "val/accuracy"))
 
 # %%
 for one in compared:
-    figures = one.run.run.metrics
+    metrics = one.run.metrics
     print(
-        f"{one.run.folder.name:8} test accuracy {figures['test/accuracy']:.3f}, "
-        f"{figures['params/trainable']:7,} parameters trained in {figures['time/fit_s']:.0f} s"
+        f"{one.run.folder.name:8} test accuracy {metrics['test/accuracy']:.3f}, "
+        f"{metrics['params/trainable']:7,} parameters trained in {metrics['time/fit_s']:.0f} s"
     )
 
 # %% [markdown]
@@ -144,12 +144,9 @@ for name, probability in answer.top:
 # image stand its name and the answer: green where it is right; where it is not, the true class comes first.
 
 # %%
-least_sure = run.judged.probabilities.amax(dim=1).argsort()[:4]
-show(
-    image_grids.with_bars(
-        image_grids.examples(run.judged, test, 4) + image_grids.answered(run.judged, test, least_sure.tolist())
-    )
-)
+least_sure = run.evaluation.probabilities.amax(dim=1).argsort()[:4].tolist()
+chosen = image_grids.choose_by_class(run.evaluation.labels, 4) + least_sure
+show(image_grids.grid(image_grids.prediction_tiles(run.evaluation, test, chosen), columns=4, bars=True))
 
 # %% [markdown]
 # ## Where to go from here

@@ -68,13 +68,13 @@ if RUN is None:
     OTHERS = [small_run("hidden-layer", "head=mlp"), small_run("three-labels", "data.train_per_class=3")]
 
 # %% [markdown]
-# `read_finished` reads back what a run has left. Its answers to the test images (to the validation images, if there is
-# no test split) are `run.judged`: labels, predictions, logits, calibrated probabilities, losses.
+# `read_finished` reads back what a run has written. Its predictions for the test images (for the validation images, if
+# there is no test split) are `run.evaluation`: labels, predictions, logits, calibrated probabilities, losses.
 
 # %%
 run = read_finished(Path(RUN))
-judged = run.judged
-print(f"{run.folder}: {len(run.class_names)} classes, {len(judged.labels):,} {judged.split} images")
+evaluation = run.evaluation
+print(f"{run.folder}: {len(run.class_names)} classes, {len(evaluation.labels):,} {evaluation.split} images")
 print("classes:", *run.class_names)
 
 # %% [markdown]
@@ -94,7 +94,7 @@ show(charts.curve(run.curves, "accuracy", best=run.best_epoch, stopped=run.stopp
 # intervals hold the true accuracy. Four times as many test images make it half as wide.
 
 # %%
-right = judged.predicted == judged.labels
+right = evaluation.predicted == evaluation.labels
 low, high = statistics.wilson(int(right.sum()), len(right))
 print(f"{right.sum()} of {len(right)} are right: {right.mean():.3f}, between {low:.3f} and {high:.3f}")
 
@@ -104,7 +104,7 @@ print(f"{right.sum()} of {len(right)} are right: {right.mean():.3f}, between {lo
 # Each row of the confusion matrix is a true class, each column a predicted one. What is off the diagonal is wrong.
 
 # %%
-matrix = run.matrix(judged)
+matrix = evaluation.confusion
 show(charts.confusion(matrix, run.class_names))
 
 # %%
@@ -116,8 +116,7 @@ for true, predicted, count in charts.confused_pairs(matrix, run.class_names)[:5]
 # intervals overlap may be luck.
 
 # %%
-correct, images = run.counts(judged)
-show(charts.class_accuracy(correct, images, run.class_names))
+show(charts.class_accuracy(matrix, run.class_names))
 
 # %% [markdown]
 # ## Is it right when it is sure?
@@ -128,13 +127,13 @@ show(charts.class_accuracy(correct, images, run.class_names))
 # calibration error, is the mean distance from the dotted line.
 
 # %%
-show(charts.reliability(judged.logits, judged.labels, judged.temperature))
+show(charts.reliability(evaluation.logits, evaluation.labels, evaluation.temperature))
 
 # %%
-before = statistics.calibration_error(judged.logits, judged.labels)
-after = statistics.calibration_error(judged.logits / judged.temperature, judged.labels)
-confidence = judged.probabilities.amax(dim=1).numpy()  # with the temperature, as `headstart predict` gives them
-print(f"temperature {judged.temperature:.2f}: calibration error {before:.3f} before, {after:.3f} after")
+before = statistics.calibration_error(evaluation.logits, evaluation.labels)
+after = statistics.calibration_error(evaluation.logits / evaluation.temperature, evaluation.labels)
+confidence = evaluation.probabilities.amax(dim=1).numpy()  # with the temperature, as `headstart predict` gives them
+print(f"temperature {evaluation.temperature:.2f}: calibration error {before:.3f} before, {after:.3f} after")
 print(f"mean confidence {confidence.mean():.3f}, accuracy {right.mean():.3f}")
 
 # %% [markdown]
@@ -155,9 +154,10 @@ for threshold in (0.0, 0.5, 0.8, 0.9, 0.99):
 # Below each image: its name, its true class, the answer.
 
 # %%
-data = images_of(run.folder, evaluation_config(run.folder, []))
-samples = data.splits[judged.split]
-show(image_grids.grid(image_grids.worst(judged, samples, 16)))
+data = images_of(run.folder)
+samples = data.splits[evaluation.split]
+worst = image_grids.worst_indices(evaluation)[:16]
+show(image_grids.grid(image_grids.prediction_tiles(evaluation, samples, worst)))
 
 # %% [markdown]
 # The same is in `evaluation/SPLIT/predictions.csv` of the run folder, a row for each image.
@@ -190,9 +190,9 @@ def feature_map(features, labels, wrong, class_names):
     return drawn
 
 
-chosen = judged.outputs.featured  # at most 500 images have their features kept
-features = judged.outputs.features.float().numpy()
-show(feature_map(features, judged.labels[chosen], ~right[chosen], run.class_names))
+chosen = evaluation.outputs.featured  # at most 500 images have their features kept
+features = evaluation.outputs.features.float().numpy()
+show(feature_map(features, evaluation.labels[chosen], ~right[chosen], run.class_names))
 
 # %% [markdown]
 # Of a run with a report, TensorBoard's PROJECTOR has the same points in three dimensions, with their images.

@@ -144,11 +144,12 @@ def show(figure):
 
 
 run = read_finished(RUN)
-correct, images = run.counts(run.judged)
-low, high = wilson(int(correct.sum()), int(images.sum()))
-print(f"{correct.sum()} of {images.sum()} {run.judged.split} images are right; 95 % interval: {low:.0%} to {high:.0%}")
+matrix = run.evaluation.confusion
+correct, images = int(matrix.trace()), int(matrix.sum())
+low, high = wilson(correct, images)
+print(f"{correct} of {images} {run.evaluation.split} images are right; 95 % interval: {low:.0%} to {high:.0%}")
 show(charts.curve(run.curves, "accuracy", best=run.best_epoch, stopped=run.stopped_early))
-show(charts.confusion(run.matrix(run.judged), run.class_names))
+show(charts.confusion(matrix, run.class_names))
 
 # %% [markdown]
 # So few test images leave a wide interval. `02_look_inside_a_run.py` looks closer.
@@ -163,7 +164,7 @@ import headstart
 from headstart.data.image_folder import walk_images
 
 model = headstart.load(RUN)
-paths = walk_images(Path(NEW)).files if NEW else run.judged.images
+paths = walk_images(Path(NEW)).files if NEW else run.evaluation.images
 answers = list(zip(paths, model.predict(paths), strict=True))
 for path, answer in answers[:12]:
     print(f"{Path(path).name:16} {answer.class_name:12} {answer.probability:6.1%}")
@@ -182,8 +183,8 @@ from headstart.data.image_io import read_image
 from headstart.report import image_grids
 
 unsure = sorted(answers, key=lambda pair: pair[1].probability)[:8]
-tiles = [image_grids.Tile(read_image(path), (Path(path).name,), bars=answer.top) for path, answer in unsure]
-show(image_grids.with_bars(tiles))
+tiles = [image_grids.Tile(read_image(path), (Path(path).name,), top=answer.top) for path, answer in unsure]
+show(image_grids.grid(tiles, columns=4, bars=True))
 
 # %% [markdown]
 # ## Why does it say so?

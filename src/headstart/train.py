@@ -21,7 +21,7 @@ from headstart.data.splits import split_table
 from headstart.models.backbone import Backbone
 from headstart.models.build import open_backbone
 from headstart.report.run_report import report_run
-from headstart.runs.folder import check_folder, record_answers, record_end, record_model, record_start
+from headstart.runs.folder import check_folder, record_end, record_evaluations, record_model, record_start
 from headstart.training.build import Observers, build_classifier, open_trainer, strategy_of
 from headstart.training.checkpoints import check_checkpoint, head_only_checkpoints, restore_best
 from headstart.training.classifier import TransferClassifier
@@ -136,7 +136,7 @@ def record_results(
     about = {"licence": backbone.licence, "temperature": results.temperature, "metrics": metrics}
     with resumable(folder):
         record_model(folder, classifier.state_dict(), {**classifier.hparams, **about})
-        record_answers(folder, results.evaluations, observers.class_curves.epochs)
+        record_evaluations(folder, results.evaluations, observers.class_curves.epochs)
         write_hyperparameters(trainer.loggers, asdict(config), metrics)
         record_end(folder, metrics)
 

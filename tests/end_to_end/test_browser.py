@@ -16,7 +16,7 @@ from headstart.config.compose import evaluation_config
 from headstart.sweeps.jobs import Job
 from headstart.sweeps.report import report_sweep
 from headstart.sweeps.results import Sweep
-from tests.helpers.board import started_board
+from tests.helpers.board import start_board
 
 WIDTHS = {"phone": 390, "desktop": 1280}
 OpenTab = Callable[[str, str], Any]
@@ -106,7 +106,7 @@ def test_the_report_shows_its_parts(pages: dict[str, Path], browser: Any) -> Non
 
 @pytest.fixture(scope="module")
 def board(reported: Path) -> str:
-    return started_board(reported.parent)
+    return start_board(reported.parent)
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_projector(board: str, open_tab: OpenTab) -> None:
 
 
 def test_hparams_of_a_sweep_are_filled(sweep: Path, open_tab: OpenTab) -> None:
-    page = open_tab(started_board(sweep), "hparams")
+    page = open_tab(start_board(sweep), "hparams")
     for number in range(6):
         page.get_by_text(f"{number}/tensorboard", exact=True).first.wait_for()
     assert page.get_by_text("0.0030000").count() >= 2  # of lr

@@ -243,8 +243,8 @@ FAULTS = (
     Fault(
         "classes are matched by their order instead of their names",
         "inference/evaluate.py",
-        "np.array([place.get(name, -1) for name in theirs], dtype=np.int64)[samples.labels]",
-        "np.arange(len(theirs), dtype=np.int64)[samples.labels]",
+        "np.array([indices.get(name, -1) for name in data_classes], dtype=np.int64)[samples.labels]",
+        "np.arange(len(data_classes), dtype=np.int64)[samples.labels]",
         ("inference/test_evaluate.py",),
     ),
     # --- sweeps and reports ------------------------------------------------------------------------------------------

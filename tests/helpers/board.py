@@ -7,11 +7,8 @@ from pathlib import Path
 from tensorboard.program import TensorBoard
 
 
-def started_board(folder: Path) -> str:
-    """Starts a TensorBoard in this process, and gives its address.
-
-    It listens on this machine alone.
-    """
+def start_board(folder: Path) -> str:
+    """Starts a TensorBoard in this process that listens on this machine alone, and returns its address."""
     board = TensorBoard()
     board.configure(argv=[None, "--logdir", str(folder), "--host", "127.0.0.1", "--port", "0", "--load_fast", "false"])
     return str(board.launch())

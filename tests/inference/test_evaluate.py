@@ -1,4 +1,4 @@
-"""`headstart evaluate`: the figures of training again, and those on other people's folders."""
+"""`headstart evaluate`: the metrics of training again, and those on other folders."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.helpers.images import class_folders, make_stl10
 from tests.helpers.runs import SMALL, TINY_RESNET, Train, composed
 
 
-def figures(metrics: dict[str, Any], split: str) -> dict[str, float]:
+def metrics_of(metrics: dict[str, Any], split: str) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if name.startswith(f"{split}/")}
 
 
@@ -30,7 +30,7 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-WAYS = {
+STRATEGIES = {
     "features": ("head=mlp",),
     "onnx features": ("features.engine=onnx", "data.evaluation_batch_size=5"),
     "through the network": ("features=off", "augment=flip", "data.batch_size=7"),
@@ -38,35 +38,35 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("split", ["test", "val", "train"])
-def test_a_run_is_evaluated_to_its_own_figures(way: str, split: str, folders: Path, tmp_path_factory: Any) -> None:
-    folder = tmp_path_factory.getbasetemp() / "ways" / way
+def test_a_run_is_evaluated_to_its_own_metrics(strategy: str, split: str, folders: Path, tmp_path_factory: Any) -> None:
+    folder = tmp_path_factory.getbasetemp() / "strategies" / strategy
     if not folder.exists():
         from headstart.train import run
 
-        words = ("data=imagefolder", f"data.root={folders}", "data.test_fraction=0.3", "epochs=2")
-        run(composed(*SMALL, *TINY_RESNET, *words, *WAYS[way]), folder)
+        overrides = ("data=imagefolder", f"data.root={folders}", "data.test_fraction=0.3", "epochs=2")
+        run(composed(*SMALL, *TINY_RESNET, *overrides, *STRATEGIES[strategy]), folder)
     expected = json.loads((folder / "metrics.json").read_text())
-    found = evaluate(folder, split=split)
-    assert figures(found.metrics, split) == figures(expected, split)
-    assert len(figures(expected, split)) == 5  # loss, accuracies, two classes
-    assert found.metrics[f"data/{split}_size"] == expected[f"data/{split}_size"]
-    assert found.notes == []
+    evaluation = evaluate(folder, split=split)
+    assert metrics_of(evaluation.metrics, split) == metrics_of(expected, split)
+    assert len(metrics_of(expected, split)) == 5  # loss, accuracies, two classes
+    assert evaluation.metrics[f"data/{split}_size"] == expected[f"data/{split}_size"]
+    assert evaluation.notes == []
 
 
 def test_an_empty_cache_changes_nothing(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
     expected = json.loads((trained / "metrics.json").read_text())
-    assert figures(evaluate(trained).metrics, "test") == figures(expected, "test")
+    assert metrics_of(evaluate(trained).metrics, "test") == metrics_of(expected, "test")
 
 
 def test_more_than_five_classes_and_images_in_memory(train: Train, tmp_path: Path) -> None:
     expected = train("epochs=2", "data.num_workers=0")
-    found = evaluate(tmp_path / "run")
-    assert figures(found.metrics, "test") == figures(expected, "test")
-    assert "test/top5_accuracy" in found.metrics
-    found.save(tmp_path / "evaluation")
+    evaluation = evaluate(tmp_path / "run")
+    assert metrics_of(evaluation.metrics, "test") == metrics_of(expected, "test")
+    assert "test/top5_accuracy" in evaluation.metrics
+    evaluation.save(tmp_path / "evaluation")
     predictions = read(tmp_path / "evaluation" / "predictions.csv")
     assert list(predictions[0])[-2:] == ["class_5", "probability_5"]
 
@@ -85,8 +85,8 @@ def test_what_is_written_is_what_was_measured(trained: Path, folders: Path, tmp_
     for row in predictions:
         assert Path(row["image"]).is_relative_to(folders)
         assert Path(row["image"]).parent.name == row["true"]
-        share = float(row["probability"] if row["true"] == row["predicted"] else row["probability_2"])
-        assert -math.log(share) == pytest.approx(float(row["loss"]), abs=1e-4)
+        probability = float(row["probability"] if row["true"] == row["predicted"] else row["probability_2"])
+        assert -math.log(probability) == pytest.approx(float(row["loss"]), abs=1e-4)
     by_class = {row["class"]: row for row in classes}
     for name in ("cat", "dog"):
         assert float(by_class[name]["recall"]) == pytest.approx(metrics[f"test/class_accuracy/{name}"], abs=1e-6)
@@ -111,11 +111,11 @@ def test_a_run_leaves_what_evaluate_would_write(split: str, trained: Path, tmp_p
     main(["evaluate", str(trained), "--split", split, "--out", str(tmp_path)])
     for name in ("predictions.csv", "classes.csv", "metrics.json"):
         assert (trained / "evaluation" / split / name).read_bytes() == (tmp_path / name).read_bytes()
-    kept, made = read_evaluation(trained / "evaluation" / split), read_evaluation(tmp_path)
-    assert torch.equal(kept.logits, made.logits)
-    assert torch.equal(kept.outputs.features, made.outputs.features)
-    assert kept.labels.tolist() == made.labels.tolist()
-    assert (kept.class_names, kept.images, kept.split) == (("cat", "dog"), made.images, split)
+    saved, made = read_evaluation(trained / "evaluation" / split), read_evaluation(tmp_path)
+    assert torch.equal(saved.logits, made.logits)
+    assert torch.equal(saved.outputs.features, made.outputs.features)
+    assert saved.labels.tolist() == made.labels.tolist()
+    assert (saved.class_names, saved.images, saved.split) == (("cat", "dog"), made.images, split)
 
 
 def test_an_evaluation_that_is_damaged_is_named(trained: Path, tmp_path: Path) -> None:
@@ -131,11 +131,10 @@ def test_an_evaluation_that_is_damaged_is_named(trained: Path, tmp_path: Path) -
         read_evaluation(folder)
 
 
-def answers(found: Evaluation) -> dict[str, str]:
+def predicted_classes(evaluation: Evaluation) -> dict[str, str]:
     """Class names predicted, by file name."""
-    predicted = found.logits.argmax(dim=1).tolist()
-    names = [str(Path(image).relative_to(Path(image).parents[1])) for image in found.images]
-    return {name: found.class_names[index] for name, index in zip(names, predicted, strict=True)}
+    names = [str(Path(image).relative_to(Path(image).parents[1])) for image in evaluation.images]
+    return {name: evaluation.class_names[index] for name, index in zip(names, evaluation.predicted, strict=True)}
 
 
 def test_classes_are_matched_by_name_and_not_by_their_order(trained: Path, folders: Path, tmp_path: Path) -> None:
@@ -146,21 +145,21 @@ def test_classes_are_matched_by_name_and_not_by_their_order(trained: Path, folde
     class_folders(tmp_path / "renamed", ("aardvark", "crow"), 3)
     after = evaluate(trained, renamed)
     assert after.metrics == before.metrics
-    assert answers(after) == answers(before)
+    assert predicted_classes(after) == predicted_classes(before)
     assert after.notes == ["the model does not know aardvark, crow: 6 images of these classes are left out"]
-    # The same files below other names: what they are called in the answer does not change.
+    # The same files below other names: the predicted names do not change.
     (renamed / "cat").rename(renamed / "zebra")
     moved = headstart.load(trained, "cpu")
     for path in sorted((renamed / "zebra").iterdir()):
-        assert moved.predict(path).class_name == answers(before)[f"cat/{path.name}"]
+        assert moved.predict(path).class_name == predicted_classes(before)[f"cat/{path.name}"]
 
 
 def test_classes_that_the_data_lack_are_named(trained: Path, folders: Path, tmp_path: Path) -> None:
     shutil.copytree(folders / "dog", tmp_path / "data" / "dog")
-    found = headstart.load(trained / "model", "cpu").evaluate(tmp_path / "data")
-    assert found.notes == ["the data have no image of cat, which the model knows"]
-    assert "test/class_accuracy/cat" not in found.metrics
-    assert found.metrics["data/test_size"] == 10
+    evaluation = headstart.load(trained / "model", "cpu").evaluate(tmp_path / "data")
+    assert evaluation.notes == ["the data have no image of cat, which the model knows"]
+    assert "test/class_accuracy/cat" not in evaluation.metrics
+    assert evaluation.metrics["data/test_size"] == 10
     (tmp_path / "data" / "dog").rename(tmp_path / "data" / "wolf")
     with pytest.raises(
         DataError, match="the model knows none of the classes wolf; it knows cat, dog. Classes are matche"
@@ -174,37 +173,37 @@ def test_several_views_count_as_they_do_in_predict(
 ) -> None:
     main(["evaluate", str(reported), "--tta", tta, "--out", str(tmp_path / "out")])
     capsys.readouterr()
-    found = evaluate(reported, tta=tta)
-    assert found.name == f"test-{tta}"
+    evaluation = evaluate(reported, tta=tta)
+    assert evaluation.name == f"test-{tta}"
     rows = read(tmp_path / "out" / "predictions.csv")
     model = headstart.load(reported)
     assert model.temperature != 1.0  # so that it matters where it is applied
-    for row, answer in zip(rows, model.predict([row["image"] for row in rows], tta=tta), strict=True):
-        assert row["predicted"] == answer.class_name
-        assert float(row["probability"]) == pytest.approx(answer.probability, abs=1e-4)
+    for row, prediction in zip(rows, model.predict([row["image"] for row in rows], tta=tta), strict=True):
+        assert row["predicted"] == prediction.class_name
+        assert float(row["probability"]) == pytest.approx(prediction.probability, abs=1e-4)
     right = sum(row["true"] == row["predicted"] for row in rows)
-    assert found.metrics["test/accuracy"] == pytest.approx(right / len(rows), abs=1e-6)
-    assert found.metrics["test/loss"] != evaluate(reported).metrics["test/loss"]
+    assert evaluation.metrics["test/accuracy"] == pytest.approx(right / len(rows), abs=1e-6)
+    assert evaluation.metrics["test/loss"] != evaluate(reported).metrics["test/loss"]
 
 
-def test_other_data_by_words_are_not_split(train: Train, tmp_path: Path) -> None:
+def test_other_data_by_overrides_are_not_split(train: Train, tmp_path: Path) -> None:
     make_stl10(tmp_path / "stl10")
-    words = ("data=stl10", f"data.root={tmp_path / 'stl10'}", *TINY_RESNET, "epochs=1")
-    expected = train(*words)
-    found = evaluate(tmp_path / "run", *words[:2])
-    assert figures(found.metrics, "test") == figures(expected, "test")
-    assert evaluate(tmp_path / "run", *words[:2], split="train").metrics["data/train_size"] == 200
+    overrides = ("data=stl10", f"data.root={tmp_path / 'stl10'}", *TINY_RESNET, "epochs=1")
+    expected = train(*overrides)
+    evaluation = evaluate(tmp_path / "run", *overrides[:2])
+    assert metrics_of(evaluation.metrics, "test") == metrics_of(expected, "test")
+    assert evaluate(tmp_path / "run", *overrides[:2], split="train").metrics["data/train_size"] == 200
     assert expected["data/train_size"] < 200
     moved = Path(shutil.move(tmp_path / "stl10", tmp_path / "moved"))
-    found = evaluate(tmp_path / "run", f"data.root={moved}", split="val")
-    assert figures(found.metrics, "val") == figures(expected, "val")
+    evaluation = evaluate(tmp_path / "run", f"data.root={moved}", split="val")
+    assert metrics_of(evaluation.metrics, "val") == metrics_of(expected, "val")
 
 
 def test_the_first_split_that_there_is_is_named(train: Train, folders: Path, tmp_path: Path) -> None:
     train("data=imagefolder", f"data.root={folders}", *TINY_RESNET, "epochs=1", "data.test_fraction=0")
-    found = evaluate(tmp_path / "run")
-    assert (found.split, found.name) == ("val", "val")
-    assert found.notes == ["there is no test split: these figures are of val"]
+    evaluation = evaluate(tmp_path / "run")
+    assert (evaluation.split, evaluation.name) == ("val", "val")
+    assert evaluation.notes == ["there is no test split: these metrics are of val"]
     with pytest.raises(DataError, match="these data have no test split; there are train, val."):
         evaluate(tmp_path / "run", split="test")
 
@@ -213,9 +212,9 @@ def test_a_model_alone_needs_data(trained: Path, folders: Path, tmp_path: Path) 
     model = Path(shutil.copytree(trained / "model", tmp_path / "model"))
     with pytest.raises(ConfigError, match="model lies in no run folder, so its own data are not known. Name a folder"):
         evaluate(model)
-    found = evaluate(model, "data=imagefolder", f"data.root={folders}", "trainer.enable_progress_bar=false")
+    evaluation = evaluate(model, "data=imagefolder", f"data.root={folders}", "trainer.enable_progress_bar=false")
     expected = evaluate(trained, folders).metrics
-    assert found.metrics == {name.replace("test", "train"): value for name, value in expected.items()}
+    assert evaluation.metrics == {name.replace("test", "train"): value for name, value in expected.items()}
     with pytest.raises(ConfigError, match="unknown key 'rot' in 'data'. Did you mean 'root'?"):
         evaluate(trained, "data.rot=x")
     with pytest.raises(ConfigError, match="a b: name one folder of images, with a folder for each class in it."):
@@ -223,7 +222,7 @@ def test_a_model_alone_needs_data(trained: Path, folders: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("overrides", "message"),
     [
         (("{folders}", "data=digits"), "and data=digits: name one of them, they are different data."),
         (("+freze=true",), "unknown key '\\+freze'. Did you mean 'freeze'"),
@@ -237,10 +236,10 @@ def test_a_model_alone_needs_data(trained: Path, folders: Path, tmp_path: Path) 
     ],
 )
 def test_words_that_do_not_fit_are_explained(
-    words: tuple[str, ...], message: str, trained: Path, folders: Path
+    overrides: tuple[str, ...], message: str, trained: Path, folders: Path
 ) -> None:
     with pytest.raises((ConfigError, DataError), match=message):
-        evaluate(trained, *(word.format(folders=folders) for word in words))
+        evaluate(trained, *(override.format(folders=folders) for override in overrides))
 
 
 def test_training_images_are_never_reported_as_a_test(train: Train, folders: Path, tmp_path: Path) -> None:

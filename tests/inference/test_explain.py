@@ -20,9 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-import headstart
-from headstart.cli.main import main
-from headstart.inference.explain.heatmap_files import file_name, picture
+from headstart.inference.explain.heatmap_files import draw, file_name
 from headstart.inference.explain.heatmaps import Explainer, Heatmap, explain, overlay
 from headstart.inference.model import Model
 from headstart.models.backbone import build_backbone
@@ -30,6 +28,7 @@ from headstart.models.head import build_head
 from headstart.models.model_folder import Artifact
 from headstart.utils.errors import ConfigError, DataError, ModelError
 from tests.helpers.images import class_folders, make_odd_images, photo, write_csv
+from tests.inference.conftest import Predict
 
 CLASSES = ("here", "there", "nowhere")
 # Library, network, and a size that it takes, the smallest at which something is left to see.
@@ -83,16 +82,11 @@ def two_lights(side: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def shares(heat: NDArray[np.float32]) -> NDArray[np.float64]:
+def heat_by_quarter(heat: NDArray[np.float32]) -> NDArray[np.float64]:
     """How much of the heat is in each quarter, as [[upper left, upper right], [lower left, lower right]]."""
     half = len(heat) // 2
     quarters = heat.reshape(2, half, 2, half).sum(axis=(1, 3), dtype=np.float64)
     return quarters / quarters.sum()
-
-
-@pytest.fixture(scope="module")
-def model(trained: Path) -> Model:
-    return headstart.load(trained, "cpu")
 
 
 def opposites(_: nn.Module, head: nn.Linear) -> None:
@@ -129,7 +123,7 @@ def test_every_kind_of_network_is_explained_and_stays_as_it_is(library: str, nam
 
 def test_a_network_that_runs_out_of_pixels_says_so() -> None:
     model = random_model("headstart", "glyphnet", 1)
-    message = r"somewhere: what glyphnet sees in images of 1 × 1 pixels cannot be shown: .* larger data.image_size"
+    message = r"somewhere: there are no heat maps of glyphnet for images of 1 × 1 pixels: .* larger data.image_size"
     with pytest.raises(ModelError, match=message):
         explain(model, [noise()])
     assert not any(module._forward_hooks for module in model.network.modules())
@@ -137,8 +131,8 @@ def test_a_network_that_runs_out_of_pixels_says_so() -> None:
 
 def test_what_a_pool_has_enlarged_is_not_taken_for_a_map() -> None:
     """A VGG makes 1 × 1 of 32 pixels, and its pool makes 7 × 7 of that."""
-    place = Explainer(random_model("torchvision", "vgg11", 32)).place
-    assert isinstance(place.module, nn.ReLU)
+    explainer = Explainer(random_model("torchvision", "vgg11", 32))
+    assert isinstance(explainer.target_layer.module, nn.ReLU)
 
 
 # --- in the right place --------------------------------------------------------------------------------------
@@ -160,8 +154,8 @@ def test_a_convolutional_network_that_heeds_one_corner_shows_it() -> None:
     here, there, nowhere = explain(
         random_model("headstart", "simple_cnn", 224, sees_corners), [two_lights(224)] * 3, CLASSES
     )
-    np.testing.assert_allclose(shares(here.heat), [[0, 1], [0, 0]], atol=0.01)
-    np.testing.assert_allclose(shares(there.heat), [[0, 0], [1, 0]], atol=0.01)
+    np.testing.assert_allclose(heat_by_quarter(here.heat), [[0, 1], [0, 0]], atol=0.01)
+    np.testing.assert_allclose(heat_by_quarter(there.heat), [[0, 0], [1, 0]], atol=0.01)
     assert here.heat[10, -10] == 1
     assert here.heat[70:].max() < 0.01
     assert not nowhere.heat.any()
@@ -200,9 +194,9 @@ def looks_up_right(backbone: Any, head: nn.Linear) -> None:
 def test_a_vision_transformer_that_heeds_one_corner_shows_it() -> None:
     model = random_model("timm", "vit_tiny_patch16_224", 224, looks_up_right)
     explainer = Explainer(model)
-    assert explainer.place.module is model.network.get_submodule("backbone.blocks.11.norm1")
+    assert explainer.target_layer.module is model.network.get_submodule("backbone.blocks.11.norm1")
     (heatmap,) = explainer.explain([two_lights(224)], "here")
-    assert shares(heatmap.heat)[0, 1] > 0.95
+    assert heat_by_quarter(heatmap.heat)[0, 1] > 0.95
     row, column = np.unravel_index(heatmap.heat.argmax(), heatmap.heat.shape)
     assert row < 224 // 4
     assert column >= 224 * 3 // 4
@@ -263,16 +257,16 @@ def test_every_form_of_a_map_is_seen_the_right_way_round(form: str) -> None:
 
 
 def test_a_map_that_is_changed_later_is_taken_as_it_was() -> None:
-    found = [
+    heat = [
         explain(small_model(partial(Brightness, form)), [noise()], "here")[0].heat
         for form in ("changed", "changed in place")
     ]
-    np.testing.assert_array_equal(*found)
+    np.testing.assert_array_equal(*heat)
 
 
-def test_a_layer_that_runs_twice_is_no_place() -> None:
-    place = Explainer(small_model(partial(Brightness, "a layer twice"))).place
-    assert isinstance(place.module, nn.Conv2d)
+def test_a_layer_that_runs_twice_is_no_target_layer() -> None:
+    explainer = Explainer(small_model(partial(Brightness, "a layer twice")))
+    assert isinstance(explainer.target_layer.module, nn.Conv2d)
 
 
 # --- what is asked for ---------------------------------------------------------------------------------------
@@ -320,7 +314,7 @@ def test_without_the_library_it_says_what_to_install(model: Model, monkeypatch: 
 
 def test_an_answer_that_is_no_number_is_not_explained() -> None:
     model = random_model("headstart", "glyphnet", 32, lambda _, head: head.weight.fill_(torch.nan))  # type: ignore[arg-type, return-value]
-    with pytest.raises(DataError, match="somewhere: its answer is not a number. Training diverged"):
+    with pytest.raises(DataError, match="somewhere: its logits are not finite. Training diverged"):
         explain(model, [noise()], "here")
 
 
@@ -334,49 +328,31 @@ def test_the_photograph_shows_through_the_heat() -> None:
     stripes[::2] = 255
     heat = np.repeat(np.linspace(0, 1, 64, dtype=np.float32)[None], 64, axis=0)
     before = heat.copy()
-    found = np.asarray(overlay(Image.fromarray(stripes), heat)).astype(int)
+    blended = np.asarray(overlay(Image.fromarray(stripes), heat)).astype(int)
     np.testing.assert_array_equal(heat, before)
-    assert found.shape == (64, 64, 3)
-    assert (found[0] - found[1]).min() > 80  # light and dark stay apart, hot and cold
-    assert found[:, -1, 0].mean() > found[:, -1, 2].mean() + 50  # hot is yellow
-    assert np.ptp(found[:, 0].mean(axis=0)) < 5  # cold has no colour
+    assert blended.shape == (64, 64, 3)
+    assert (blended[0] - blended[1]).min() > 80  # light and dark stay apart, hot and cold
+    assert blended[:, -1, 0].mean() > blended[:, -1, 2].mean() + 50  # hot is yellow
+    assert np.ptp(blended[:, 0].mean(axis=0)) < 5  # cold has no colour
 
 
 # --- headstart predict --explain -----------------------------------------------------------------------------
 
-Predict = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def predict(trained: Path, capsys: pytest.CaptureFixture[str]) -> Predict:
-    """Runs the command in this process: its exit status, standard output and standard error."""
-
-    def predict(*words: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        status = 0
-        try:
-            main(["predict", str(trained), "--device", "cpu", "--workers", "0", *map(str, words)])
-        except SystemExit as end:
-            status = int(end.code or 0)
-        return status, *capsys.readouterr()
-
-    return predict
-
 
 @pytest.mark.parametrize("format", [(), ("--format", "json", "--tta", "flip")])
-def test_every_answer_has_a_picture_and_none_changes(
+def test_every_prediction_has_a_heat_map_and_none_changes(
     format: tuple[str, ...], predict: Predict, folders: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "text.jpg").write_text("not an image")
     odd = make_odd_images(tmp_path / "odd")
-    words = (folders / "cat", tmp_path / "text.jpg", *odd.values(), tmp_path / "gone.jpg", *format)
-    expected = predict(*words)
-    place = tmp_path / "deep" / "pictures"
-    assert predict(*words, "--explain", place) == expected
+    sources = (folders / "cat", tmp_path / "text.jpg", *odd.values(), tmp_path / "gone.jpg", *format)
+    expected = predict(*sources)
+    out = tmp_path / "deep" / "heatmaps"
+    assert predict(*sources, "--explain", out) == expected
     assert expected[0] == 1
-    answered = [*(folders / "cat").iterdir(), *odd.values()]
-    assert {file.name for file in place.iterdir()} == {file_name(str(file)) for file in answered}
-    for file in place.iterdir():
+    predicted = [*(folders / "cat").iterdir(), *odd.values()]
+    assert {file.name for file in out.iterdir()} == {file_name(str(file)) for file in predicted}
+    for file in out.iterdir():
         with Image.open(file) as image:
             assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (2 * 224 + 6, 224 + 28))
 
@@ -385,13 +361,13 @@ def test_what_the_picture_shows(predict: Predict, model: Model, folders: Path, t
     file = folders / "cat" / "0.jpg"
     predict(file, "--explain", tmp_path)
     (written,) = tmp_path.iterdir()
-    answer, (heatmap,) = model.predict(file), explain(model, file, "cat")
-    found = np.asarray(Image.open(written)).astype(int)
-    expected = np.asarray(picture(heatmap, answer.probability)).astype(int)
-    assert np.abs(found - expected).mean() < 5
+    prediction, (heatmap,) = model.predict(file), explain(model, file, "cat")
+    pixels = np.asarray(Image.open(written)).astype(int)
+    expected = np.asarray(draw(heatmap, prediction.probability)).astype(int)
+    assert np.abs(pixels - expected).mean() < 5
     crop = np.asarray(heatmap.crop.resize((224, 224), Image.Resampling.NEAREST)).astype(int)
-    assert np.abs(found[28:, :224] - crop).mean() < 5
-    assert (found[:28] < 100).any()  # something is written above
+    assert np.abs(pixels[28:, :224] - crop).mean() < 5
+    assert (pixels[:28] < 100).any()  # something is written above
 
 
 def test_pictures_of_images_with_the_same_name_do_not_collide(predict: Predict, tmp_path: Path) -> None:
@@ -428,8 +404,8 @@ def test_odd_names_stay_in_the_folder(
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.chdir(inside)
     listed = write_csv(inside / "list.csv", [("image",), ("./größe 図.jpg",)])
-    words = [f"../{inside.name}/{names[0]}", f"{inside}/../{inside.name}//{names[1]}", *names[2:], listed]
-    status, *_, err = predict("--explain", "../../out", "--", *words)
+    sources = [f"../{inside.name}/{names[0]}", f"{inside}/../{inside.name}//{names[1]}", *names[2:], listed]
+    status, *_, err = predict("--explain", "../../out", "--", *sources)
     assert (err, status) == ("", 0)
     written = sorted((tmp_path / "out").iterdir())
     assert len(written) == len(names)
@@ -439,16 +415,14 @@ def test_odd_names_stay_in_the_folder(
 
 @given(st.text(), st.text())
 def test_a_name_is_one_for_every_system(folder: str, name: str) -> None:
-    found = file_name(f"{folder}/{name}")
-    assert found.endswith(".jpg")
-    assert not set(found) & set('/\\:*?"<>|\0 \n')
-    assert not found.startswith(".")
-    assert len(found.encode()) <= 140
+    file = file_name(f"{folder}/{name}")
+    assert file.endswith(".jpg")
+    assert not set(file) & set('/\\:*?"<>|\0 \n')
+    assert not file.startswith(".")
+    assert len(file.encode()) <= 140
 
 
-def test_what_cannot_be_read_twice_is_answered_without_a_picture(
-    predict: Predict, folders: Path, tmp_path: Path
-) -> None:
+def test_what_cannot_be_read_twice_is_answered_without_a_draw(predict: Predict, folders: Path, tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.write(writer, (folders / "cat" / "0.jpg").read_bytes())
     os.close(writer)
@@ -457,23 +431,23 @@ def test_what_cannot_be_read_twice_is_answered_without_a_picture(
     os.close(reader)
     assert status == 0
     assert [line.split(",")[1] for line in out.splitlines()] == ["class", "cat", "dog"]
-    assert err == f"headstart: no picture: {pipe}: no file that can be read again.\n"
+    assert err == f"headstart: no heat map: {pipe}: no file that can be read again.\n"
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_the_place_for_pictures_is_a_folder(predict: Predict, folders: Path, tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_refused(predict: Predict, folders: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="--explain .*/file is a file: name a folder for the pictures."):
+    with pytest.raises(ConfigError, match="--explain .*/file is a file: name a folder for the heat maps."):
         predict(folders, "--explain", tmp_path / "file")
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "日本", "a\nb", "caf\udce9", ""])
 def test_any_class_name_can_be_written(name: str) -> None:
     crop = Image.new("RGB", (300, 300))
-    image = picture(Heatmap(name, np.zeros((300, 300), np.float32), crop), 0.5)
+    image = draw(Heatmap(name, np.zeros((300, 300), np.float32), crop), 0.5)
     title = np.asarray(image.convert("L"))[:28]
     assert image.size == (606, 328)
     assert (title < 100).any()
     assert (title[:, -6:] == 255).all()  # it ends before the edge
     printable = "".join(letter if letter.isprintable() else "?" for letter in name)
-    assert picture(Heatmap(printable, np.zeros((300, 300), np.float32), crop), 0.5) == image
+    assert draw(Heatmap(printable, np.zeros((300, 300), np.float32), crop), 0.5) == image

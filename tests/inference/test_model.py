@@ -21,11 +21,6 @@ from tests.helpers.images import make_bad_files, make_odd_images
 from tests.helpers.runs import Train
 
 
-@pytest.fixture(scope="module")
-def model(trained: Path) -> Model:
-    return headstart.load(trained, "cpu")
-
-
 def as_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).movedim(-1, 0)
 
@@ -51,15 +46,15 @@ def test_greys_16_bits_and_transparency_in_memory_are_as_in_files(model: Model, 
 
 def test_several_images_are_answered_in_order(model: Model, folders: Path) -> None:
     files = [folders / name / f"{index}.jpg" for index in range(5) for name in ("dog", "cat")]
-    answers = model.predict(files)
-    assert [answer.class_name for answer in answers] == ["dog", "cat"] * 5
+    predictions = model.predict(files)
+    assert [prediction.class_name for prediction in predictions] == ["dog", "cat"] * 5
     pixels = np.stack([np.asarray(read_image(file)) for file in files])
-    assert model.predict(pixels) == answers
-    assert model.predict(iter(files)) == answers
+    assert model.predict(pixels) == predictions
+    assert model.predict(iter(files)) == predictions
     assert model.predict([]) == []
-    for answer in answers:
-        assert answer.top[0] == (answer.class_name, answer.probability)
-        assert sum(share for _, share in answer.top) == pytest.approx(1)
+    for prediction in predictions:
+        assert prediction.top[0] == (prediction.class_name, prediction.probability)
+        assert sum(probability for _, probability in prediction.top) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
@@ -77,10 +72,10 @@ def test_neither_batches_nor_workers_change_an_answer(
 
 def test_a_mirror_image_counts_as_much_as_the_image(model: Model, folders: Path) -> None:
     image = read_image(folders / "cat" / "0.jpg").crop((0, 0, 36, 36))  # square: its middle is that of its mirror image
-    answers = [model.predict(form, tta="flip") for form in (image, ImageOps.mirror(image))]
-    assert answers[0].probability == pytest.approx(answers[1].probability, abs=1e-6)
+    predictions = [model.predict(form, tta="flip") for form in (image, ImageOps.mirror(image))]
+    assert predictions[0].probability == pytest.approx(predictions[1].probability, abs=1e-6)
     alone = [dict(model.predict(form).top)["cat"] for form in (image, ImageOps.mirror(image))]
-    assert dict(answers[0].top)["cat"] == pytest.approx(np.mean(alone), abs=1e-6)
+    assert dict(predictions[0].top)["cat"] == pytest.approx(np.mean(alone), abs=1e-6)
 
 
 def test_five_crops_are_the_corners_and_the_middle(model: Model, folders: Path) -> None:
@@ -91,8 +86,8 @@ def test_five_crops_are_the_corners_and_the_middle(model: Model, folders: Path) 
     resized = image.resize((35, 32), Image.Resampling.BILINEAR)
     corner = model.transform(resized.crop((0, 0, 32, 32)))
     assert torch.equal(views[0], corner)
-    shares = model.logits(views).softmax(dim=1).mean(dim=0)
-    assert model.predict(image, tta="five").probability == pytest.approx(float(shares.max()), abs=1e-6)
+    probabilities = model.logits(views).softmax(dim=1).mean(dim=0)
+    assert model.predict(image, tta="five").probability == pytest.approx(float(probabilities.max()), abs=1e-6)
     with pytest.raises(ConfigError, match="tta=ten: expected flip or five."):
         model.predict(image, tta="ten")  # type: ignore[arg-type]
 
@@ -103,12 +98,12 @@ def test_what_cannot_be_read_says_why_and_the_rest_is_answered(model: Model, tmp
     files = [
         path for pair in zip(good.values(), [tmp_path / "bad" / name for name in bad], strict=False) for path in pair
     ]
-    for path, answer in zip(files, model.predict_each(files), strict=True):
+    for path, prediction in zip(files, model.predict_each(files), strict=True):
         if path.parent.name == "good":
-            assert not isinstance(answer, DataError)
+            assert not isinstance(prediction, DataError)
         else:
-            assert isinstance(answer, DataError)
-            assert str(answer).startswith(f"{path}: {bad[path.name]}")
+            assert isinstance(prediction, DataError)
+            assert str(prediction).startswith(f"{path}: {bad[path.name]}")
     with pytest.raises(DataError, match="empty.jpg: not an image"):
         model.predict(tmp_path / "bad" / "empty.jpg")
 
@@ -140,14 +135,14 @@ def test_what_is_no_picture_in_memory_is_refused(form: Tensor, message: str, mod
 
 
 def test_how_many_classes_has_to_be_a_number(model: Model, folders: Path) -> None:
-    with pytest.raises(ConfigError, match="top=0: expected how many classes to name, 1 or more."):
+    with pytest.raises(ConfigError, match="top=0: expected the number of classes to return, 1 or more."):
         model.predict(folders / "cat" / "0.jpg", top=0)
     assert len(model.predict(folders / "cat" / "0.jpg", top=1).top) == 1
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "meta", "abacus"])
 def test_a_device_that_is_not_there_is_named(device: str, trained: Path) -> None:
-    with pytest.raises(ConfigError, match=f"device={device} is not there .* Use cpu."):
+    with pytest.raises(ConfigError, match=f"device={device} is not available .* Use cpu."):
         headstart.load(trained, device)
 
 
@@ -155,8 +150,8 @@ def test_using_a_model_imports_neither_lightning_nor_hydra(trained: Path, folder
     code = f"""
 import sys, headstart
 assert "torch" not in sys.modules
-for place in ("model", "checkpoints/best.ckpt"):
-    print(headstart.load("{trained}/" + place, "cpu").predict("{folders}/cat/0.jpg").class_name)
+for path in ("model", "checkpoints/best.ckpt"):
+    print(headstart.load("{trained}/" + path, "cpu").predict("{folders}/cat/0.jpg").class_name)
 heavy = {{"lightning", "hydra", "omegaconf", "torchmetrics", "sklearn", "tensorboard"}} & set(sys.modules)
 assert not heavy, heavy
 """

@@ -325,7 +325,7 @@ def test_a_model_that_diverged_says_so(trained: Path, folders: Path, tmp_path: P
     artifact = read_artifact(trained)
     artifact.state["head.bias"][:] = torch.nan
     save_model(tmp_path / "nan", artifact.state, artifact.description)
-    with pytest.raises(DataError, match="nan: its answer is not a number. Training diverged: try a lower lr."):
+    with pytest.raises(DataError, match="nan: its logits are not finite. Training diverged: try a lower lr."):
         headstart.load(tmp_path / "nan", "cpu").predict(folders / "cat" / "0.jpg")
 
 

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from headstart.cli.main import main
+from headstart.data.dataset import Samples
 from headstart.data.image_io import image_size
-from headstart.report.data_preview import measured
+from headstart.report import data_preview
 from headstart.utils.errors import ConfigError, DataError
 from tests.helpers.images import CLASSES, class_folders
 
@@ -45,8 +46,8 @@ def test_there_is_a_picture_of_each_kind(looked: Path) -> None:
     page = (looked / "index.html").read_text()
     assert "Nothing was skipped" in page
     assert "a &lt;b&gt;very long $name$" in page
-    assert "Without and with augmentation (flip)" in page
-    assert all(place.startswith("data:") for place in re.findall(r'src="([^"]*)', page))
+    assert "Augmentation (flip)" in page
+    assert all(url.startswith("data:") for url in re.findall(r'src="([^"]*)', page))
 
 
 def test_what_was_skipped_and_what_is_broken_is_listed(hard: Path, tmp_path: Path, capsys: Any) -> None:
@@ -77,16 +78,16 @@ def test_weights_are_not_fetched(hard: Path, tmp_path: Path, monkeypatch: pytest
     """The preprocessing of a network is known without them."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     main(["look", "data=imagefolder", f"data.root={hard}", "model=mobilenet_v3_small", "--out", str(tmp_path / "out")])
-    assert "224 × 224 goes to mobilenet_v3_small" in (tmp_path / "out" / "index.html").read_text()
+    assert "224 × 224 pixels are the input of mobilenet_v3_small" in (tmp_path / "out" / "index.html").read_text()
     assert not (tmp_path / "torch").exists()
 
 
 def test_by_default_it_goes_to_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.chdir(tmp_path)
     main(["look", "data.train_per_class=5"])  # the digits
-    place = capsys.readouterr().out.partition("look: ")[2].strip()
-    assert re.fullmatch(r"outputs/look/\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d/index.html", place)
-    assert "digits: 10 classes" in (tmp_path / place).read_text()
+    page = capsys.readouterr().out.partition("look: ")[2].strip()
+    assert re.fullmatch(r"outputs/look/\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d/index.html", page)
+    assert "digits: 10 classes" in (tmp_path / page).read_text()
 
 
 def test_mistakes_have_the_messages_of_training(tmp_path: Path) -> None:
@@ -105,13 +106,10 @@ def test_the_size_of_a_file_is_that_of_the_upright_image(orientation: int, tmp_p
 
 
 def test_of_many_files_a_sample_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from headstart.data.dataset import Samples
-    from headstart.report import data_preview as look
-
-    monkeypatch.setattr(look, "MEASURED", 10)
+    monkeypatch.setattr(data_preview, "MEASURED", 10)
     for index in range(40):
         Image.new("RGB", (10 + index, 8)).save(tmp_path / f"{index}.png")
     files = [str(tmp_path / f"{index}.png") for index in range(40)]
-    sizes, problems = measured({"train": Samples(files, np.zeros(40, dtype=np.int64), files)})
+    sizes, problems = data_preview.read_sizes({"train": Samples(files, np.zeros(40, dtype=np.int64), files)})
     assert sizes[:, 0].tolist() == list(range(10, 50, 4))
     assert problems == []

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,47 +34,66 @@ def pages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
+def page_of(folder: Path) -> str:
+    """The text of a run's report, or of a comparison."""
+    path = folder / "report" / "index.html"
+    return (path if path.exists() else folder / "index.html").read_text()
+
+
+def train(root: Path, folder: Path, *overrides: str) -> None:
+    from headstart.train import run
+
+    run(composed(*report_words(root, *overrides)), folder)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(hard: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted") / "run"
+    train(hard, folder, "report=false", "epochs=5")
+    return folder
+
+
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
 
 def metrics(folder: Path) -> dict[str, float]:
-    found: dict[str, float] = json.loads((folder / "metrics.json").read_text())
-    return found
+    values: dict[str, float] = json.loads((folder / "metrics.json").read_text())
+    return values
 
 
 # --- the page ------------------------------------------------------------------------------------------------
 
 
 def test_the_page_stands_alone(reported: Path) -> None:
-    page = (reported / "report" / "index.html").read_text()
+    page = page_of(reported)
     assert len(page) < 5_000_000
     # All that it loads is in it, and XML's names of namespaces are no addresses.
     loaded = re.findall(r"""(?:src|href)="([^"]*)""", page)
     assert len(loaded) > 50
-    assert all(place.startswith(("data:", "#")) for place in loaded)
+    assert all(url.startswith(("data:", "#")) for url in loaded)
     assert "url(http" not in page
     assert "<script" not in page
-    assert re.search(r"Of training, \d+ % of the time waited for batches", page)
+    assert re.search(r"Training spent \d+ % of its time waiting for batches", page)
 
 
 def test_the_page_says_how_good_and_how_certain(reported: Path) -> None:
-    page = (reported / "report" / "index.html").read_text()
+    page = page_of(reported)
     accuracy = metrics(reported)["test/accuracy"]
     low, high = wilson(round(accuracy * 45), 45)
     assert 0.4 < accuracy < 1
     assert f"{accuracy:.1%}" in page
     assert "{params/trainable:,} of {params/total:,} parameters".format_map(metrics(reported)) in page
-    assert f"95 % interval {low:.1%} to {high:.1%}" in page
+    assert f"95 % confidence interval {low:.1%} to {high:.1%}" in page
     assert f"--config-path={reported} --config-name=config" in page
-    for title in ("Hardest", "Worst mistakes", "Calibration", "Without and with augmentation (flip)"):
+    for title in ("Hardest classes", "Worst mistakes", "Calibration", "Augmentation (flip)"):
         assert title in page
 
 
 def test_names_from_the_data_are_text(reported: Path) -> None:
     """A class or a file must not be able to run something in the reader's browser."""
-    page = (reported / "report" / "index.html").read_text()
+    page = page_of(reported)
     assert "<b>very" not in page
     assert "a &lt;b&gt;very long $name$" in page
 
@@ -88,9 +106,8 @@ def test_the_worst_are_the_mistakes_with_the_largest_loss(reported: Path) -> Non
     assert 0 < len(wrong) <= 50
     assert [row["image"] for row in worst] == [row["image"] for row in wrong]
     assert all(Path(row["image"]).is_file() and Path(row["image"]).parent.name == row["true"] for row in worst)
-    page = (reported / "report" / "index.html").read_text()
-    places = [page.index(f"{Path(row['image']).name}</span>") for row in worst[:1]]
-    assert places
+    page = page_of(reported)
+    assert f"{Path(worst[0]['image']).name}</span>" in page
     assert page.count('class="wrong"') >= len(worst)
 
 
@@ -110,19 +127,17 @@ def test_images_that_were_moved(reported: Path, hard: Path, tmp_path: Path, capl
     moved = Path(shutil.copytree(hard, tmp_path / "moved"))
     config = (copy / "config.yaml").read_text()
     (copy / "config.yaml").write_text(config.replace(str(hard), str(tmp_path / "gone")))
-    with pytest.raises(
-        DataError, match="the images of the report are not to be had: .* Say data.root=FOLDER if they were"
-    ):
+    with pytest.raises(DataError, match="images of this run are not available: .* Set data.root=FOLDER if they were"):
         main(["report", str(copy)])
-    assert "As the network sees them" in (copy / "report" / "index.html").read_text()  # the former one is still there
+    assert "Training images as the network sees them" in page_of(copy)  # the former one is still there
     shutil.rmtree(copy / "report")
     main(["report", str(copy)])
-    assert "the images of the report are not to be had: " in caplog.text
-    page = (copy / "report" / "index.html").read_text()
-    assert "As the network sees them" not in page
+    assert "the images of this run are not available: " in caplog.text
+    page = page_of(copy)
+    assert "Training images as the network sees them" not in page
     assert "Calibration" in page
     main(["report", str(copy), f"data.root={moved}"])
-    assert "As the network sees them" in (copy / "report" / "index.html").read_text()
+    assert "Training images as the network sees them" in page_of(copy)
     (moved / "val" / "ant" / "0.png").unlink()
     with pytest.raises(
         DataError, match="these are not the images, labels and splits that .* was trained with, which split.csv"
@@ -133,25 +148,24 @@ def test_images_that_were_moved(reported: Path, hard: Path, tmp_path: Path, capl
 def test_what_cannot_be_drawn_is_a_warning(hard: Path, tmp_path: Path, caplog: Any, monkeypatch: Any) -> None:
     """The run is there, with all that can be drawn; the reason stands in the log and on the page."""
     from headstart.report import charts
-    from headstart.train import run
 
     def broken(*_: object, **__: object) -> None:
         raise ValueError("no ink")
 
     monkeypatch.setattr(charts, "reliability", broken)
-    run(composed(*report_words(hard, "epochs=1")), tmp_path / "run")
+    train(hard, tmp_path / "run", "epochs=1")
     assert metrics(tmp_path / "run")["epochs/run"] == 1
     assert "reliability cannot be shown: ValueError: no ink" in caplog.text
-    page = (tmp_path / "run" / "report" / "index.html").read_text()
+    page = page_of(tmp_path / "run")
     assert "reliability: ValueError: no ink" in page
     assert "Confusion matrix" in page
     monkeypatch.setattr("headstart.report.html.render", broken)
-    run(composed(*report_words(hard, "epochs=1")), tmp_path / "second")
+    train(hard, tmp_path / "second", "epochs=1")
     assert f"there is no report: ValueError: no ink. Try headstart report {tmp_path / 'second'}" in caplog.text
     assert metrics(tmp_path / "second")["epochs/run"] == 1
 
 
-def test_what_is_no_finished_run_is_said(reported: Path, tmp_path: Path) -> None:
+def test_what_is_no_finished_run_is_said(reported: Path, tmp_path: Path, capsys: Any) -> None:
     with pytest.raises(DataError, match="no such folder"):
         main(["report", str(tmp_path / "none")])
     copy = Path(shutil.copytree(reported, tmp_path / "copy"))
@@ -160,6 +174,11 @@ def test_what_is_no_finished_run_is_said(reported: Path, tmp_path: Path) -> None
         DataError, match="has no evaluation of val or test. Make one by headstart evaluate .* --split val"
     ):
         main(["report", str(copy)])
+    (copy / "metrics.json").write_text("{damaged")
+    with pytest.raises(DataError, match="copy: its metrics.json is damaged. Copy the run folder again, or resume it"):
+        main(["report", str(copy)])
+    assert main(["runs", str(tmp_path)]) is None
+    assert "damaged metrics.json" in capsys.readouterr().out
     (copy / "metrics.json").unlink()
     with pytest.raises(DataError, match="copy: this run has not ended, it has no metrics.json"):
         main(["report", str(copy)])
@@ -168,22 +187,18 @@ def test_what_is_no_finished_run_is_said(reported: Path, tmp_path: Path) -> None
 def test_from_another_folder_the_images_are_found_again(
     hard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from headstart.train import run
-
     monkeypatch.chdir(hard.parent)
-    run(composed(*report_words(Path(hard.name), "epochs=1")), tmp_path / "run")
+    train(Path(hard.name), tmp_path / "run", "epochs=1")
     monkeypatch.chdir(tmp_path)
     main(["report", "run"])
-    assert "As the network sees them" in (tmp_path / "run" / "report" / "index.html").read_text()
+    assert "Training images as the network sees them" in page_of(tmp_path / "run")
 
 
 def test_answers_that_cannot_be_written_do_not_cost_the_run(hard: Path, tmp_path: Path, caplog: Any) -> None:
-    from headstart.train import run
-
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "evaluation").write_text("in the way")
-    run(composed(*report_words(hard, "epochs=1")), tmp_path / "run")
-    assert "the answers to each image cannot be kept in " in caplog.text
+    train(hard, tmp_path / "run", "epochs=1")
+    assert "the predictions for each image cannot be saved in " in caplog.text
     assert metrics(tmp_path / "run")["epochs/run"] == 1
     assert headstart.load(tmp_path / "run", "cpu").class_names == tuple(sorted(CLASSES))
 
@@ -199,28 +214,27 @@ def test_a_run_that_diverged_has_its_report(hard: Path, reported: Path, tmp_path
     assert "Confusion" not in caplog.text
     assert (tmp_path / "run" / "report" / "figures" / "confusion.png").exists()
     main(["report", str(reported), str(tmp_path / "run"), "--out", str(tmp_path / "out")])
-    assert "val loss not finite" in (tmp_path / "out" / "index.html").read_text()
+    assert "val loss not finite" in page_of(tmp_path / "out")
 
 
-def test_the_best_epoch_of_a_resumed_run_is_that_of_its_checkpoint(hard: Path, tmp_path: Path) -> None:
-    from headstart.train import run
-
-    run(composed(*report_words(hard, "report=false", "epochs=3")), tmp_path / "first")
+@pytest.mark.parametrize("folder", ["first", "second"])
+def test_a_resumed_run_has_the_best_epoch_and_class_curves_of_an_uninterrupted_one(
+    folder: str, uninterrupted: Path, hard: Path, tmp_path: Path
+) -> None:
+    train(hard, tmp_path / "first", "report=false", "epochs=3")
     last = tmp_path / "first" / "checkpoints" / "last.ckpt"
-    run(composed(*report_words(hard, "report=false", "epochs=5", f"ckpt_path={last}")), tmp_path / "second")
-    run(composed(*report_words(hard, "report=false", "epochs=5")), tmp_path / "whole")
-    assert metrics(tmp_path / "second")["epochs/best"] == metrics(tmp_path / "whole")["epochs/best"]
-    assert read_finished(tmp_path / "second").best_epoch == metrics(tmp_path / "whole")["epochs/best"]
+    train(hard, tmp_path / folder, "report=false", "epochs=5", f"ckpt_path={last}")
+    resumed, whole = read_finished(tmp_path / folder), read_finished(uninterrupted)
+    assert resumed.best_epoch == whole.best_epoch == metrics(uninterrupted)["epochs/best"]
+    assert resumed.class_curves.tolist() == whole.class_curves.tolist()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux")
 def test_a_class_whose_name_is_no_utf_8(hard: Path, tmp_path: Path, caplog: Any) -> None:
-    from headstart.train import run
-
     root = Path(shutil.copytree(hard, tmp_path / "data"))
     for split in ("train", "val", "test"):
         (root / split / "zebra").rename(root / split / os.fsdecode(b"caf\xe9"))
-    run(composed(*report_words(root, "epochs=1")), tmp_path / "run")
+    train(root, tmp_path / "run", "epochs=1")
     assert "there is no report" not in caplog.text
     assert "cannot be shown" not in caplog.text
     assert (tmp_path / "run" / "report" / "index.html").exists()
@@ -234,12 +248,12 @@ def test_the_temperature_travels_with_the_model(reported: Path, hard: Path) -> N
     temperature = model.description["temperature"]
     assert temperature == model.temperature != 1
     path = next((hard / "test" / "ant").iterdir())
-    answer = model.predict(path)
+    prediction = model.predict(path)
     logits = next(iter(model.logits_each([path])))
-    assert answer.probability == pytest.approx(float((logits / temperature).softmax(dim=1).max()), abs=1e-6)
-    kept = {Path(row["image"]): row for row in rows(reported / "evaluation" / "test" / "predictions.csv")}
-    assert float(kept[path]["probability"]) == pytest.approx(answer.probability, abs=1e-5)
-    assert kept[path]["predicted"] == answer.class_name
+    assert prediction.probability == pytest.approx(float((logits / temperature).softmax(dim=1).max()), abs=1e-6)
+    saved = {Path(row["image"]): row for row in rows(reported / "evaluation" / "test" / "predictions.csv")}
+    assert float(saved[path]["probability"]) == pytest.approx(prediction.probability, abs=1e-5)
+    assert saved[path]["predicted"] == prediction.class_name
     assert headstart.load(reported / "checkpoints" / "best.ckpt", "cpu").temperature == 1
 
 
@@ -297,26 +311,15 @@ def test_the_scalars(reported: Path) -> None:
 
 def test_curves_are_of_epochs_whatever_logged_them(reported: Path, other: Path) -> None:
     for folder, epochs in ((reported, 4), (other, 2)):
-        found = read_curves(folder)
+        curves = read_curves(folder)
         for name in ("train/loss", "val/accuracy", "lr-Adam"):
-            assert [epoch for epoch, _ in found[name]] == list(range(1, epochs + 1)), (folder, name)
-        best = max(value for _, value in found["val/accuracy"])
+            assert [epoch for epoch, _ in curves[name]] == list(range(1, epochs + 1)), (folder, name)
+        best = max(value for _, value in curves["val/accuracy"])
         assert best == pytest.approx(metrics(folder)["val/accuracy"], abs=1e-6)
         run = read_finished(folder)
         assert run.best_epoch is not None
-        assert dict(found["val/accuracy"])[run.best_epoch] == best
+        assert dict(curves["val/accuracy"])[run.best_epoch] == best
         assert run.class_curves.shape == (epochs, 3)
-
-
-def test_how_classes_were_learned_goes_on_in_a_resumed_run(hard: Path, tmp_path: Path) -> None:
-    from headstart.train import run
-
-    whole, part = tmp_path / "whole", tmp_path / "part"
-    run(composed(*report_words(hard, "report=false", "epochs=3")), whole)
-    run(composed(*report_words(hard, "report=false", "epochs=2")), part)
-    last = part / "checkpoints" / "last.ckpt"
-    run(composed(*report_words(hard, "report=false", "epochs=3", f"ckpt_path={last}")), part)
-    assert read_finished(part).class_curves.tolist() == read_finished(whole).class_curves.tolist()
 
 
 # --- comparisons ---------------------------------------------------------------------------------------------
@@ -335,7 +338,7 @@ def test_runs_are_compared_on_the_same_images(reported: Path, other: Path, tmp_p
     planted = shutil.copytree(other, tmp_path / "<b>other")
     main(["report", str(reported), str(planted), "--out", str(tmp_path / "out")])
     assert f"comparison: {tmp_path / 'out' / 'index.html'}" in capsys.readouterr().out
-    page = (tmp_path / "out" / "index.html").read_text()
+    page = page_of(tmp_path / "out")
     assert f"p = {test.p_value:.2g}" in page
     assert "head.name=mlp" in page
     assert "2 runs, on the same 45 test images" in page
@@ -349,17 +352,16 @@ def test_a_folder_of_runs_is_all_of_them(reported: Path, other: Path, pages: Pat
     (pages / "sweep" / "broken").mkdir()
     (pages / "sweep" / "broken" / "config.yaml").write_text((reported / "config.yaml").read_text())  # not ended
     main(["report", "sweep"])
-    place = capsys.readouterr().out.partition("comparison: ")[2].strip()
-    assert "2 runs" in (pages / place).read_text()
-    assert place.startswith("outputs/comparisons/")
+    page = capsys.readouterr().out.partition("comparison: ")[2].strip()
+    assert "2 runs" in (pages / page).read_text()
+    assert page.startswith("outputs/comparisons/")
 
 
-def test_what_cannot_be_compared_is_said(reported: Path, tmp_path: Path, train: Callable[..., dict[str, Any]]) -> None:
-    train("model.weights=default", "epochs=1")  # digits
+def test_what_cannot_be_compared_is_said(reported: Path, finished: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no image of their test split in common, by name and class: compare runs on"):
-        main(["report", str(reported), str(tmp_path / "run")])
+        main(["report", str(reported), str(finished)])  # of digits
     with pytest.raises(ConfigError, match="data.root=x: expected run folders, or one run folder and such words"):
-        main(["report", str(reported), str(tmp_path / "run"), "data.root=x"])
+        main(["report", str(reported), str(finished), "data.root=x"])
     (tmp_path / "empty" / "run").mkdir(parents=True)
     shutil.copy(reported / "config.yaml", tmp_path / "empty" / "run")
     with pytest.raises(DataError, match="empty: no run below it has ended"):
@@ -384,13 +386,8 @@ def test_a_job_of_a_sweep_has_no_report(words: tuple[str, ...], sweep: bool, mad
 
 
 def test_a_run_that_saw_only_some_batches_has_no_report(hard: Path, tmp_path: Path, caplog: Any) -> None:
-    from headstart.train import run
-
     caplog.set_level(logging.INFO)
-    run(
-        composed(*report_words(hard, "epochs=1", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1")),
-        tmp_path / "run",
-    )
+    train(hard, tmp_path / "run", "epochs=1", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1")
     assert "there is no report: only some of the images were evaluated" in caplog.text
     assert metrics(tmp_path / "run")["epochs/run"] == 1
     assert not (tmp_path / "run" / "report").exists()
@@ -398,12 +395,12 @@ def test_a_run_that_saw_only_some_batches_has_no_report(hard: Path, tmp_path: Pa
 
 def test_of_many_learning_rates_the_first_and_the_last_are_named() -> None:
     blocks = ["head", *(f"block{number}" for number in range(12, 0, -1))]
-    found = {
+    rates = {
         f"lr-AdamW/{name}{decay}": [(1.0, 1e-3 * 0.8**depth), (2.0, 5e-4 * 0.8**depth)]
         for depth, name in enumerate(blocks)
         for decay in ("", ", no decay")
     }
-    axes = curve(found, "learning_rate").axes[0]
+    axes = curve(rates, "learning_rate").axes[0]
     assert len(axes.lines) == len(blocks)  # what does not decay has the same rates
     (legend,) = axes.figure.legends  # outside: lines may be anywhere in the chart
     assert axes.get_legend() is None

@@ -1,4 +1,4 @@
-"""Intervals, calibration and the paired test, against other people's figures and against simulation."""
+"""Intervals, calibration and the paired test, against published numbers and against simulation."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ def test_wilson_intervals_hold_what_they_promise() -> None:
     """Of 95 % intervals about as many contain the truth, at sizes and accuracies as people have them."""
     rng = np.random.default_rng(0)
     for truth, images in ((0.95, 165), (0.8, 40), (0.99, 700)):
-        found = [wilson(int(correct), images) for correct in rng.binomial(images, truth, 2000)]
-        covered = np.mean([low <= truth <= high for low, high in found])
+        intervals = [wilson(int(correct), images) for correct in rng.binomial(images, truth, 2000)]
+        covered = np.mean([low <= truth <= high for low, high in intervals])
         assert 0.93 <= covered <= 0.98, (truth, images, covered)
 
 
 def test_mean_interval() -> None:
     rng = np.random.default_rng(0)
-    found = [mean_interval(rng.exponential(1, 200).astype(np.float32)) for _ in range(1000)]
-    assert 0.92 <= np.mean([low <= 1 <= high for low, high in found]) <= 0.97
+    intervals = [mean_interval(rng.exponential(1, 200).astype(np.float32)) for _ in range(1000)]
+    assert 0.92 <= np.mean([low <= 1 <= high for low, high in intervals]) <= 0.97
     assert mean_interval(np.array([0.5], dtype=np.float32)) == (0.5, 0.5)
 
 
-def drawn(temperature: float, images: int = 4000, classes: int = 5) -> tuple[torch.Tensor, np.ndarray]:
+def calibrated_logits(temperature: float, images: int = 4000, classes: int = 5) -> tuple[torch.Tensor, np.ndarray]:
     """Logits that are calibrated after division by a temperature, with labels drawn from their probabilities."""
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(images, classes, generator=generator) * 2
@@ -51,17 +51,17 @@ def drawn(temperature: float, images: int = 4000, classes: int = 5) -> tuple[tor
 
 
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
-def test_the_temperature_that_was_there_is_found(temperature: float) -> None:
-    logits, labels = drawn(temperature)
-    found = fitted_temperature(logits, labels)
-    assert found == pytest.approx(temperature, rel=0.08)
-    assert calibration_error(logits / found, labels) < 0.03
+def test_the_temperature_of_the_logits_is_recovered(temperature: float) -> None:
+    logits, labels = calibrated_logits(temperature)
+    fitted = fitted_temperature(logits, labels)
+    assert fitted == pytest.approx(temperature, rel=0.08)
+    assert calibration_error(logits / fitted, labels) < 0.03
     if temperature != 1:
-        assert calibration_error(logits, labels) > 3 * calibration_error(logits / found, labels)
+        assert calibration_error(logits, labels) > 3 * calibration_error(logits / fitted, labels)
     # No other one fits better.
     targets = torch.from_numpy(labels)
-    best = F.cross_entropy(logits / found, targets)
-    assert all(F.cross_entropy(logits / (found * factor), targets) > best for factor in (0.9, 1.1))
+    best = F.cross_entropy(logits / fitted, targets)
+    assert all(F.cross_entropy(logits / (fitted * factor), targets) > best for factor in (0.9, 1.1))
 
 
 def test_without_a_mistake_no_temperature_is_fitted() -> None:
@@ -88,15 +88,15 @@ def test_the_paired_test_by_hand() -> None:
     """Twelve against four: the exact test has 0.0768, and half the probability of the outcome itself is taken off."""
     first = np.array([True] * 12 + [False] * 4 + [True] * 50)
     second = np.array([False] * 12 + [True] * 4 + [True] * 50)
-    found = compare(first, second)
-    assert (found.only_first, found.only_second) == (12, 4)
+    comparison = compare(first, second)
+    assert (comparison.only_first, comparison.only_second) == (12, 4)
     # Binomial(16, 1/2): 2 P(X <= 4) = 2 · 2517 / 65536, P(X = 4) = 1820 / 65536
-    assert found.p_value == pytest.approx((2 * 2517 - 1820) / 65536)
-    assert compare(second, first).p_value == found.p_value
+    assert comparison.p_value == pytest.approx((2 * 2517 - 1820) / 65536)
+    assert compare(second, first).p_value == comparison.p_value
     assert compare(first, first).p_value == 1.0
 
 
-def test_two_models_that_are_equally_good_are_told_apart_in_five_of_a_hundred_pairs() -> None:
+def test_two_models_that_are_equally_good_differ_significantly_in_five_of_a_hundred_pairs() -> None:
     rng = np.random.default_rng(0)
     rejected = 0
     for _ in range(2000):
@@ -108,9 +108,9 @@ def test_two_models_that_are_equally_good_are_told_apart_in_five_of_a_hundred_pa
 
 def test_a_model_that_is_better_is_found() -> None:
     rng = np.random.default_rng(0)
-    found = []
+    significant = []
     for _ in range(200):
         second = rng.random(700) < 0.9
         first = second | (rng.random(700) < 0.4)  # repairs four of ten mistakes
-        found.append(compare(first, second).p_value < 0.05)
-    assert np.mean(found) > 0.95
+        significant.append(compare(first, second).p_value < 0.05)
+    assert np.mean(significant) > 0.95

@@ -14,7 +14,7 @@ import pytest
 from headstart.cli.main import main
 from headstart.runs.listing import find_runs, flat
 from headstart.utils.errors import ConfigError, DataError
-from tests.helpers.board import started_board
+from tests.helpers.board import start_board
 
 
 def listed(capsys: pytest.CaptureFixture[str], *words: object) -> list[dict[str, str]]:
@@ -70,7 +70,7 @@ def test_flat_settings() -> None:
     assert dict(flat(settings)) == {"lr": 0.1, "head.name": "mlp", "head.hidden": "null", "mean": "[0.5, 0.5]"}
 
 
-def asked(url: str, path: str, **body: Any) -> Any:
+def post(url: str, path: str, **body: Any) -> Any:
     data, kind = json.dumps({"experimentName": "", **body}).encode(), {"Content-Type": "application/json"}
     with urllib.request.urlopen(urllib.request.Request(f"{url}data/plugin/hparams/{path}", data, kind)) as answer:
         return json.load(answer)
@@ -78,20 +78,20 @@ def asked(url: str, path: str, **body: Any) -> Any:
 
 def test_tensorboard_has_a_row_for_every_run_of_a_sweep(sweep: Path) -> None:
     """The real TensorBoard, asked as its page asks it."""
-    url = started_board(sweep)
+    url = start_board(sweep)
     columns = [{"hparam": "lr"}, {"hparam": "head.hidden"}, {"metric": {"tag": "best/val/accuracy"}}]
-    experiment = asked(url, "experiment")
+    experiment = post(url, "experiment")
     settings = {info["name"]: info for info in experiment["hparamInfos"]}
     assert {name for name, info in settings.items() if info["differs"]} >= {"lr", "head.name"}
     assert "head.hidden" in settings  # a setting that only some runs have
     assert {"tag": "best/test/accuracy", "group": ""} in [info["name"] for info in experiment["metricInfos"]]
-    groups = asked(
+    groups = post(
         url, "session_groups", colParams=columns, allowedStatuses=["STATUS_SUCCESS"], startIndex=0, sliceSize=100
     )["sessionGroups"]
-    found = {group["name"].split("/")[0]: group for group in groups}
+    by_run = {group["name"].split("/")[0]: group for group in groups}
     for name in "012345":
         metrics = json.loads((sweep / name / "metrics.json").read_text())
-        values = {value["name"]["tag"]: value["value"] for value in found[name]["metricValues"]}
+        values = {value["name"]["tag"]: value["value"] for value in by_run[name]["metricValues"]}
         assert values["best/val/accuracy"] == pytest.approx(metrics["val/accuracy"])
-        assert found[name]["hparams"]["lr"] == pytest.approx((1e-3, 3e-3, 1e-2)[int(name) % 3])
-        assert found[name]["hparams"].get("head.hidden") == (256 if name in "345" else None)
+        assert by_run[name]["hparams"]["lr"] == pytest.approx((1e-3, 3e-3, 1e-2)[int(name) % 3])
+        assert by_run[name]["hparams"].get("head.hidden") == (256 if name in "345" else None)

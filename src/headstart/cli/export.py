@@ -41,6 +41,6 @@ def run(words: argparse.Namespace) -> int:
     for problem in (image.error for image in inputs if image.error):
         raise problem
     for written in export(model, words.to, out, [image.path for image in inputs] or None):
-        print(printable(f"{written.path}: takes {written.takes}; gives logits (batch, {len(model.class_names)})"))
+        print(printable(f"{written.path}: takes {written.input}; gives logits (batch, {len(model.class_names)})"))
         print(f"    the same classes for {written.images} images; logits differ by at most {written.difference:.1e}")
     return 0

@@ -114,9 +114,9 @@ def run(words: argparse.Namespace) -> int:
             write = partial(write_table, width=width, class_names=model.class_names)
     answers = _answers(model, inputs, words, top, failed)
     if words.explain:
-        from headstart.inference.explain.heatmap_files import Pictures  # imported here, as that takes seconds
+        from headstart.inference.explain.heatmap_files import HeatmapWriter  # imported here, as that takes seconds
 
-        answers = Pictures(model, words.explain).follow(inputs.images, answers)
+        answers = HeatmapWriter(model, words.explain).write_each(inputs.images, answers)
     if words.out:
         write_atomically(words.out, lambda path: _write_file(path, write, answers))
     else:

@@ -17,7 +17,7 @@ from headstart.cache.build import sees_all_images
 from headstart.cache.feature_loaders import FeatureDataModule
 from headstart.cache.features import frozen_features
 from headstart.config.compose import evaluation_config
-from headstart.config.schema import CachedFeatures, Features
+from headstart.config.schema import CachedFeatures, Config, Features
 from headstart.data.build import open_images, open_source
 from headstart.data.datamodule import ImageDataModule
 from headstart.data.dataset import LabelledImages, Samples
@@ -25,7 +25,7 @@ from headstart.data.image_folder import imagefolder
 from headstart.data.preprocessing import Preprocessing, evaluation_transform, tta_transform
 from headstart.data.splits import split_sha256, split_table
 from headstart.models.model_folder import Artifact, read_artifact
-from headstart.runs.predictions import Evaluation, image_names
+from headstart.runs.predictions import Evaluation, build_evaluation
 from headstart.training.callbacks import ProgressBar
 from headstart.training.checkpoints import classifier_of, without_backbone
 from headstart.training.classifier import TransferClassifier
@@ -33,160 +33,77 @@ from headstart.training.split_metrics import KeepOutputs, figures_of_splits
 from headstart.training.trainer import build_trainer, quiet_lightning
 from headstart.utils.errors import ConfigError, DataError
 
-FIRST = ("test", "val", "train")  # the first of these that the data have is evaluated
+SPLIT_ORDER = ("test", "val", "train")  # the first of these that the data have is evaluated
+VIEWS = {"flip": 2, "five": 5}  # views of an image in test-time augmentation
 
 
-def evaluate(path: str | Path, *words: str | Path, split: str | None = None, tta: str | None = None) -> Evaluation:
-    """Evaluate a trained model on labelled images, with classes matched by name.
+def evaluate(path: str | Path, *arguments: str | Path, split: str | None = None, tta: str | None = None) -> Evaluation:
+    """Evaluate a run folder, a model folder or a checkpoint on labelled images.
 
-    Args:
-        path: a run folder, a model folder or a checkpoint.
-        *words: a folder with a subfolder for each class; or overrides as for train.py, for data (`data=stl10
-            data.root=FOLDER`) and hardware (`trainer=gpu`). Without a folder or `data=`, the data of the model's run
-            are used with the same splits; `data.root=` sets their present path. Other data are not split: every image
-            of their own test, val or train split is evaluated.
-        split: "test", "val" or "train"; None takes the first of these that the data have.
-        tta: test-time augmentation: "flip" or "five" averages the probabilities of several views, as in
-            `Model.predict`.
-
-    Returns:
-        Metrics, labels and model outputs of the split.
-
-    Raises:
-        ModelError: the model cannot be loaded.
-        ConfigError: the model lies in no run folder and no data are named, or an override does not fit.
-        DataError: the images cannot be used, the split does not exist, or the model knows none of the classes.
+    Arguments, result and errors are those of `Model.evaluate`, and ModelError if the model cannot be loaded.
     """
     artifact = read_artifact(path)
-    folder, settings = _folder_and_words([str(word) for word in words])
-    others = folder is not None or any(word.startswith("data=") for word in settings)
-    if artifact.run_folder is None and not others:
-        raise ConfigError(
-            f"{path} lies in no run folder, so its own data are not known. Name a folder with a folder for each class "
-            f"in it, or data=... as for train.py."
-        )
-    config = evaluation_config(artifact.run_folder, settings)
-    if folder:
-        images = imagefolder(folder, min_classes=1)
-    elif others:
-        images = open_source(config.data.source, **config.data.of_source())
-    else:
-        images = open_images(config.data)
-        check_split(images, artifact)
-    splits = images.splits
-    if folder and set(splits) == {"train"}:
-        splits = {"test": splits["train"]}  # a folder without splits is evaluated as a test split
+    folder, overrides = _parse_arguments([str(argument) for argument in arguments])
+    config, images = _open_data(artifact, folder, overrides)
     quiet_lightning()
     classifier = classifier_of(artifact)
-    chosen = split or next(name for name in FIRST if name in splits)
-    if chosen not in splits:
-        raise DataError(f"these data have no {chosen} split; there are {', '.join(splits)}.")
-    samples, notes = match_classes(splits[chosen], images.class_names, classifier.class_names)
-    notes = [*images.notes, *notes]
-    if split is None and chosen != "test":
-        notes.append(f"there is no test split: these figures are of {chosen}")
-
-    preprocessing = Preprocessing.from_dict(classifier.hparams["preprocessing"])
-    transform = tta_transform(preprocessing, tta) if tta else evaluation_transform(preprocessing)
+    chosen, samples, notes = _select_samples(images, split, classifier.class_names, split_free=folder is not None)
     temperature = artifact.description.get("temperature", 1.0)
-    data = ImageDataModule(
-        {chosen: samples},
-        training=transform,
-        evaluation=transform,
-        batch_size=config.data.first_batch_size,
-        evaluation_batch_size=config.data.evaluation_batch_size,
-        num_workers=config.data.num_workers,
-    )
+    data = _data_module(chosen, samples, classifier, tta, config)
     keep = KeepOutputs()
-    bars = [ProgressBar(leave=False)] if config.trainer.enable_progress_bar else []
-    # One process on one device: each image is counted once, in a known order.
-    whole = {"devices": 1, "num_nodes": 1, "strategy": "auto", "fast_dev_run": False, "limit_test_batches": 1.0}
-    arguments = asdict(config.trainer) | whole | {"limit_train_batches": 1.0, "limit_val_batches": 1.0}
-    trainer = build_trainer([keep, *bars], [], arguments)
+    trainer = _evaluation_trainer(keep, config)
     if tta:
-        classifier.backbone, classifier.head = (
-            OfEachView(classifier.backbone),
-            MeanOfViews(classifier.head, temperature),
-        )
-    batches = (None if tta else features_of(classifier, data, trainer, config.features)) or data
+        each_view, views = nn.Flatten(0, 1), nn.Unflatten(0, (-1, VIEWS[tta]))
+        classifier.backbone = nn.Sequential(each_view, classifier.backbone, views)
+        classifier.head = MultiViewHead(classifier.head, temperature)
+    batches = (None if tta else cached_features(classifier, data, trainer, config.features)) or data
     with without_backbone(classifier, aside=batches is not data):
-        figures, outputs = figures_of_splits(trainer, classifier, batches, keep, kept=(chosen,))
-    return Evaluation(
-        name=_name(artifact, chosen if tta is None else f"{chosen}-{tta}", folder, settings),
-        split=chosen,
-        run_folder=artifact.run_folder,
-        metrics={**figures, "data/num_classes": len(classifier.class_names), f"data/{chosen}_size": len(samples)},
-        notes=notes,
+        metrics, outputs = figures_of_splits(trainer, classifier, batches, keep, kept=(chosen,))
+    return build_evaluation(
+        chosen,
+        samples,
+        outputs[chosen],
+        metrics,
         class_names=classifier.class_names,
-        images=image_names(samples),
-        labels=samples.labels,
-        outputs=outputs[chosen],
         temperature=temperature,
+        name=_name(artifact, chosen if tta is None else f"{chosen}-{tta}", folder, overrides),
+        run_folder=artifact.run_folder,
+        notes=notes,
     )
 
 
-class OfEachView(nn.Module):
-    """A backbone that is applied to several views of each image.
-
-    Args:
-        backbone: a module from (batch, 3, height, width) to (batch, num_features).
-    """
-
-    def __init__(self, backbone: nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
-
-    def forward(self, views: Tensor) -> Tensor:
-        """Map (batch, views, 3, height, width) to features of shape (batch, views, num_features)."""
-        features: Tensor = self.backbone(views.flatten(0, 1))
-        return features.view(*views.shape[:2], -1)
+# --- data ----------------------------------------------------------------------------------------------------
 
 
-class MeanOfViews(nn.Module):
-    """A head that averages the predicted probabilities of several views.
-
-    Args:
-        head: a module from features to logits, along the last dimension.
-        temperature: the divisor of the logits before the softmax.
-    """
-
-    def __init__(self, head: nn.Module, temperature: float) -> None:
-        super().__init__()
-        self.head, self.temperature = head, temperature
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map (batch, views, num_features) to (batch, classes): logits of the mean probabilities.
-
-        The logits are not divided by the temperature, like those of other heads.
-        """
-        logarithms: Tensor = (self.head(features).float() / self.temperature).log_softmax(dim=-1)
-        return self.temperature * (logarithms.logsumexp(dim=1) - math.log(features.shape[1]))
-
-
-def _folder_and_words(words: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """Split the arguments into the folder of images, if any, and the overrides, which contain an equals sign.
-
-    Raises:
-        ConfigError: several folders are named, or a folder and other data.
-    """
-    settings = [word for word in words if "=" in word and not Path(word).is_dir()]
-    folders = [Path(word) for word in words if word not in settings]
+def _parse_arguments(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """Return the folder of images, if one is named, and the overrides, which contain an equals sign."""
+    overrides = [argument for argument in arguments if "=" in argument and not Path(argument).is_dir()]
+    folders = [Path(argument) for argument in arguments if argument not in overrides]
     if len(folders) > 1:
         named = " ".join(map(str, folders))
         raise ConfigError(f"{named}: name one folder of images, with a folder for each class in it.")
-    about_data = [word for word in settings if word.startswith(("data=", "data.root="))]
-    if folders and about_data:
-        raise ConfigError(f"{folders[0]} and {about_data[0]}: name one of them, they are different data.")
-    return (folders[0] if folders else None), settings
+    data_overrides = [override for override in overrides if override.startswith(("data=", "data.root="))]
+    if folders and data_overrides:
+        raise ConfigError(f"{folders[0]} and {data_overrides[0]}: name one of them, they are different data.")
+    return (folders[0] if folders else None), overrides
 
 
-def _name(artifact: Artifact, split: str, folder: Path | None, words: Sequence[str]) -> str:
-    """Return the name of the evaluation's folder, which differs between checkpoints, data sets and splits."""
-    parts = [word.partition("=")[2] for word in words if word.startswith("data=")]
+def _open_data(artifact: Artifact, folder: Path | None, overrides: Sequence[str]) -> tuple[Config, LabelledImages]:
+    """Open the images of a folder, of the overrides' `data=`, or of the model's own run."""
+    other_data = folder is not None or any(override.startswith("data=") for override in overrides)
+    if artifact.run_folder is None and not other_data:
+        raise ConfigError(
+            f"{artifact.path} lies in no run folder, so its own data are not known. Name a folder with a folder for "
+            f"each class in it, or data=... as for train.py."
+        )
+    config = evaluation_config(artifact.run_folder, overrides)
     if folder:
-        place = str(folder.resolve())
-        parts = [folder.resolve().name, hashlib.sha256(os.fsencode(place)).hexdigest()[:6]]
-    return "-".join([*parts, split, *([] if artifact.path.is_dir() else [artifact.path.stem])])
+        return config, imagefolder(folder, min_classes=1)
+    if other_data:
+        return config, open_source(config.data.source, **config.data.of_source())
+    images = open_images(config.data)
+    check_split(images, artifact)
+    return config, images
 
 
 def check_split(images: LabelledImages, artifact: Artifact) -> None:
@@ -203,55 +120,99 @@ def check_split(images: LabelledImages, artifact: Artifact) -> None:
         )
 
 
-def match_classes(samples: Samples, theirs: Sequence[str], ours: Sequence[str]) -> tuple[Samples, list[str]]:
-    """Relabel images by class name.
+def _select_samples(
+    images: LabelledImages, split: str | None, class_names: Sequence[str], *, split_free: bool
+) -> tuple[str, Samples, list[str]]:
+    """Return the split to evaluate, its images with the model's labels, and notes on both."""
+    splits = images.splits
+    if split_free and set(splits) == {"train"}:
+        splits = {"test": splits["train"]}  # a folder without splits is evaluated as a test split
+    chosen = split or next(name for name in SPLIT_ORDER if name in splits)
+    if chosen not in splits:
+        raise DataError(f"these data have no {chosen} split; there are {', '.join(splits)}.")
+    samples, notes = match_classes(splits[chosen], images.class_names, class_names)
+    if split is None and chosen != "test":
+        notes.append(f"there is no test split: these metrics are of {chosen}")
+    return chosen, samples, [*images.notes, *notes]
 
-    Args:
-        samples: images with the labels of the data.
-        theirs: the data's class names, in the order of their labels.
-        ours: the model's class names, in the order of its logits.
 
-    Returns:
-        The images whose class the model knows, with the model's labels; and notes on unknown and missing classes.
+def match_classes(
+    samples: Samples, data_classes: Sequence[str], model_classes: Sequence[str]
+) -> tuple[Samples, list[str]]:
+    """Return the images whose class the model knows, with its labels; and notes on unknown and missing classes.
 
     Raises:
         DataError: the model knows none of the classes.
     """
-    place = {name: index for index, name in enumerate(ours)}
-    labels = np.array([place.get(name, -1) for name in theirs], dtype=np.int64)[samples.labels]
+    indices = {name: index for index, name in enumerate(model_classes)}
+    labels = np.array([indices.get(name, -1) for name in data_classes], dtype=np.int64)[samples.labels]
     notes = []
-    unknown = sorted({theirs[label] for label in np.unique(samples.labels)} - set(ours))
+    unknown = sorted({data_classes[label] for label in np.unique(samples.labels)} - set(model_classes))
     if unknown:
         count = int((labels < 0).sum())
-        notes.append(f"the model does not know {_named(unknown)}: {count} images of these classes are left out")
+        notes.append(f"the model does not know {_list_names(unknown)}: {count} images of these classes are left out")
     if (labels < 0).all():
         raise DataError(
-            f"the model knows none of the classes {_named(unknown)}; it knows {_named(ours)}. Classes are matched by "
-            f"name: rename the folders or labels."
+            f"the model knows none of the classes {_list_names(unknown)}; it knows {_list_names(model_classes)}. "
+            f"Classes are matched by name: rename the folders or labels."
         )
-    lacking = [name for name, index in place.items() if index not in labels]
-    if lacking:
-        notes.append(f"the data have no image of {_named(lacking)}, which the model knows")
+    missing = [name for name, index in indices.items() if index not in labels]
+    if missing:
+        notes.append(f"the data have no image of {_list_names(missing)}, which the model knows")
     return Samples(samples.images, labels, samples.names).take(np.flatnonzero(labels >= 0)), notes
 
 
-def _named(names: Sequence[str]) -> str:
+def _list_names(names: Sequence[str]) -> str:
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
-def features_of(
+def _name(artifact: Artifact, split: str, folder: Path | None, overrides: Sequence[str]) -> str:
+    """Return the name of the evaluation's folder, which differs between checkpoints, data sets and splits."""
+    parts = [override.partition("=")[2] for override in overrides if override.startswith("data=")]
+    if folder:
+        path = folder.resolve()
+        parts = [path.name, hashlib.sha256(os.fsencode(path)).hexdigest()[:6]]
+    return "-".join([*parts, split, *([] if artifact.path.is_dir() else [artifact.path.stem])])
+
+
+# --- computation ---------------------------------------------------------------------------------------------
+
+
+def _data_module(
+    split: str, samples: Samples, classifier: TransferClassifier, tta: str | None, config: Config
+) -> ImageDataModule:
+    preprocessing = Preprocessing.from_dict(classifier.hparams["preprocessing"])
+    transform = tta_transform(preprocessing, tta) if tta else evaluation_transform(preprocessing)
+    return ImageDataModule(
+        {split: samples},
+        training=transform,
+        evaluation=transform,
+        batch_size=config.data.first_batch_size,
+        evaluation_batch_size=config.data.evaluation_batch_size,
+        num_workers=config.data.num_workers,
+    )
+
+
+def _evaluation_trainer(keep: KeepOutputs, config: Config) -> pl.Trainer:
+    """Build a Trainer with one process on one device: each image is counted once, in a known order."""
+    bars = [ProgressBar(leave=False)] if config.trainer.enable_progress_bar else []
+    single = {"devices": 1, "num_nodes": 1, "strategy": "auto", "fast_dev_run": False}
+    limits = dict.fromkeys(("limit_train_batches", "limit_val_batches", "limit_test_batches"), 1.0)
+    return build_trainer([keep, *bars], [], asdict(config.trainer) | single | limits)
+
+
+def cached_features(
     classifier: TransferClassifier, data: ImageDataModule, trainer: pl.Trainer, settings: Features
 ) -> FeatureDataModule | None:
-    """Return the features of the frozen backbone, read from the cache where possible, as in training.
+    """Return the features of the frozen backbone, from the cache where possible, as in training.
 
-    Returns:
-        A data module of features; None if the backbone is not frozen, caching is off, or the features cannot be cached.
+    It is None if the backbone is not frozen, caching is off, or the features cannot be cached.
     """
     frozen = classifier.hparams["freeze"] is True
     if not (frozen and isinstance(settings, CachedFeatures) and sees_all_images(trainer)):
         return None
     head = next(layer for layer in classifier.head.modules() if isinstance(layer, nn.Linear))
-    found = frozen_features(
+    features = frozen_features(
         classifier.backbone,
         data,
         num_features=head.in_features,
@@ -263,4 +224,20 @@ def features_of(
         max_gb=settings.max_gb,
         show_progress=bool(trainer.progress_bar_callback),
     )
-    return found.data if found else None
+    return features.data if features else None
+
+
+class MultiViewHead(nn.Module):
+    """A head that averages the predicted probabilities of several views, with temperature scaling."""
+
+    def __init__(self, head: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.head, self.temperature = head, temperature
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (batch, views, num_features) to (batch, classes): logits of the mean probabilities.
+
+        The logits are not divided by the temperature, like those of other heads.
+        """
+        log_probabilities: Tensor = (self.head(features).float() / self.temperature).log_softmax(dim=-1)
+        return self.temperature * (log_probabilities.logsumexp(dim=1) - math.log(features.shape[1]))

@@ -41,24 +41,19 @@ class Exported(NamedTuple):
 
     Attributes:
         path: the file.
-        takes: a description of its input: dtype and shape.
+        input: a description of its input: dtype and shape.
         images: the number of images that it was compared on.
         difference: the largest absolute error of a logit, relative to the largest logit if that is above 1.
     """
 
     path: Path
-    takes: str
+    input: str
     images: int
     difference: float
 
 
 class FromPixels(nn.Module):
-    """A network that scales and normalises its input itself.
-
-    Args:
-        network: a module from preprocessed images to logits.
-        preprocessing: the preprocessing whose mean and standard deviation are used.
-    """
+    """A network that scales and normalises its input itself."""
 
     mean: Tensor
     std: Tensor
@@ -102,31 +97,24 @@ def export(model: Model, kind: str, folder: Path, images: Sequence[ImageLike] | 
     if kind == "onnx" and not has_onnx():
         raise ConfigError('--to onnx needs ONNX and its runtime: pip install -e ".[onnx]"')
     crop = model.preprocessing.crop
-    pixels = example_pixels(model.preprocessing, images)
+    pixels = _example_pixels(model.preprocessing, images)
     prepared = Normalisation(model.preprocessing)(pixels)
     expected = torch.cat([model.logits(part) for part in torch.split(prepared, BATCH)])
     network = copy.deepcopy(model.network).cpu().to(memory_format=torch.contiguous_format)
     from_pixels = FromPixels(network, model.preprocessing).eval()
+    pixels = pixels.permute(0, 2, 3, 1).contiguous()
     tensors, rgb = f"float32 (batch, 3, {crop}, {crop}), normalised", f"uint8 RGB (batch, {crop}, {crop}, 3)"
     return [
-        _write(network, prepared, expected, folder / f"model{ENDINGS[kind]}", kind, metadata(model, tensors)),
-        _write(
-            from_pixels,
-            pixels.permute(0, 2, 3, 1).contiguous(),
-            expected,
-            folder / f"model-uint8{ENDINGS[kind]}",
-            kind,
-            metadata(model, rgb),
-        ),
+        _write(module, images, expected, folder / f"{name}{ENDINGS[kind]}", kind, metadata(model, description))
+        for name, module, images, description in (
+            ("model", network, prepared, tensors),
+            ("model-uint8", from_pixels, pixels, rgb),
+        )
     ]
 
 
-def example_pixels(preprocessing: Preprocessing, images: Sequence[ImageLike] | None) -> Tensor:
-    """Return images as uint8 of shape (N, 3, crop, crop): the given ones, or generated ones of blurred random colours.
-
-    Raises:
-        DataError: an image cannot be read.
-    """
+def _example_pixels(preprocessing: Preprocessing, images: Sequence[ImageLike] | None) -> Tensor:
+    """Return images as uint8 of shape (N, 3, crop, crop): the given ones, or generated ones of random colours."""
     transform = pixel_transform(preprocessing)
     if images is None:
         rng = np.random.default_rng(0)
@@ -135,78 +123,65 @@ def example_pixels(preprocessing: Preprocessing, images: Sequence[ImageLike] | N
     return torch.stack([transform(as_image(image)) for image in images])
 
 
-def metadata(model: Model, takes: str) -> dict[str, str]:
-    """Return the metadata of an exported file, with each value as JSON.
-
-    Args:
-        model: the exported model.
-        takes: a description of the file's input: dtype and shape.
-    """
-    about = {
+def metadata(model: Model, description: str) -> dict[str, str]:
+    """Return the metadata of an exported file, with each value as JSON; its input is described by dtype and shape."""
+    values = {
         "headstart": headstart.__version__,
         "class_names": model.class_names,
         "preprocessing": model.description["preprocessing"],
         "temperature": model.temperature,  # for softmax(logits / temperature): the file returns logits
-        "input": takes,
+        "input": description,
     }
-    return {name: json.dumps(value, ensure_ascii=False) for name, value in about.items()}
+    return {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}
 
 
 def _write(
-    module: nn.Module, given: Tensor, expected: Tensor, path: Path, kind: str, about: Mapping[str, str]
+    module: nn.Module, images: Tensor, expected: Tensor, path: Path, kind: str, metadata: Mapping[str, str]
 ) -> Exported:
-    """Write one file atomically, after the written network was loaded and compared with the model.
-
-    Raises:
-        ModelError: the network cannot be exported, or the outputs differ.
-    """
+    """Write one file atomically, after the written network was loaded and compared with the model."""
     write, load = (_write_onnx, _load_onnx) if kind == "onnx" else (_write_program, _load_program)
-    found: list[float] = []
+    difference = math.inf
 
     def write_and_compare(temporary: Path) -> None:
+        nonlocal difference
         try:
-            two = torch.cat([given[:1], given[-1:]])  # from one image, an exporter would fix the batch size
-            write(module, two, temporary, about)
+            two = torch.cat([images[:1], images[-1:]])  # from one image, an exporter would fix the batch size
+            write(module, two, temporary, metadata)
             run = load(temporary)
-            sizes = _sizes(len(given))
-            pairs = zip(torch.split(given, sizes), torch.split(expected, sizes), strict=True)
-            found.append(max(_difference(run(images), logits) for images, logits in pairs))
+            starts = list(range(1, len(images), BATCH))  # one image, then full batches, then the remainder
+            pairs = zip(images.tensor_split(starts), expected.tensor_split(starts), strict=True)
+            difference = max(_difference(run(batch), logits) for batch, logits in pairs)
         except Exception as error:  # exporters and runtimes may raise anything
             raise ModelError(
                 f"{path} is not written: {kind} cannot follow this network ({format_error(error)})."
             ) from error
-        if not found[0] <= TOLERANCE:
+        if not difference <= TOLERANCE:
             raise ModelError(
-                f"{path} is not written: its logits are up to {found[0]:.1e} away from the model's, more than "
+                f"{path} is not written: its logits differ from the model's by up to {difference:.1e}, more than "
                 f"{TOLERANCE:.0e}. Try the other kind, {' or '.join(sorted(ENDINGS))}."
             )
 
     write_atomically(path, write_and_compare)
-    return Exported(path, json.loads(about["input"]), len(given), found[0])
+    return Exported(path, json.loads(metadata["input"]), len(images), difference)
 
 
-def _sizes(images: int) -> list[int]:
-    """Return the batch sizes of the comparison: one image, then full batches, then the remainder."""
-    return [1, *[BATCH] * ((images - 1) // BATCH), *([left] if (left := (images - 1) % BATCH) else [])]
-
-
-def _difference(given: Tensor, expected: Tensor) -> float:
+def _difference(logits: Tensor, expected: Tensor) -> float:
     """Return the largest error of a logit, relative to the largest logit if that is above 1.
 
     It is infinite if the shape or a predicted class differs.
     """
-    if given.shape != expected.shape or not torch.equal(given.argmax(dim=1), expected.argmax(dim=1)):
+    if logits.shape != expected.shape or not torch.equal(logits.argmax(dim=1), expected.argmax(dim=1)):
         return math.inf
-    return float((given - expected).abs().max() / expected.abs().max().clamp(min=1))
+    return float((logits - expected).abs().max() / expected.abs().max().clamp(min=1))
 
 
 # --- torch.export --------------------------------------------------------------------------------------------
 
 
-def _write_program(module: nn.Module, images: Tensor, path: Path, about: Mapping[str, str]) -> None:
+def _write_program(module: nn.Module, images: Tensor, path: Path, metadata: Mapping[str, str]) -> None:
     program = torch.export.export(module, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     with path.open("wb") as file:  # torch.export.save requires file names to end in .pt2
-        torch.export.save(program, file, extra_files={METADATA: json.dumps(dict(about))})
+        torch.export.save(program, file, extra_files={METADATA: json.dumps(dict(metadata))})
 
 
 def _load_program(path: Path) -> Run:
@@ -219,11 +194,11 @@ def _load_program(path: Path) -> Run:
 
 
 def has_onnx() -> bool:
-    """Tell whether ONNX, its exporter and ONNX Runtime are installed."""
+    """Return whether ONNX, its exporter and ONNX Runtime are installed."""
     return all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 
 
-def _write_onnx(module: nn.Module, images: Tensor, path: Path, about: Mapping[str, str]) -> None:
+def _write_onnx(module: nn.Module, images: Tensor, path: Path, metadata: Mapping[str, str]) -> None:
     onnx: Any = importlib.import_module("onnx")
     # The exporter by torch.export takes seconds, the one for `features.engine` half a second. But it supports dynamic
     # batch sizes, and adaptive pooling to an output larger than its input, as in a VGG at 96 pixels.
@@ -239,7 +214,7 @@ def _write_onnx(module: nn.Module, images: Tensor, path: Path, about: Mapping[st
         verbose=False,
     )
     graph = onnx.load(path)
-    onnx.helper.set_model_props(graph, dict(about))
+    onnx.helper.set_model_props(graph, dict(metadata))
     onnx.save(graph, path)
 
 

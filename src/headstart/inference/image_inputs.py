@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -13,15 +13,12 @@ from headstart.data.image_folder import skipped_notes, walk_images
 from headstart.data.image_io import EXTENSIONS
 from headstart.utils.errors import ConfigError, DataError
 
-TABLE = ".csv"
-EXTENSIONS_TEXT = " ".join(EXTENSIONS)
-
 
 class Input(NamedTuple):
-    """An image that was asked for.
+    """An image that was named on the command line.
 
     Attributes:
-        name: the name that it was given.
+        name: the name as given.
         path: the path of the file; empty if the name is not valid.
         error: why there is no image, if that is known before the file is read.
     """
@@ -33,7 +30,7 @@ class Input(NamedTuple):
 
 @dataclass
 class Inputs:
-    """The images that were asked for.
+    """The images that were named on the command line.
 
     Attributes:
         images: the images, in order.
@@ -80,21 +77,21 @@ def _find(source: str, images: str | None, column: str | None, usual: str | None
     if not source:
         inputs.images.append(_missing("''", "the name is empty."))
     elif path.is_dir():
-        found = walk_images(path)
-        inputs.images += [Input(file, file) for file in found.files]
-        inputs.images += [_missing(*problem.rsplit(": ", 1)) for problem in found.problems]
-        if not (found.files or found.problems):
-            inputs.images.append(_missing(source, f"no image in this folder. Images end in {EXTENSIONS_TEXT}."))
-        inputs.notes += skipped_notes([found], source)
-    elif path.suffix.lower() == TABLE and path.exists():
+        walk = walk_images(path)
+        inputs.images += [Input(file, file) for file in walk.files]
+        inputs.images += [_missing(*problem.rsplit(": ", 1)) for problem in walk.problems]
+        if not (walk.files or walk.problems):
+            inputs.images.append(_missing(source, f"no image in this folder. Images end in {' '.join(EXTENSIONS)}."))
+        inputs.notes += skipped_notes([walk], source)
+    elif path.suffix.lower() == ".csv" and path.exists():
         columns, rows, notes, _ = read_table(path, column or usual)
         inputs.notes += notes
         inputs.column = column or image_column(path, columns, usual)
         if inputs.column not in columns:
             has = ", ".join(columns)
             raise ConfigError(f"{path} has no column '{column}'; its columns are {has}. Use --column NAME.")
-        named = [(line, row[inputs.column]) for line, row in rows]
-        inputs.images += _listed(path, Path(images) if images is not None else path.parent, named)
+        folder = Path(images) if images is not None else path.parent
+        inputs.images += [_listed(path, line, folder, row[inputs.column]) for line, row in rows]
         if not rows:
             inputs.images.append(_missing(source, "a header and no rows."))
     elif glob.has_magic(source) and not path.exists():
@@ -112,13 +109,12 @@ def _missing(source: str, why: str) -> Input:
     return Input(source, source, DataError(f"{source}: {why}"))
 
 
-def _listed(table: Path, folder: Path, named: Sequence[tuple[int, str]]) -> Iterator[Input]:
-    """Yield the images of a folder that the lines of a table name."""
-    for line, file in named:
-        try:
-            yield Input(file, path_inside(folder, file, f"{table}, line {line}"))
-        except DataError as error:
-            yield Input(file, "", error)
+def _listed(table: Path, line: int, folder: Path, file: str) -> Input:
+    """Return the image of a folder that a line of a table names."""
+    try:
+        return Input(file, path_inside(folder, file, f"{table}, line {line}"))
+    except DataError as error:
+        return Input(file, "", error)
 
 
 def image_column(table: Path, columns: Sequence[str], usual: str | None) -> str:

@@ -111,12 +111,12 @@ class Model:
         """
         one = _is_one(images)
         many: Sequence[ImageLike] = [images] if one else list(images)  # type: ignore[arg-type, list-item]
-        answers = []
-        for answer in self.predict_each(many, top=top, tta=tta, batch_size=batch_size, num_workers=num_workers):
-            if isinstance(answer, DataError):
-                raise answer
-            answers.append(answer)
-        return answers[0] if one else answers
+        predictions = []
+        for result in self.predict_each(many, top=top, tta=tta, batch_size=batch_size, num_workers=num_workers):
+            if isinstance(result, DataError):
+                raise result
+            predictions.append(result)
+        return predictions[0] if one else predictions
 
     def predict_each(
         self,
@@ -127,14 +127,7 @@ class Model:
         batch_size: int | None = None,
         num_workers: int | None = None,
     ) -> Iterator[Prediction | DataError]:
-        """Classify images lazily, in order, with few of them in memory at a time.
-
-        Args:
-            images: the images; see `predict`.
-            top: the number of classes to return for each image.
-            tta: test-time augmentation; see `predict`.
-            batch_size: images per batch; see `predict`.
-            num_workers: processes that decode files; see `predict`.
+        """Classify images lazily, in order, with few of them in memory at a time; the arguments are those of `predict`.
 
         Yields:
             For each image its prediction, or the error that explains why there is none.
@@ -143,20 +136,20 @@ class Model:
             ConfigError: `top` is less than 1; raised when iteration begins.
         """
         if top < 1:
-            raise ConfigError(f"top={top}: expected how many classes to name, 1 or more.")
+            raise ConfigError(f"top={top}: expected the number of classes to return, 1 or more.")
         for logits in self.logits_each(images, tta=tta, batch_size=batch_size, num_workers=num_workers):
             if isinstance(logits, DataError):
                 yield logits
                 continue
             if not logits.isfinite().all():
-                yield DataError(f"{self.path}: its answer is not a number. Training diverged: try a lower lr.")
+                yield DataError(f"{self.path}: its logits are not finite. Training diverged: try a lower lr.")
                 continue
             # With test-time augmentation, average the probabilities over the views.
             probabilities, classes = (
                 (logits / self.temperature).softmax(dim=1).mean(dim=0).sort(descending=True, stable=True)
             )
-            named = [self.class_names[index] for index in classes[:top].tolist()]
-            ranked = tuple(zip(named, probabilities[:top].tolist(), strict=True))
+            names = [self.class_names[index] for index in classes[:top].tolist()]
+            ranked = tuple(zip(names, probabilities[:top].tolist(), strict=True))
             yield Prediction(*ranked[0], ranked)
 
     def logits_each(
@@ -167,13 +160,7 @@ class Model:
         batch_size: int | None = None,
         num_workers: int | None = None,
     ) -> Iterator[Tensor | DataError]:
-        """Compute the logits of images lazily, in order.
-
-        Args:
-            images: the images; see `predict`.
-            tta: test-time augmentation; see `predict`.
-            batch_size: images per batch; see `predict`.
-            num_workers: processes that decode files; see `predict`.
+        """Compute the logits of images lazily, in order; the arguments are those of `predict`.
 
         Yields:
             For each image, float32 logits of shape (views, classes) on the CPU, with one view if `tta` is None; or its
@@ -186,25 +173,27 @@ class Model:
             num_workers = workers_for(len(images)) if forked and files else 0
         transform = tta_transform(self.preprocessing, tta) if tta else self.transform
         loader = DataLoader(
-            _Prepared(images, transform),
+            _PreprocessedImages(images, transform),
             batch_size=batch_size or (CPU_BATCH if self.device.type == "cpu" else GPU_BATCH),
             num_workers=num_workers,
-            collate_fn=_join,
+            collate_fn=_collate,
             pin_memory=self.device.type == "cuda",
             worker_init_fn=lower_priority if self.device.type == "cpu" else exit_with_parent,
             generator=torch.Generator(),  # keeps the caller's random state unchanged
         )
-        for views, problems in loader:
+        for views, errors in loader:
             logits = iter(torch.split(self.logits(views.flatten(0, 1)), views.shape[1]) if len(views) else ())
-            for problem in problems:
-                yield problem or next(logits)
+            for error in errors:
+                yield error or next(logits)
 
-    def evaluate(self, *words: str | Path, split: str | None = None, tta: TTA | None = None) -> Evaluation:
-        """Evaluate the model on labelled images; see `headstart.inference.evaluate.evaluate`.
+    def evaluate(self, *arguments: str | Path, split: str | None = None, tta: TTA | None = None) -> Evaluation:
+        """Evaluate the model on labelled images, with classes matched by name.
 
         Args:
-            *words: a folder with a subfolder for each class, or overrides as for train.py, such as `data=stl10`.
-                Without them, the data of the model's run are used.
+            *arguments: a folder with a subfolder for each class; or overrides as for train.py, for data (`data=stl10
+                data.root=FOLDER`) and hardware (`trainer=gpu`). Without a folder or `data=`, the data of the model's
+                run are used with the same splits; `data.root=` sets their present path. Other data are not split: every
+                image of their own test, val or train split is evaluated.
             split: "test", "val" or "train"; None takes the first of these that the data have.
             tta: test-time augmentation; see `predict`.
 
@@ -217,7 +206,7 @@ class Model:
         """
         from headstart.inference.evaluate import evaluate  # imported late: it needs Lightning and Hydra
 
-        return evaluate(self.path, *words, split=split, tta=tta)
+        return evaluate(self.path, *arguments, split=split, tta=tta)
 
     def logits(self, images: Tensor) -> Tensor:
         """Compute the logits of preprocessed images.
@@ -234,7 +223,7 @@ class Model:
         return logits.float().cpu()
 
 
-class _Prepared(Dataset[Tensor | DataError]):
+class _PreprocessedImages(Dataset[Tensor | DataError]):
     """A dataset of preprocessed images of shape (views, 3, height, width), or the error where one cannot be read."""
 
     def __init__(self, images: Sequence[ImageLike], transform: Transform) -> None:
@@ -251,15 +240,11 @@ class _Prepared(Dataset[Tensor | DataError]):
             return error
 
 
-def _join(items: list[Tensor | DataError]) -> tuple[Tensor, list[DataError | None]]:
-    """Collate the readable images into a batch of shape (images, views, 3, height, width).
-
-    Returns:
-        The batch; and for each image, readable or not, its error or None.
-    """
+def _collate(items: list[Tensor | DataError]) -> tuple[Tensor, list[DataError | None]]:
+    """Return a batch of the readable images, (images, views, 3, height, width); and each image's error or None."""
     views = [item for item in items if isinstance(item, Tensor)]
-    problems = [item if isinstance(item, DataError) else None for item in items]
-    return torch.stack(views) if views else torch.empty(0, 1, 3, 1, 1), problems
+    errors = [item if isinstance(item, DataError) else None for item in items]
+    return torch.stack(views) if views else torch.empty(0, 1, 3, 1, 1), errors
 
 
 def _is_one(images: object) -> bool:
@@ -274,5 +259,5 @@ def _device(name: str | torch.device | None) -> torch.device:
     try:
         torch.zeros(1, device=name).cpu()
     except (RuntimeError, AssertionError) as error:  # NotImplementedError, for "meta", is a RuntimeError
-        raise ConfigError(f"device={name} is not there ({str(error).splitlines()[0]}). Use cpu.") from None
+        raise ConfigError(f"device={name} is not available ({str(error).splitlines()[0]}). Use cpu.") from None
     return torch.device(name)

@@ -22,7 +22,8 @@ from headstart.runs.finished import FinishedRun
 from headstart.utils.errors import format_error
 
 log = logging.getLogger(__name__)
-Made = TypeVar("Made")
+Result = TypeVar("Result")
+EXAMPLES = 8  # predictions shown as examples
 WORST = 50  # misclassified images that the page lists
 EXPLAINED = 12  # those that get a heat map: each needs a forward and a backward pass
 
@@ -43,7 +44,7 @@ class Contents:
     tiles: dict[str, list[Tile]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
-    def attempt(self, name: str, make: Callable[[], Made]) -> Made | None:
+    def attempt(self, name: str, make: Callable[[], Result]) -> Result | None:
         """Return the result of `make`; if it raises, log a warning, note the problem and return None.
 
         One chart that fails thus does not prevent the rest of the report.
@@ -59,93 +60,80 @@ class Contents:
     @cached_property
     def pngs(self) -> dict[str, bytes]:
         """Return all charts and image grids as PNG files, by name."""
-        return {name: png(drawn) for name, drawn in {**self.charts, **self._grids()}.items()}
-
-    def _grids(self) -> dict[str, Figure]:
-        drawn: dict[str, Figure] = {}
+        figures = dict(self.charts)
         for name, tiles in self.tiles.items():
             match name:
                 case "examples":
-                    drawn[name] = image_grids.with_bars(tiles)
+                    figures[name] = image_grids.grid(tiles, columns=4, bars=True)
                 case "augmented":
-                    drawn[name] = image_grids.grid(tiles, columns=image_grids.VIEWS + 1)
+                    figures[name] = image_grids.grid(tiles, columns=image_grids.VIEWS + 1)
                 case _:
-                    drawn[name] = image_grids.grid(tiles[: EXPLAINED if tiles[0].overlay else image_grids.SHOWN])
-        return drawn
+                    most = EXPLAINED if tiles[0].overlay else image_grids.GRID_IMAGES
+                    figures[name] = image_grids.grid(tiles[:most])
+        return {name: png(fig) for name, fig in figures.items()}
 
 
 def collect(run: FinishedRun, data: ImageDataModule | None) -> Contents:
-    """Make everything that a report shows.
-
-    Args:
-        run: the run, read from its folder.
-        data: the images of the run; None leaves out the image grids.
-
-    Returns:
-        The contents, with the problems of those parts that failed.
-    """
+    """Make everything that a report shows, and note what failed; without the run's images, there are no image grids."""
     contents = Contents(run)
     for name, draw in _charts(run).items():
         if chart := contents.attempt(name, draw):
             contents.charts[name] = chart
-    found = contents.attempt("images", lambda: _tiles(run, data, read_artifact(run.folder))) if data else None
-    for name, find in (found or {}).items():
-        if tiles := contents.attempt(name, find):
+    grids = contents.attempt("images", lambda: _tiles(run, data, read_artifact(run.folder))) if data else None
+    for name, load in (grids or {}).items():
+        if tiles := contents.attempt(name, load):
             contents.tiles[name] = tiles
     return contents
 
 
 def _charts(run: FinishedRun) -> dict[str, Callable[[], Figure]]:
-    judged, names = run.judged, run.class_names
-    correct, images = run.counts(judged)
-    found: dict[str, Callable[[], Figure]] = {}
+    evaluation, names = run.evaluation, run.class_names
+    drawers: dict[str, Callable[[], Figure]] = {}
     if run.curves:
         curve = partial(charts.curve, run.curves, best=run.best_epoch, stopped=run.stopped_early)
-        found = {kind: partial(curve, kind=kind) for kind in ("loss", "accuracy", "learning_rate")}
-    lr = run.run.metrics.get("auto/lr")
+        drawers = {kind: partial(curve, kind=kind) for kind in ("loss", "accuracy", "learning_rate")}
+    lr = run.metrics.get("auto/lr")
     if len(run.lr_range) and lr is not None:
-        found["lr_range"] = lambda: charts.lr_range(run.lr_range, lr)
-    found["confusion"] = lambda: charts.confusion(run.matrix(judged), names)
+        drawers["lr_range"] = lambda: charts.lr_range(run.lr_range, lr)
+    drawers["confusion"] = lambda: charts.confusion(evaluation.confusion, names)
     if len(names) > charts.NUMBERED:
-        found["most_confused"] = lambda: charts.most_confused(run.matrix(judged), names)
-    found["reliability"] = lambda: charts.reliability(judged.logits, judged.labels, judged.temperature)
-    found["class_accuracy"] = lambda: charts.class_accuracy(correct, images, names)
-    found["accuracy_by_size"] = lambda: charts.accuracy_by_size(run.trained, correct, images, names)
-    return found
+        drawers["most_confused"] = lambda: charts.most_confused(evaluation.confusion, names)
+    drawers["reliability"] = lambda: charts.reliability(evaluation.logits, evaluation.labels, evaluation.temperature)
+    drawers["class_accuracy"] = lambda: charts.class_accuracy(evaluation.confusion, names)
+    drawers["accuracy_by_size"] = lambda: charts.accuracy_by_size(run.train_counts, evaluation.confusion, names)
+    return drawers
 
 
 def _tiles(run: FinishedRun, data: ImageDataModule, artifact: Artifact) -> dict[str, Callable[[], list[Tile]]]:
     preprocessing = Preprocessing.from_dict(artifact.description["preprocessing"])
-    judged, train = run.judged, data.splits["train"]
-    samples = data.splits[judged.split]
+    evaluation, train = run.evaluation, data.splits["train"]
+    samples = data.splits[evaluation.split]
+    examples = image_grids.choose_by_class(evaluation.labels, EXAMPLES)
+    worst = image_grids.worst_indices(evaluation)[:WORST]
     return {
-        "seen": lambda: image_grids.seen(train, data.training, preprocessing, run.class_names),
-        "augmented": lambda: image_grids.augmented(train, data.training, data.evaluation, preprocessing),
-        "examples": lambda: image_grids.examples(judged, samples),
-        "worst": lambda: explained(image_grids.worst(judged, samples, WORST), artifact),
+        "seen": lambda: image_grids.network_inputs(train, data.training, preprocessing, run.class_names),
+        "augmented": lambda: image_grids.augmented_views(train, data.training, data.evaluation, preprocessing),
+        "examples": lambda: image_grids.prediction_tiles(evaluation, samples, examples),
+        "worst": lambda: add_heatmaps(image_grids.prediction_tiles(evaluation, samples, worst), artifact),
     }
 
 
-def explained(tiles: list[Tile], artifact: Artifact) -> list[Tile]:
+def add_heatmaps(tiles: list[Tile], artifact: Artifact) -> list[Tile]:
     """Add heat maps of the predicted classes to the first `EXPLAINED` tiles, cropped as the network sees them.
 
-    Args:
-        tiles: misclassified images.
-        artifact: the model to explain.
-
-    Returns:
-        All tiles; unchanged, with a warning, if the heat maps cannot be made.
+    All tiles are returned unchanged, with a warning, if the heat maps cannot be made.
     """
     if not tiles:
         return tiles
+    first = tiles[:EXPLAINED]
     try:
-        first = tiles[:EXPLAINED]
-        found = explain(
-            Model(artifact), [tile.path or tile.image for tile in first], [tile.bars[0][0] for tile in first]
-        )
+        images, classes = [tile.path or tile.image for tile in first], [tile.top[0][0] for tile in first]
+        heatmaps = explain(Model(artifact), images, classes)
     except Exception as error:  # such as a network without a feature map: show the images alone
         log.warning("%s: the worst mistakes are not explained: %s", artifact.path, format_error(error))
         return tiles
-    pairs = zip(first, found, strict=True)
-    shown = [replace(tile, image=heatmap.crop, overlay=overlay(heatmap.crop, heatmap.heat)) for tile, heatmap in pairs]
-    return shown + tiles[EXPLAINED:]
+    overlays = [
+        replace(tile, image=heatmap.crop, overlay=overlay(heatmap.crop, heatmap.heat))
+        for tile, heatmap in zip(first, heatmaps, strict=True)
+    ]
+    return overlays + tiles[EXPLAINED:]

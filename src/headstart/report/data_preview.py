@@ -8,9 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from markupsafe import Markup
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from headstart.config.schema import Config
@@ -21,10 +19,10 @@ from headstart.data.image_io import image_size
 from headstart.data.preprocessing import Preprocessing, evaluation_transform
 from headstart.models.backbone import build_backbone
 from headstart.report import image_grids
-from headstart.report.charts import NAMED, WIDTH
-from headstart.report.html import data_name, render
+from headstart.report.charts import NAMED
+from headstart.report.html import data_name, write_html
 from headstart.report.image_grids import Tile
-from headstart.report.style import BLUE, SPLIT_COLOURS, figure, new_figure, png, short, svg
+from headstart.report.style import BLUE, SPLIT_COLOURS, WIDTH, count_axis, figure, new_figure, png, row_axes, short, svg
 from headstart.utils.errors import DataError
 from headstart.utils.files import csv_text, write_bytes, write_text
 from headstart.utils.progress import progress_bar
@@ -34,16 +32,13 @@ ENDS = 20  # number of largest and of smallest classes shown if there are many
 SAMPLED = (10, 6)  # most classes, and most images of each, in the sample
 
 
-def look(config: Config, folder: Path, words: Sequence[str] = ()) -> Path:
-    """Write index.html, counts.csv and each figure as a PNG.
+def look(config: Config, folder: Path, overrides: Sequence[str] = ()) -> Path:
+    """Write index.html, counts.csv and each figure as a PNG, and return the page's path.
 
     Args:
         config: the validated configuration: data, model (for its preprocessing) and augment.
         folder: the folder to write to.
-        words: the overrides of the command line, for display.
-
-    Returns:
-        The path of the page.
+        overrides: the overrides of the command line, for display.
 
     Raises:
         DataError: the data cannot be used; the message is the same as in training.
@@ -52,10 +47,10 @@ def look(config: Config, folder: Path, words: Sequence[str] = ()) -> Path:
     splits = images.splits
     preprocessing = preprocessing_of(config)
     train = splits["train"]
-    sizes, unreadable = measured(splits)
+    sizes, unreadable = read_sizes(splits)
     tiles = {
         "samples": samples_by_class(train, images.class_names),
-        "augmented": image_grids.augmented(
+        "augmented": image_grids.augmented_views(
             train,
             training_transform(preprocessing, **asdict(config.augment)),
             evaluation_transform(preprocessing),
@@ -68,25 +63,24 @@ def look(config: Config, folder: Path, words: Sequence[str] = ()) -> Path:
         "samples": image_grids.grid(tiles["samples"], SAMPLED[1]),
         "augmented": image_grids.grid(tiles["augmented"], image_grids.VIEWS + 1),
     }
-    for name, drawn in {**charts, **grids}.items():
-        write_bytes(folder / f"{name}.png", png(drawn))
+    for name, fig in {**charts, **grids}.items():
+        write_bytes(folder / f"{name}.png", png(fig))
     write_text(folder / "counts.csv", counts_csv(splits, images.class_names))
-    page = render(
+    return write_html(
+        folder,
         "look.html.j2",
         config=config,
         data=data_name({f"data.{name}": value for name, value in asdict(config.data).items()}),
         splits=splits,
         class_names=images.class_names,
-        charts={name: Markup(svg(chart)) for name, chart in charts.items()},
+        charts={name: svg(chart) for name, chart in charts.items()},
         tiles=tiles,
         columns={"samples": SAMPLED[1], "augmented": image_grids.VIEWS + 1},
         sizes=sizes,
         preprocessing=preprocessing,
         notes=[*images.notes, *unreadable],
-        command=shlex.join(["headstart", "look", *words]),
+        command=shlex.join(["headstart", "look", *overrides]),
     )
-    write_text(folder / "index.html", page)
-    return folder / "index.html"
 
 
 def preprocessing_of(config: Config) -> Preprocessing:
@@ -97,12 +91,8 @@ def preprocessing_of(config: Config) -> Preprocessing:
     return build_backbone(**model).preprocessing.with_overrides(**config.data.of_preprocessing())
 
 
-def measured(splits: Mapping[str, Samples]) -> tuple[NDArray[np.int64], list[str]]:
-    """Read the size of at most `MEASURED` evenly spread images.
-
-    Returns:
-        Widths and heights, int64 of shape (images, 2), and a sentence for each image that cannot be read.
-    """
+def read_sizes(splits: Mapping[str, Samples]) -> tuple[NDArray[np.int64], list[str]]:
+    """Return the (width, height) of at most `MEASURED` evenly spread images, and a note on each unreadable one."""
     everything = [(samples, index) for samples in splits.values() for index in range(len(samples))]
     chosen = everything[:: -(-len(everything) // MEASURED)]
     sizes, problems = [], []
@@ -119,16 +109,16 @@ def measured(splits: Mapping[str, Samples]) -> tuple[NDArray[np.int64], list[str
 
 def samples_by_class(samples: Samples, class_names: Sequence[str]) -> list[Tile]:
     """Return some images of each class, class by class; of many classes, evenly spread ones."""
-    there = np.unique(samples.labels)
-    classes = there[np.linspace(0, len(there) - 1, min(len(there), SAMPLED[0])).round().astype(int)]
+    present = np.unique(samples.labels)
+    classes = present[np.linspace(0, len(present) - 1, min(len(present), SAMPLED[0])).round().astype(int)]
     tiles = []
     for label in classes:
-        places = np.flatnonzero(samples.labels == label)
-        for index in places[image_grids.by_class(samples.labels[places], SAMPLED[1])]:
+        indices = np.flatnonzero(samples.labels == label)
+        for index in indices[image_grids.choose_by_class(samples.labels[indices], SAMPLED[1])]:
             try:
-                tiles.append(Tile(image_grids.thumbnail(samples, int(index)), (class_names[label],)))
+                tiles.append(Tile(image_grids.load_thumbnail(samples, int(index)), (class_names[label],)))
             except DataError:
-                continue  # among the notes, if `measured` has read it
+                continue  # among the notes, if `read_sizes` has read it
     return tiles
 
 
@@ -151,43 +141,33 @@ def counts(splits: Mapping[str, Samples], class_names: Sequence[str]) -> Figure:
     order = np.argsort(-table.sum(axis=0), kind="stable")
     many = len(order) > NAMED
     shown = np.concatenate([order[:ENDS], order[-ENDS:]]) if many else order
-    drawn = new_figure(WIDTH, 1.2 + 0.22 * len(shown))
-    axes = drawn.subplots()
-    rows, left = np.arange(len(shown))[::-1], np.zeros(len(shown))
+    fig, axes, rows = row_axes([short(class_names[index]) for index in shown])
+    left = np.zeros(len(shown))
     for split, images in zip(splits, table[:, shown], strict=True):
         axes.barh(rows, images, left=left, color=SPLIT_COLOURS[split], height=0.75, label=split)
         left += images
     for row, total in zip(rows, left, strict=True):
         axes.annotate(f"{total:,.0f}", (total, row), (3, 0), textcoords="offset points", va="center", fontsize=7)
-    axes.set_yticks(rows, [short(class_names[index]) for index in shown], fontsize=8)
     title = f"the {ENDS} largest and the {ENDS} smallest of {len(order)} classes" if many else "images by class"
-    axes.set(xlabel="images", title=title, ylim=(-0.6, len(shown) - 0.4))
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.set(xlabel="images", title=title)
     axes.margins(x=0.1)
-    axes.grid(axis="y", visible=False)
-    drawn.legend(loc="outside upper right", ncols=3, fontsize=8)
-    return drawn
+    count_axis(axes.xaxis, 5)
+    fig.legend(loc="outside upper right", ncols=3, fontsize=8)
+    return fig
 
 
 @figure
 def size_distribution(sizes: NDArray[np.int64], crop: int) -> Figure:
-    """Draw the widths and heights of the images, and the size of the network's input.
-
-    Args:
-        sizes: (width, height) in pixels, shape (images, 2).
-        crop: side of the network's input, in pixels.
-    """
-    drawn = new_figure(WIDTH, 4.2)
-    axes = drawn.subplots()
-    places, repeats = np.unique(sizes, axis=0, return_counts=True)
+    """Draw the sizes of images, (width, height) in pixels of shape (images, 2), and the crop that the network sees."""
+    fig = new_figure(WIDTH, 4.2)
+    axes = fig.subplots()
+    distinct, repeats = np.unique(sizes, axis=0, return_counts=True)
     areas = 14 + 220 * repeats / max(len(sizes), 1)
-    axes.scatter(places[:, 0], places[:, 1], s=areas, color=BLUE, alpha=0.5, edgecolors="none", clip_on=False)
+    axes.scatter(distinct[:, 0], distinct[:, 1], s=areas, color=BLUE, alpha=0.5, edgecolors="none", clip_on=False)
     limit = 1.08 * max(crop, int(sizes.max(initial=1)))
-    axes.plot(
-        (0, crop, crop), (crop, crop, 0), color=SPLIT_COLOURS["val"], linewidth=1.2, label=f"network: {crop} × {crop}"
-    )
+    label = f"network input: {crop} × {crop}"
+    axes.plot((0, crop, crop), (crop, crop, 0), color=SPLIT_COLOURS["val"], linewidth=1.2, label=label)
     axes.set(xlim=(0, limit), ylim=(0, limit), xlabel="width in pixels", ylabel="height in pixels", title="image sizes")
     axes.set_aspect("equal")
     axes.legend(loc="upper left", fontsize=8)
-    return drawn
+    return fig

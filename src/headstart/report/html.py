@@ -10,7 +10,6 @@ from typing import Any
 
 import jinja2
 import numpy as np
-from markupsafe import Markup
 
 import headstart
 from headstart.report.contents import WORST, Contents
@@ -21,28 +20,21 @@ from headstart.runs.finished import FinishedRun
 from headstart.runs.predictions import Evaluation
 from headstart.utils.files import csv_text, write_bytes, write_text
 
-SLOW = 10  # most classes in each of the two lists
+LISTED = 10  # most classes in the lists of the hardest and of the slowest
 LEARNED = 0.9  # a class counts as learned at this fraction of its best accuracy
 METRICS = ("accuracy", "macro_accuracy", "top5_accuracy", "loss")
 FRACTIONS = ("accuracy", "top5_accuracy")  # fractions of all images, which have a Wilson interval
 
 
 def write_page(contents: Contents, folder: Path) -> Path:
-    """Write index.html, worst.csv and figures/NAME.png.
-
-    Args:
-        contents: the contents of the report.
-        folder: the folder to write to; an existing report in it is replaced.
-
-    Returns:
-        The path of the page.
-    """
-    run, settings = contents.run, contents.run.run.settings
-    write_text(folder / "worst.csv", worst_csv(run.judged))
+    """Write index.html, worst.csv and figures/NAME.png in place of an earlier report, and return the page's path."""
+    run, settings = contents.run, contents.run.settings
+    write_text(folder / "worst.csv", worst_csv(run.evaluation))
     shutil.rmtree(folder / "figures", ignore_errors=True)
     for name, file in contents.pngs.items():
         write_bytes(folder / "figures" / f"{name}.png", file)
-    page = render(
+    return write_html(
+        folder,
         "run.html.j2",
         run=run,
         data=data_name(settings),
@@ -50,32 +42,32 @@ def write_page(contents: Contents, folder: Path) -> Path:
         headline=headline(run),
         metrics=metric_rows(run),
         settings={name: str(value).lower() if isinstance(value, bool) else value for name, value in settings.items()},
-        charts={name: Markup(svg(chart)) for name, chart in contents.charts.items()},
+        charts={name: svg(chart) for name, chart in contents.charts.items()},
         tiles=contents.tiles,
         hardest=hardest(run),
         slowest=slowest(run),
         calibration=calibration_rows(run),
-        wrong=len(worst_indices(run.judged)),
+        wrong=len(worst_indices(run.evaluation)),
         repeat=f"python train.py --config-path={shlex.quote(str(run.folder.resolve()))} --config-name=config",
         views=VIEWS,
         problems=contents.problems,
     )
-    write_text(folder / "index.html", page)
+
+
+def write_html(folder: Path, name: str, **values: Any) -> Path:
+    """Write a rendered template to index.html in a folder, and return its path; see `render`."""
+    write_text(folder / "index.html", render(name, **values))
     return folder / "index.html"
 
 
 def render(name: str, **values: Any) -> str:
-    """Render a template of this package; values are escaped unless they are `Markup`.
-
-    Args:
-        name: the template's file name.
-        **values: the variables of the template.
-    """
+    """Render a template of this package with these variables; they are escaped unless they are `Markup`."""
     loader = jinja2.PackageLoader("headstart.report")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["percent"] = lambda value: f"{value:.1%}"
+    environment.filters["counted"] = lambda count, noun: f"{count:,} {noun}{'s' if count != 1 else ''}"
     return environment.get_template(name).render(version=headstart.__version__, **values)
 
 
@@ -84,11 +76,11 @@ def worst_csv(evaluation: Evaluation, count: int = WORST) -> str:
 
     The columns are image, true and predicted class, the probabilities of the predicted and the true class, and loss.
     """
-    names, shares, losses = evaluation.class_names, evaluation.probabilities, evaluation.losses
+    names, probabilities, losses = evaluation.class_names, evaluation.probabilities, evaluation.losses
     rows: list[Sequence[Any]] = [("image", "true", "predicted", "probability", "true_probability", "loss")]
     for index in worst_indices(evaluation)[:count]:
         label, predicted = int(evaluation.labels[index]), int(evaluation.predicted[index])
-        both = (round(float(shares[index, place]), 6) for place in (predicted, label))
+        both = (round(float(probabilities[index, column]), 6) for column in (predicted, label))
         rows.append((evaluation.images[index], names[label], names[predicted], *both, round(float(losses[index]), 6)))
     return csv_text(rows)
 
@@ -101,8 +93,8 @@ def data_name(settings: Mapping[str, Any]) -> str:
 
 def headline(run: FinishedRun) -> dict[str, Any]:
     """Return the accuracy on the reported split, with its 95 % confidence interval and the number of images."""
-    accuracy, split = run.run.metrics[f"{run.judged.split}/accuracy"] or 0.0, run.judged.split
-    images = len(run.judged.labels)
+    split, images = run.evaluation.split, len(run.evaluation.labels)
+    accuracy = run.metrics[f"{split}/accuracy"] or 0.0
     low, high = wilson(round(accuracy * images), images)
     return {"split": split, "accuracy": accuracy, "low": low, "high": high, "images": images}
 
@@ -116,10 +108,9 @@ def metric_rows(run: FinishedRun) -> list[tuple[tuple[str, int] | None, str, str
     """
     rows: list[tuple[tuple[str, int] | None, str, str, str]] = []
     for split in ("train", "val", "test"):
-        images = int(run.run.metrics.get(f"data/{split}_size") or 0)
-        values = {name: run.run.metrics.get(f"{split}/{name}") for name in METRICS}
-        there = {name: value for name, value in values.items() if value is not None}
-        for name, value in there.items():
+        images = int(run.metrics.get(f"data/{split}_size") or 0)
+        values = {name: value for name in METRICS if (value := run.metrics.get(f"{split}/{name}")) is not None}
+        for name, value in values.items():
             interval = ""
             if name in FRACTIONS:
                 low, high = wilson(round(value * images), images)
@@ -127,9 +118,9 @@ def metric_rows(run: FinishedRun) -> list[tuple[tuple[str, int] | None, str, str
             elif name == "loss" and split in run.evaluations:
                 low, high = mean_interval(run.evaluations[split].losses.numpy())
                 interval = f"{low:.3f} – {high:.3f}"
-            shown = f"{value:.3f}" if name == "loss" else f"{value:.1%}"
-            first = (f"{split} ({images:,})", len(there)) if name == next(iter(there)) else None
-            rows.append((first, name.replace("_", " "), shown, interval))
+            text = f"{value:.3f}" if name == "loss" else f"{value:.1%}"
+            first = (f"{split} ({images:,})", len(values)) if name == next(iter(values)) else None
+            rows.append((first, name.replace("_", " "), text, interval))
     return rows
 
 
@@ -138,43 +129,38 @@ def calibration_rows(run: FinishedRun) -> list[tuple[str, str, str]]:
     return [
         (
             f"{split}, which the temperature was fitted on" if split == "val" else split,
-            f"{calibration_error(found.logits, found.labels):.3f}",
-            f"{calibration_error(found.logits / found.temperature, found.labels):.3f}",
+            f"{calibration_error(evaluation.logits, evaluation.labels):.3f}",
+            f"{calibration_error(evaluation.logits / evaluation.temperature, evaluation.labels):.3f}",
         )
-        for split, found in run.evaluations.items()
+        for split, evaluation in run.evaluations.items()
     ]
 
 
 def hardest(run: FinishedRun) -> list[tuple[str, float, int, int, str]]:
-    """Return the classes with the lowest accuracy.
-
-    Returns:
-        For each class: name, accuracy, images, training images, and the class it is most often confused with.
-    """
-    correct, images = run.counts(run.judged)
-    matrix = run.matrix(run.judged)
-    there = np.flatnonzero(images > correct)
-    order = there[np.argsort(correct[there] / images[there], kind="stable")][:SLOW]
-    found = []
-    for index in order:
-        others = np.where(np.arange(len(matrix)) == index, 0, matrix[index])
-        taken = run.class_names[int(others.argmax())]
-        share = float(correct[index] / images[index])
-        found.append((run.class_names[index], share, int(images[index]), int(run.trained[index]), taken))
-    return found
+    """Return the least accurate classes: name, accuracy, images, training images and most frequent wrong class."""
+    matrix, names = run.evaluation.confusion, run.class_names
+    correct, images = matrix.diagonal(), matrix.sum(axis=1)
+    imperfect = np.flatnonzero(images > correct)
+    order = imperfect[np.argsort(correct[imperfect] / images[imperfect], kind="stable")][:LISTED]
+    confused_with = (matrix - np.diag(correct)).argmax(axis=1)
+    return [
+        (
+            names[index],
+            float(correct[index] / images[index]),
+            int(images[index]),
+            int(run.train_counts[index]),
+            names[confused_with[index]],
+        )
+        for index in order
+    ]
 
 
 def slowest(run: FinishedRun) -> list[tuple[str, int, float]]:
-    """Return the classes that were learned last.
-
-    Returns:
-        For each class: name, the first epoch with `LEARNED` of its best accuracy, and that best accuracy. Empty with
-        fewer than two epochs.
-    """
+    """Return the classes learned last: name, first epoch with `LEARNED` of the best accuracy, and the best accuracy."""
     curves = run.class_curves
     if len(curves) < 2:
         return []
     best = curves.max(axis=0)
     epochs = (curves >= LEARNED * best).argmax(axis=0) + 1
     order = [index for index in np.argsort(-epochs, kind="stable") if best[index] > 0 and epochs[index] > 1]
-    return [(run.class_names[index], int(epochs[index]), float(best[index])) for index in order[:SLOW]]
+    return [(run.class_names[index], int(epochs[index]), float(best[index])) for index in order[:LISTED]]

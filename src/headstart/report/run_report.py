@@ -6,12 +6,10 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from headstart.config.compose import evaluation_config
-from headstart.config.schema import Config
 from headstart.data.augmentation import training_transform
 from headstart.data.build import open_images
 from headstart.data.datamodule import ImageDataModule
@@ -22,37 +20,22 @@ from headstart.runs.finished import read_environment
 from headstart.utils.console import printable
 from headstart.utils.errors import DataError, HeadstartError, format_error
 
-if TYPE_CHECKING:
-    from headstart.data.datamodule import ImageDataModule
-
 log = logging.getLogger(__name__)
 
 
 @rank_zero_only
 def report_run(folder: Path, data: ImageDataModule) -> None:
-    """Write the report of a run that has just ended; any error becomes a warning.
-
-    Args:
-        folder: the run folder.
-        data: the images of the run.
-    """
+    """Write the report of a run that has just ended; any error becomes a warning."""
     try:
-        place = write_report(folder, data)
+        page = write_report(folder, data)
     except Exception as error:  # the run itself succeeded: a report must not fail it
         log.warning("there is no report: %s. Try headstart report %s", format_error(error).rstrip("."), folder)
     else:
-        print(printable(f"report: {place}"))
+        print(printable(f"report: {page}"))
 
 
 def write_report(folder: Path, data: ImageDataModule | None) -> Path:
-    """Write report/index.html and report/worst.csv of a run, and add its figures to the run's TensorBoard events.
-
-    Args:
-        folder: the run folder.
-        data: the images of the run; None leaves out the image grids.
-
-    Returns:
-        The path of the web page.
+    """Write report/ of a run folder, add its figures to the TensorBoard events, and return the path of the web page.
 
     Raises:
         DataError: the folder holds no finished run.
@@ -65,65 +48,58 @@ def write_report(folder: Path, data: ImageDataModule | None) -> Path:
     run = read_finished(folder)
     contents = collect(run, data)
     if (folder / "tensorboard").is_dir():
-        samples = data.splits[run.judged.split] if data else None
+        samples = data.splits[run.evaluation.split] if data else None
         contents.attempt("TensorBoard", lambda: write_pictures(folder / "tensorboard", contents, samples))
     return write_page(contents, folder / "report")
 
 
-def report_again(folder: Path, words: Sequence[str] = ()) -> Path:
-    """Write the report of a run again.
+def report_again(folder: Path, overrides: Sequence[str] = ()) -> Path:
+    """Write the report of a run again, and return the path of the web page.
 
     If its images are not available, the report has none, unless that would replace an earlier report with images.
 
     Args:
         folder: the run folder.
-        words: overrides as for train.py, such as `data.root=FOLDER` for images that were moved.
-
-    Returns:
-        The path of the web page.
+        overrides: overrides as for train.py, such as `data.root=FOLDER` for images that were moved.
 
     Raises:
-        HeadstartError: `words` are given, and they do not fit or the images are not available.
+        HeadstartError: `overrides` are given, and they do not fit or the images are not available.
         DataError: the folder holds no finished run, or the images of its existing report are not available any more.
     """
+    data = None
     try:
-        config = evaluation_config(folder, words)
-        try:
-            data = images_of(folder, config)
-        except HeadstartError:
-            former = former_root(folder, config)
-            if words or former is None:
-                raise
-            data = images_of(folder, evaluation_config(folder, [f"data.root={former}"]))
+        data = images_of(folder, overrides)
     except HeadstartError as error:
-        told = f"{folder}: the images of the report are not to be had: {error} Say data.root=FOLDER if they were moved."
-        if words:
+        if overrides:
             raise
+        message = (
+            f"{folder}: the images of this run are not available: {error} Set data.root=FOLDER if they were moved."
+        )
         if (folder / "report" / "index.html").exists():
-            raise DataError(f"{told} Remove {folder / 'report'} for a report without them.") from None
-        log.warning("%s", told)
-        data = None
+            raise DataError(f"{message} Remove {folder / 'report'} for a report without them.") from None
+        log.warning("%s", message)
     return write_report(folder, data)
 
 
-def former_root(folder: Path, config: Config) -> Path | None:
-    """Return a relative `data.root`, resolved from the folder where the run was started; None if it is unknown."""
-    root = getattr(config.data, "root", None)
-    environment = read_environment(folder)
-    if root is None or "folder" not in environment:
-        return None
-    return Path(environment["folder"], root)
+def images_of(folder: Path, overrides: Sequence[str] = ()) -> ImageDataModule:
+    """Open the images of a run with the same splits and transforms, after overrides such as `data.root=FOLDER`.
 
-
-def images_of(folder: Path, config: Config) -> ImageDataModule:
-    """Open the images of a run with the same splits and transforms.
+    A relative `data.root` that does not hold them is also looked up from the folder where the run was started.
 
     Raises:
-        DataError: they do not exist, or differ from those in split.csv.
+        ConfigError: an override does not fit.
+        DataError: the images do not exist, or differ from those in split.csv.
     """
-    images = open_images(config.data)
+    config = evaluation_config(folder, overrides)
     artifact = read_artifact(folder)
-    check_split(images, artifact)
+    try:
+        images = open_images(config.data)
+        check_split(images, artifact)
+    except HeadstartError:
+        root, start = getattr(config.data, "root", None), read_environment(folder).get("folder")
+        if overrides or root is None or start is None:
+            raise
+        return images_of(folder, [f"data.root={Path(start, root)}"])
     preprocessing = Preprocessing.from_dict(artifact.description["preprocessing"])
     return ImageDataModule(
         images.splits,

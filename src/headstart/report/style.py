@@ -5,17 +5,19 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import wraps
-from typing import Any, ParamSpec
+from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from cycler import cycler
+from markupsafe import Markup
 from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-
-Parameters = ParamSpec("Parameters")
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 # Okabe and Ito's palette for colour-blind readers (https://jfly.uni-koeln.de/color/).
 BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"
@@ -24,8 +26,9 @@ CYCLE = (BLUE, ORANGE, GREEN, PURPLE, SKY, "#E69F00")
 # The colour of text and axes. In an SVG it becomes the page's text colour, for light and dark mode.
 INK = "#10131a"
 DPI = 110
+WIDTH = 5.2  # of a chart, in inches: text stays readable on a phone
 OTHER_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Hiragino Sans", "Microsoft YaHei", "Malgun Gothic")
-STYLE: dict[str, Any] = {
+STYLE: Any = {  # matplotlib's type stubs require literal keys
     # matplotlib bundles the first; the others, if installed, add Chinese, Japanese and Korean characters.
     "font.family": ["DejaVu Sans", *(name for name in OTHER_FONTS if name in font_manager.get_font_names())],
     "axes.edgecolor": INK,
@@ -56,23 +59,8 @@ STYLE: dict[str, Any] = {
 }
 
 
-@contextmanager
-def styled() -> Iterator[None]:
-    """Apply headstart's style to figures that are made or saved in this context, without changing the global style."""
-    settings: Any = STYLE  # matplotlib's type stubs require literal keys
-    with mpl.rc_context(settings):
-        yield
-
-
-def figure(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
-    """Decorate a function that makes a figure, so that it draws in headstart's style whatever the caller's style is."""
-
-    @wraps(draw)
-    def drawn(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Figure:
-        with styled():
-            return draw(*args, **kwargs)
-
-    return drawn
+# Decorates a function that makes a figure, so that it draws in headstart's style whatever the caller's style is.
+figure = mpl.rc_context(STYLE)
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -80,27 +68,44 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
-def svg(drawn: Figure) -> str:
+def row_axes(labels: Sequence[str]) -> tuple[Figure, Axes, NDArray[np.int64]]:
+    """Create a figure with a labelled row for each text, the first on top; return it, its axes and the rows' y."""
+    fig = new_figure(WIDTH, max(1.6, 1.0 + 0.24 * len(labels)))
+    axes = fig.subplots()
+    rows = np.arange(len(labels))[::-1]
+    axes.set_yticks(rows, labels, fontsize=8)
+    axes.set_ylim(-0.6, max(len(labels), 1) - 0.4)
+    axes.grid(axis="y", visible=False)
+    return fig, axes, rows
+
+
+def count_axis(axis: Axis, bins: int = 10) -> None:
+    """Put the ticks of an axis at whole numbers, written with thousands separators."""
+    axis.set_major_locator(MaxNLocator(bins, integer=True, min_n_ticks=1))
+    axis.set_major_formatter("{x:,.0f}")
+
+
+def svg(fig: Figure) -> Markup:
     """Convert a figure to an `<svg>` element with a transparent background and text in the page's colour."""
     file = io.StringIO()
-    _save(drawn, file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    _save(fig, file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = file.getvalue()
-    return re.sub(INK, "currentColor", text[text.index("<svg") :], flags=re.IGNORECASE)
+    return Markup(re.sub(INK, "currentColor", text[text.index("<svg") :], flags=re.IGNORECASE))
 
 
-def png(drawn: Figure) -> bytes:
+def png(fig: Figure) -> bytes:
     """Convert a figure to a PNG file with a white background."""
     file = io.BytesIO()
-    _save(drawn, file, format="png", facecolor="white")
+    _save(fig, file, format="png", facecolor="white")
     return file.getvalue()
 
 
-def _save(drawn: Figure, file: io.StringIO | io.BytesIO, **settings: Any) -> None:
-    with styled(), warnings.catch_warnings():
+def _save(fig: Figure, file: io.StringIO | io.BytesIO, **settings: Any) -> None:
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
         # matplotlib warns of every character that no installed font has, and draws a box.
         warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
-        drawn.savefig(file, **settings)
-        drawn.set_layout_engine("none")  # the layout is computed; repeating it is as slow as drawing
+        fig.savefig(file, **settings)
+        fig.set_layout_engine("none")  # the layout is computed; repeating it is as slow as drawing
 
 
 def short(name: str, length: int = 24) -> str:

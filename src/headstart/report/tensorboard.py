@@ -15,8 +15,9 @@ from torch.utils.tensorboard import SummaryWriter
 from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize
 
 from headstart.data.dataset import Samples
-from headstart.report import image_grids
 from headstart.report.contents import Contents
+from headstart.report.image_grids import load_thumbnail
+from headstart.runs.finished import FinishedRun
 from headstart.runs.predictions import Evaluation
 
 SUFFIX = ".report"  # of the event file that a report writes and replaces
@@ -40,25 +41,25 @@ def write_pictures(folder: Path, contents: Contents, samples: Samples | None) ->
     """
     for former in folder.glob(f"events.*{SUFFIX}"):
         former.unlink()
-    run, judged = contents.run, contents.run.judged
-    step = int(run.run.metrics["epochs/run"] or 0)
+    run, evaluation = contents.run, contents.run.evaluation
+    step = int(run.metrics["epochs/run"] or 0)
     shutil.rmtree(folder / f"{step:05}", ignore_errors=True)  # the projector's files of an earlier report
     with SummaryWriter(str(folder), filename_suffix=SUFFIX) as writer:
         for number, name in enumerate(ORDER, start=1):
             if file := contents.pngs.get(name):
-                writer._get_file_writer().add_summary(_picture(f"images/{number}_{name}", file), step)
+                writer._get_file_writer().add_summary(_image_summary(f"images/{number}_{name}", file), step)
         writer.add_text("config", _text(f"```yaml\n{run.config}\n```"), step)
-        writer.add_text("classes", _text(_classes(contents)), step)
+        writer.add_text("classes", _text(_class_table(contents.run)), step)
         for label, name in enumerate(run.class_names[:CURVED]):
-            true = judged.labels == label
-            if true.any() and judged.logits.isfinite().all():
-                shares = judged.probabilities[:, label].numpy()
-                writer.add_pr_curve(_text(f"{judged.split}/{name}"), true, shares, step)
-        if judged.outputs.features.isfinite().all():
-            contents.attempt("projector", lambda: _project(writer, judged, samples, step))
+            true = evaluation.labels == label
+            if true.any() and evaluation.logits.isfinite().all():
+                probabilities = evaluation.probabilities[:, label].numpy()
+                writer.add_pr_curve(_text(f"{evaluation.split}/{name}"), true, probabilities, step)
+        if evaluation.outputs.features.isfinite().all():
+            contents.attempt("projector", lambda: _add_embedding(writer, evaluation, samples, step))
 
 
-def _picture(tag: str, file: bytes) -> Summary:
+def _image_summary(tag: str, file: bytes) -> Summary:
     """Wrap an encoded PNG in a summary; `add_image` would need it decoded, and encode it again."""
     width, height = Image.open(io.BytesIO(file)).size
     image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=file)
@@ -70,33 +71,31 @@ def _text(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def _classes(contents: Contents) -> str:
+def _class_table(run: FinishedRun) -> str:
     """Return a Markdown table of the classes, with training images, evaluated images and accuracy."""
-    run = contents.run
-    correct, images = run.counts(run.judged)
-    rows = zip(run.class_names, run.trained, images, correct, strict=True)
+    matrix = run.evaluation.confusion
+    rows = zip(run.class_names, run.train_counts, matrix.sum(axis=1), matrix.diagonal(), strict=True)
     lines = [
-        f"| {name.replace('|', '/')} | {trained} | {there} | {f'{right / there:.3f}' if there else ''} |"
-        for name, trained, there, right in rows
+        f"| {name.replace('|', '/')} | {trained} | {images} | {f'{correct / images:.3f}' if images else ''} |"
+        for name, trained, images, correct in rows
     ]
-    return "\n".join([f"| class | train | {run.judged.split} | accuracy |", "| --- | --- | --- | --- |", *lines])
+    return "\n".join([f"| class | train | {run.evaluation.split} | accuracy |", "| --- | --- | --- | --- |", *lines])
 
 
-def _project(writer: SummaryWriter, evaluation: Evaluation, samples: Samples | None, step: int) -> None:
+def _add_embedding(writer: SummaryWriter, evaluation: Evaluation, samples: Samples | None, step: int) -> None:
     """Add features to the embedding projector, with class names and thumbnails."""
-    chosen = evaluation.outputs.featured
+    indices = evaluation.outputs.featured
     features = evaluation.outputs.features.float().numpy()
     if len(features) > DIMENSIONS < features.shape[1]:
         features = PCA(DIMENSIONS, svd_solver="randomized", random_state=0).fit_transform(features)
     names = evaluation.class_names
     rows = [
         [names[evaluation.labels[index]], names[evaluation.predicted[index]], Path(evaluation.images[index]).name]
-        for index in chosen
+        for index in indices
     ]
-    cells = [
-        [_text(" ".join(cell.split())) for cell in row] for row in rows
-    ]  # the metadata are a TSV file: no tabs or newlines in cells
-    thumbnails = torch.stack([_thumbnail(samples, int(index)) for index in chosen]) if samples else None
+    # The metadata are a TSV file: no tabs or newlines in cells.
+    cells = [[_text(" ".join(cell.split())) for cell in row] for row in rows]
+    thumbnails = torch.stack([_thumbnail(samples, int(index)) for index in indices]) if samples else None
     writer.add_embedding(
         np.ascontiguousarray(features),
         metadata=cells,
@@ -108,6 +107,6 @@ def _project(writer: SummaryWriter, evaluation: Evaluation, samples: Samples | N
 
 
 def _thumbnail(samples: Samples, index: int) -> torch.Tensor:
-    image = center_crop(resize(image_grids.thumbnail(samples, index, 4 * THUMBNAIL), THUMBNAIL), THUMBNAIL)
+    image = center_crop(resize(load_thumbnail(samples, index, 4 * THUMBNAIL), THUMBNAIL), THUMBNAIL)
     thumbnail: torch.Tensor = pil_to_tensor(image).float() / 255
     return thumbnail

@@ -31,12 +31,12 @@ def _git() -> dict[str, Any] | None:
     """Return the commit of headstart's own checkout and the files changed since; None if it is not a git checkout."""
     folder = Path(__file__).parent
 
-    def ask(*words: str) -> str:
+    def run_git(*arguments: str) -> str:
         # Without locks, because a killed run would leave a lock file that blocks later commits.
-        command = ("git", "--no-optional-locks", "-C", str(folder), *words)
+        command = ("git", "--no-optional-locks", "-C", str(folder), *arguments)
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
 
     try:
-        return {"commit": ask("rev-parse", "HEAD").strip(), "changed": ask("status", "--short").splitlines()}
+        return {"commit": run_git("rev-parse", "HEAD").strip(), "changed": run_git("status", "--short").splitlines()}
     except (OSError, subprocess.SubprocessError):
         return None

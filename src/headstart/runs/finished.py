@@ -8,7 +8,6 @@ import shlex
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from headstart.models.schemas import Environment, check_values
 from headstart.runs.folder import LR_RANGE
 from headstart.runs.listing import Run, read_run
-from headstart.runs.predictions import CLASS_CURVES, KEPT, Evaluation, read_evaluation
+from headstart.runs.predictions import CLASS_CURVES, SAVED_SPLITS, Evaluation, read_evaluation
 from headstart.utils.errors import DataError, format_error
 from headstart.utils.files import csv_value, read_json, read_text, regular_file
 
@@ -26,16 +25,15 @@ Curves = Mapping[str, Sequence[tuple[float, float]]]  # metric name -> (epoch, v
 
 
 @dataclass(frozen=True)
-class FinishedRun:
-    """The content of a finished run's folder.
+class FinishedRun(Run):
+    """The content of a finished run's folder: its settings and metrics, and what its other files hold.
 
     Attributes:
-        run: its folder, settings and metrics.
         config: text of its config.yaml.
         environment: content of its environment.json.
         class_names: class names in label order.
-        trained: number of training images of each class, int64, shape (classes,).
-        names: image names of each split, as in split.csv and in the order of the evaluations.
+        train_counts: number of training images of each class, int64, shape (classes,).
+        image_names: image names of each split, as in split.csv and in the order of the evaluations.
         evaluations: the evaluations that the run has saved, by split.
         curves: logged scalars by epoch; empty if no logger has written them.
         class_curves: validation accuracy of each class by epoch, shape (epochs, classes).
@@ -43,26 +41,20 @@ class FinishedRun:
             (steps, 3); empty without that test.
     """
 
-    run: Run
     config: str
     environment: Mapping[str, Any]
     class_names: tuple[str, ...]
-    trained: NDArray[np.int64]
-    names: Mapping[str, Sequence[str]]
+    train_counts: NDArray[np.int64]
+    image_names: Mapping[str, Sequence[str]]
     evaluations: Mapping[str, Evaluation]
     curves: Curves
     class_curves: NDArray[np.float64]
     lr_range: NDArray[np.float64]
 
     @property
-    def folder(self) -> Path:
-        """Return the path of the run folder."""
-        return self.run.folder
-
-    @cached_property
-    def judged(self) -> Evaluation:
+    def evaluation(self) -> Evaluation:
         """Return the evaluation that the report's charts show: that of test if there is one, else that of val."""
-        return next(self.evaluations[split] for split in KEPT if split in self.evaluations)
+        return next(self.evaluations[split] for split in SAVED_SPLITS if split in self.evaluations)
 
     @property
     def command(self) -> str:
@@ -72,26 +64,12 @@ class FinishedRun:
     @property
     def best_epoch(self) -> float | None:
         """Return the epoch of the best checkpoint, counted from 1; None if it is not known."""
-        return self.run.metrics.get("epochs/best")
+        return self.metrics.get("epochs/best")
 
     @property
     def stopped_early(self) -> bool:
-        """Tell whether the run ended before its last epoch."""
-        return bool(self.run.metrics["epochs/run"] < self.run.settings["epochs"])  # type: ignore[operator]
-
-    def counts(self, evaluation: Evaluation) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Count the correctly classified images and all images of each class: two int64 arrays, shape (classes,)."""
-        classes = len(self.class_names)
-        right = evaluation.predicted == evaluation.labels
-        return np.bincount(evaluation.labels[right], minlength=classes), np.bincount(
-            evaluation.labels, minlength=classes
-        )
-
-    def matrix(self, evaluation: Evaluation) -> NDArray[np.int64]:
-        """Compute the confusion matrix: true classes in rows, predicted in columns; int64, shape (classes, classes)."""
-        classes = len(self.class_names)
-        places = evaluation.labels * classes + evaluation.predicted
-        return np.bincount(places, minlength=classes**2).reshape(classes, classes)
+        """Return whether the run ended before its last epoch."""
+        return bool(self.metrics["epochs/run"] < self.settings["epochs"])  # type: ignore[operator]
 
 
 def read_finished(folder: Path) -> FinishedRun:
@@ -103,10 +81,12 @@ def read_finished(folder: Path) -> FinishedRun:
     run = read_run(folder)
     if run is None:
         raise DataError(f"{folder} is no run folder: it has no config.yaml of headstart's.")
+    if not run.metrics and (folder / "metrics.json").exists():
+        raise DataError(f"{folder}: its metrics.json is damaged. Copy the run folder again, or resume it by ckpt_path.")
     if not run.metrics:
         raise DataError(f"{folder}: this run has not ended, it has no metrics.json. Resume it by ckpt_path.")
-    found = {split: folder / "evaluation" / split for split in KEPT}
-    evaluations = {split: read_evaluation(place) for split, place in found.items() if place.is_dir()}
+    paths = {split: folder / "evaluation" / split for split in SAVED_SPLITS}
+    evaluations = {split: read_evaluation(path) for split, path in paths.items() if path.is_dir()}
     if not evaluations:
         raise DataError(
             f"{folder} has no evaluation of val or test. Make one by headstart evaluate {folder} --split val."
@@ -115,18 +95,18 @@ def read_finished(folder: Path) -> FinishedRun:
     environment = read_environment(folder)
     try:
         _check_run(run, evaluations)
-        trained, names = _splits(folder / "split.csv", class_names)
+        train_counts, image_names = _read_split(folder / "split.csv", class_names)
         return FinishedRun(
-            run=run,
+            **vars(run),
             config=read_text(folder / "config.yaml"),
             environment=environment,
             class_names=class_names,
-            trained=trained,
-            names=names,
+            train_counts=train_counts,
+            image_names=image_names,
             evaluations=evaluations,
             curves=read_curves(folder),
-            class_curves=_numbers(folder / "evaluation" / CLASS_CURVES)[:, 1:],
-            lr_range=_numbers(folder / LR_RANGE),
+            class_curves=_read_numbers(folder / "evaluation" / CLASS_CURVES)[:, 1:],
+            lr_range=_read_numbers(folder / LR_RANGE),
         )
     except (OSError, ValueError, LookupError, csv.Error) as error:
         raise DataError(
@@ -135,11 +115,7 @@ def read_finished(folder: Path) -> FinishedRun:
 
 
 def _check_run(run: Run, evaluations: Mapping[str, Evaluation]) -> None:
-    """Check that a run's files are complete and belong together.
-
-    Raises:
-        ValueError: if they do not.
-    """
+    """Raise a ValueError unless a run's files are complete and belong together."""
     for name in ("epochs/run", "time/total_s", "time/fit_s", "params/total", "params/trainable"):
         if run.metrics.get(name) is None:
             raise ValueError(f"metrics.json has no {name}")
@@ -164,7 +140,7 @@ def read_environment(folder: Path) -> dict[str, Any]:
     return dict(environment)
 
 
-def _splits(path: Path, class_names: Sequence[str]) -> tuple[NDArray[np.int64], dict[str, list[str]]]:
+def _read_split(path: Path, class_names: Sequence[str]) -> tuple[NDArray[np.int64], dict[str, list[str]]]:
     """Read split.csv: return the number of training images of each class, and the image names of each split."""
     counts = dict.fromkeys(class_names, 0)
     names: dict[str, list[str]] = {}
@@ -176,12 +152,12 @@ def _splits(path: Path, class_names: Sequence[str]) -> tuple[NDArray[np.int64], 
     return np.array(list(counts.values()), dtype=np.int64), names
 
 
-def _numbers(path: Path) -> NDArray[np.float64]:
+def _read_numbers(path: Path) -> NDArray[np.float64]:
     """Read the numbers below the header of a CSV file; return an array of shape (0, 0) if there are none."""
-    if not path.is_file():
-        return np.empty((0, 0))
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        rows = [[float(value) for value in row] for row in list(csv.reader(file))[1:]]
+    rows = []
+    if path.is_file():
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            rows = [[float(value) for value in row] for row in list(csv.reader(file))[1:]]
     return np.array(rows) if rows else np.empty((0, 0))
 
 
@@ -193,19 +169,19 @@ def read_curves(folder: Path) -> Curves:
 
     They come from the TensorBoard logger, or else from the CSV logger. The result is empty if neither has logged.
     """
-    steps = _of_tensorboard(folder / "tensorboard") or _of_csv(folder / "csv" / "metrics.csv")
-    ends = sorted(steps.pop("epoch", {}).items())
+    scalars = _read_tensorboard(folder / "tensorboard") or _read_csv_logger(folder / "csv" / "metrics.csv")
+    ends = sorted(scalars.pop("epoch", {}).items())
     last_steps = [step for step, _ in ends]
-    found = {}
-    for name, points in steps.items():
+    curves = {}
+    for name, points in scalars.items():
         # Learning rates are logged at the first step of an epoch, everything else at its last one.
-        places = [(min(bisect_left(last_steps, step), len(ends) - 1), value) for step, value in sorted(points.items())]
+        indices = [(min(bisect_left(last_steps, step), len(ends) - 1), value) for step, value in sorted(points.items())]
         if ends and not name.startswith("best/"):  # the final metrics for TensorBoard's HPARAMS tab are no curves
-            found[name] = [(ends[place][1] + 1, value) for place, value in places]
-    return found
+            curves[name] = [(ends[index][1] + 1, value) for index, value in indices]
+    return curves
 
 
-def _of_tensorboard(folder: Path) -> dict[str, dict[int, float]]:
+def _read_tensorboard(folder: Path) -> dict[str, dict[int, float]]:
     """Read the values of every scalar by step; if a resumed run has logged a step twice, the later value counts."""
     from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
@@ -217,12 +193,12 @@ def _of_tensorboard(folder: Path) -> dict[str, dict[int, float]]:
     return {name: {event.step: event.value for event in events.Scalars(name)} for name in events.Tags()[SCALARS]}
 
 
-def _of_csv(path: Path) -> dict[str, dict[int, float]]:
-    found: dict[str, dict[int, float]] = {}
+def _read_csv_logger(path: Path) -> dict[str, dict[int, float]]:
+    scalars: dict[str, dict[int, float]] = {}
     if path.is_file():
         with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
                 for name, text in row.items():
                     if name != "step" and text:
-                        found.setdefault(name, {})[int(row["step"])] = float(text)
-    return found
+                        scalars.setdefault(name, {})[int(row["step"])] = float(text)
+    return scalars

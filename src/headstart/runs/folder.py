@@ -27,14 +27,10 @@ log = logging.getLogger(__name__)
 
 @rank_zero_only
 def check_folder(folder: Path, ckpt_path: str | None) -> None:
-    """Check that the folder does not contain another run, and remove checkpoints that a killed run left unfinished.
-
-    Args:
-        folder: the run folder.
-        ckpt_path: checkpoint that the run resumes from, or None; a run may be resumed in its own folder.
+    """Check the run folder, and remove checkpoints that a killed run left unfinished.
 
     Raises:
-        ConfigError: if the folder contains another run.
+        ConfigError: if the folder contains another run than that of the checkpoint to resume.
     """
     own = ckpt_path is not None and Path(ckpt_path).resolve().is_relative_to(folder.resolve())
     if (folder / "config.yaml").exists() and not own:
@@ -50,11 +46,7 @@ def check_folder(folder: Path, ckpt_path: str | None) -> None:
 def record_start(folder: Path, config: str, split: str, lr_range: str | None) -> None:
     """Write what the run depends on: config.yaml, environment.json, split.csv and, for lr=auto, lr_range.csv.
 
-    Args:
-        folder: the run folder.
-        config: text of config.yaml.
-        split: text of split.csv.
-        lr_range: text of lr_range.csv, the result of the learning rate range test; None without that test.
+    All but environment.json are given as text.
     """
     write_text(folder / "config.yaml", config)
     write_json(folder / "environment.json", environment())
@@ -64,25 +56,22 @@ def record_start(folder: Path, config: str, split: str, lr_range: str | None) ->
 
 
 @rank_zero_only
-def record_answers(folder: Path, answers: Sequence[Evaluation], class_curves: Sequence[Sequence[float]]) -> None:
+def record_evaluations(
+    folder: Path, evaluations: Sequence[Evaluation], class_curves: Sequence[Sequence[float]]
+) -> None:
     """Write evaluation/: for each split the files of `headstart evaluate`, and the accuracy of each class by epoch.
 
     A file that cannot be written causes a warning, not an error.
-
-    Args:
-        folder: the run folder.
-        answers: the evaluations to save.
-        class_curves: validation accuracy of each class, one row per epoch.
     """
-    place = folder / "evaluation"
+    path = folder / "evaluation"
     try:
-        for answer in answers:
-            answer.save(place / answer.name)
-        if answers:
+        for evaluation in evaluations:
+            evaluation.save(path / evaluation.name)
+        if evaluations:
             rows = [(epoch, *row) for epoch, row in enumerate(class_curves, start=1)]
-            write_text(place / CLASS_CURVES, csv_text([("epoch", *answers[0].class_names), *rows]))
+            write_text(path / CLASS_CURVES, csv_text([("epoch", *evaluations[0].class_names), *rows]))
     except (OSError, SafetensorError, DiskError) as error:  # the run can finish without these files
-        log.warning("the answers to each image cannot be kept in %s: %s", place, format_error(error))
+        log.warning("the predictions for each image cannot be saved in %s: %s", path, format_error(error))
 
 
 @rank_zero_only

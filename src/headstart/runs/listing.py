@@ -20,16 +20,16 @@ from headstart.utils.metrics import direction
 
 Plain = bool | int | float | str
 # Settings that do not distinguish runs: of the machine, of the output, and copies of top-level settings.
-LEFT_OUT = (
+EXCLUDED_SETTINGS = (
     "trainer",
     "callbacks",
     "logger",
     "ckpt_path",
     "report",
     "sweep",
-    *(".".join(place) for place in REACH_DOWN.values()),
+    *(".".join(path) for path in REACH_DOWN.values()),
 )
-SHOWN = ("val/accuracy", "val/loss", "test/accuracy", "epochs/run", "time/total_s")
+TABLE_METRICS = ("val/accuracy", "val/loss", "test/accuracy", "epochs/run", "time/total_s")
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,11 @@ def find_runs(root: Path) -> list[Run]:
     if not root.is_dir():
         raise DataError(f"{root}: no such folder. Expected one with run folders below it, such as outputs.")
     runs = []
-    for place, folders, names in os.walk(root):
+    for path, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if "config.yaml" in names:
             folders.clear()  # a run folder contains no other runs
-            run = read_run(Path(place))
+            run = read_run(Path(path))
             runs += [run] if run else []
     if not runs:
         raise DataError(f"{root}: no run folder below it; each has a config.yaml.")
@@ -87,7 +87,7 @@ def read_metrics(folder: Path) -> dict[str, float | None]:
 
 
 def flat(
-    settings: Mapping[Any, Any], prefix: str = "", left_out: Collection[str] = LEFT_OUT
+    settings: Mapping[Any, Any], prefix: str = "", left_out: Collection[str] = EXCLUDED_SETTINGS
 ) -> Iterator[tuple[str, Plain]]:
     """Yield nested settings as pairs such as ("head.hidden", 256).
 
@@ -128,17 +128,18 @@ def sorted_by(runs: Sequence[Run], metric: str) -> list[Run]:
         raise ConfigError(f"--sort {metric}: no run has it.{suggestion(metric, known)} There are {listed}.")
     sign = 1 if direction(metric) == "min" else -1
 
-    def place(run: Run) -> tuple[bool, float]:
+    def sort_key(run: Run) -> tuple[bool, float]:
         value = run.metrics.get(metric)
         return (value is None, sign * value if value is not None else 0.0)
 
-    return sorted(runs, key=place)
+    return sorted(runs, key=sort_key)
 
 
 def table(runs: Sequence[Run], root: Path, metric: str) -> list[list[str]]:
     """Return the rows of a table as text: a header, then a row for each run.
 
-    The columns are the run's folder, the settings that differ, the given metric, and those of `SHOWN` that runs have.
+    The columns are the run's folder, the settings that differ, the given metric, and those `TABLE_METRICS` that runs
+    have.
 
     Args:
         runs: the runs, in the order of the rows.
@@ -146,17 +147,19 @@ def table(runs: Sequence[Run], root: Path, metric: str) -> list[list[str]]:
         metric: name of the metric in the first metric column.
     """
     settings = differing(runs)
-    metrics = [name for name in dict.fromkeys((metric, *SHOWN)) if any(name in run.metrics for run in runs)]
+    metrics = [name for name in dict.fromkeys((metric, *TABLE_METRICS)) if any(name in run.metrics for run in runs)]
     rows = [["run", *settings, *(metrics or ["metrics"])]]
     for run in runs:
-        values = [setting(run.settings.get(name)) for name in settings]
-        figures = [setting(run.metrics.get(name)) for name in metrics] if run.metrics else []
-        if not run.metrics:
-            figures = ["not ended", *[""] * (len(metrics) - 1)]
-        rows.append([run.folder.relative_to(root).as_posix(), *values, *figures])
+        cells = [format_setting(run.settings.get(name)) for name in settings]
+        if run.metrics:
+            cells += [format_setting(run.metrics.get(name)) for name in metrics]
+        else:
+            damaged = (run.folder / "metrics.json").exists()
+            cells += ["damaged metrics.json" if damaged else "not ended", *[""] * (len(metrics) - 1)]
+        rows.append([run.folder.relative_to(root).as_posix(), *cells])
     return rows
 
 
-def setting(value: Plain | None) -> str:
+def format_setting(value: Plain | None) -> str:
     """Format a setting or a metric as text, floats with six significant digits; None becomes an empty text."""
     return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

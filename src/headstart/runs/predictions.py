@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from headstart.utils.files import csv_text, csv_value, read_json, regular_file, 
 
 OUTPUTS, PREDICTIONS = "outputs.safetensors", "predictions.csv"
 CLASS_CURVES = "val_accuracy_by_epoch.csv"  # in a run's evaluation folder
-KEPT = ("test", "val")  # splits whose predictions a run saves; its report uses the first that exists
+SAVED_SPLITS = ("test", "val")  # splits whose predictions a run saves; its report uses the first that exists
 FEATURED = 500  # number of images whose features are saved: as many points as a scatter plot can show
 TOP = 5  # classes that predictions.csv names for each image
 
@@ -51,26 +52,26 @@ class Evaluation:
     Attributes:
         name: name of what was evaluated, used as a folder's name.
         split: "test", "val" or "train".
-        run_folder: the model's run folder, if it lies in one.
         metrics: flat metrics, named as in a run's metrics.json.
-        notes: remarks for the user, for example about classes that only the model or only the data have.
         class_names: class names of the model, in label order.
         images: path or name of each image.
         labels: true class of each image, int64, shape (images,).
         outputs: the logits, and the features of some images.
-        temperature: divisor of the logits for calibrated probabilities; see `report/statistics.py`.
+        temperature: divisor of the logits for calibrated probabilities.
+        run_folder: the model's run folder, if it lies in one.
+        notes: remarks for the user, for example about classes that only the model or only the data have.
     """
 
     name: str
     split: str
-    run_folder: Path | None
     metrics: dict[str, float]
-    notes: list[str]
     class_names: tuple[str, ...]
     images: list[str]
     labels: NDArray[np.int64]
     outputs: Outputs
     temperature: float = 1.0
+    run_folder: Path | None = None
+    notes: Sequence[str] = ()
 
     @property
     def logits(self) -> Tensor:
@@ -92,11 +93,14 @@ class Evaluation:
         """Return the cross-entropy of each image, float32, shape (images,); as everywhere, without the temperature."""
         return F.cross_entropy(self.logits, torch.from_numpy(self.labels), reduction="none")
 
+    @cached_property
+    def confusion(self) -> NDArray[np.int64]:
+        """Return the confusion matrix: true classes in rows, predicted in columns; int64, shape (classes, classes)."""
+        classes = len(self.class_names)
+        return np.bincount(self.labels * classes + self.predicted, minlength=classes**2).reshape(classes, classes)
+
     def save(self, folder: Path) -> None:
         """Write metrics.json, predictions.csv, classes.csv and outputs.safetensors.
-
-        Args:
-            folder: folder to write to.
 
         Raises:
             OSError: if a file cannot be written.
@@ -107,8 +111,8 @@ class Evaluation:
         write_text(folder / "classes.csv", self.classes_csv())
         tensors = {"logits": self.logits, "labels": torch.from_numpy(self.labels), "features": self.outputs.features}
         tensors["featured"] = torch.from_numpy(self.outputs.featured)
-        about = {"format": "pt", "class_names": json.dumps(self.class_names), "temperature": repr(self.temperature)}
-        write_tensors(folder / OUTPUTS, tensors, about)
+        metadata = {"format": "pt", "class_names": json.dumps(self.class_names), "temperature": repr(self.temperature)}
+        write_tensors(folder / OUTPUTS, tensors, metadata)
         write_json(folder / "metrics.json", self.metrics)
 
     def predictions_csv(self) -> str:
@@ -121,18 +125,10 @@ class Evaluation:
         probabilities, classes = self.probabilities.sort(dim=1, descending=True, stable=True)
         further = [f"{column}_{rank}" for rank in range(2, top + 1) for column in ("class", "probability")]
         rows = [("image", "true", "predicted", "probability", "loss", *further)]
-        for image, label, loss, shares, ranked in zip(
-            self.images,
-            self.labels,
-            self.losses.tolist(),
-            probabilities[:, :top].tolist(),
-            classes[:, :top].tolist(),
-            strict=True,
-        ):
-            named = [(self.class_names[index], share) for index, share in zip(ranked, shares, strict=True)]
-            rows.append(
-                (image, self.class_names[label], *named[0], loss, *(part for pair in named[1:] for part in pair))
-            )
+        ranked = zip(classes[:, :top].tolist(), probabilities[:, :top].tolist(), strict=True)
+        for image, label, loss, best in zip(self.images, self.labels, self.losses.tolist(), ranked, strict=True):
+            first, *others = ((self.class_names[index], probability) for index, probability in zip(*best, strict=True))
+            rows.append((image, self.class_names[label], *first, loss, *chain(*others)))
         return csv_text(rows)
 
     def classes_csv(self) -> str:
@@ -141,68 +137,52 @@ class Evaluation:
         The columns are the class and its number of images, predictions and correct predictions, then its recall,
         precision and F1. A recall or precision that is not defined is empty.
         """
-        predicted = self.predicted
         rows: list[Sequence[Any]] = [("class", "images", "predicted", "correct", "recall", "precision", "f1")]
-        for index, name in enumerate(self.class_names):
-            true, claimed = self.labels == index, predicted == index
-            images, claims, correct = int(true.sum()), int(claimed.sum()), int((true & claimed).sum())
-            if images or claims:
+        columns = self.labels, self.predicted, self.labels[self.predicted == self.labels]
+        counts = (np.bincount(column, minlength=len(self.class_names)).tolist() for column in columns)
+        for name, images, predicted, correct in zip(self.class_names, *counts, strict=True):
+            if images or predicted:
                 recall = round(correct / images, 6) if images else ""
-                precision = round(correct / claims, 6) if claims else ""
-                rows.append(
-                    (name, images, claims, correct, recall, precision, round(2 * correct / (images + claims), 6))
-                )
+                precision = round(correct / predicted, 6) if predicted else ""
+                f1 = round(2 * correct / (images + predicted), 6)
+                rows.append((name, images, predicted, correct, recall, precision, f1))
         return csv_text(rows)
 
 
-def image_names(samples: Samples) -> list[str]:
-    """Return the names of images for tables: the paths of files, otherwise the names of the samples."""
-    return list(samples.images) if isinstance(samples.images, Sequence) else list(samples.names)
-
-
-def evaluations(
-    outputs: Mapping[str, Outputs],
-    splits: Mapping[str, Samples],
+def build_evaluation(
+    split: str,
+    samples: Samples,
+    outputs: Outputs,
     metrics: Mapping[str, float],
     *,
     class_names: tuple[str, ...],
-    temperature: float,
-) -> list[Evaluation]:
-    """Build a run's own evaluations, equal to the results of `headstart evaluate`.
+    **others: Any,
+) -> Evaluation:
+    """Build the evaluation of a split from the outputs for its images.
 
     Args:
-        outputs: outputs of each split to save.
-        splits: images of these splits.
-        metrics: metrics of all splits.
+        split: "test", "val" or "train".
+        samples: the images of the split.
+        outputs: the outputs for these images.
+        metrics: metrics of this split and possibly of others, which are left out.
         class_names: class names in label order.
-        temperature: see `Evaluation`.
-
-    Returns:
-        An evaluation for each split in `outputs`, with the metrics of that split.
+        **others: further attributes of `Evaluation`; its name is by default the split.
     """
-    return [
-        Evaluation(
-            name=split,
-            split=split,
-            run_folder=None,
-            metrics={name: value for name, value in metrics.items() if name.startswith(f"{split}/")}
-            | {"data/num_classes": len(class_names), f"data/{split}_size": len(splits[split])},
-            notes=[],
-            class_names=class_names,
-            images=image_names(splits[split]),
-            labels=splits[split].labels,
-            outputs=found,
-            temperature=temperature,
-        )
-        for split, found in outputs.items()
-    ]
+    sizes = {"data/num_classes": len(class_names), f"data/{split}_size": len(samples)}
+    return Evaluation(
+        **{"name": split, **others},
+        split=split,
+        metrics={name: value for name, value in metrics.items() if name.startswith(f"{split}/")} | sizes,
+        class_names=class_names,
+        # The paths of files, and the names of images in memory.
+        images=list(samples.images) if isinstance(samples.images, Sequence) else list(samples.names),
+        labels=samples.labels,
+        outputs=outputs,
+    )
 
 
 def read_evaluation(folder: Path) -> Evaluation:
-    """Read the files that `Evaluation.save` has written.
-
-    Args:
-        folder: folder of the files; its name becomes the evaluation's name.
+    """Read the files that `Evaluation.save` has written; the folder's name becomes the evaluation's name.
 
     Raises:
         DataError: if a file is missing or damaged, or the files have different numbers of images.
@@ -210,38 +190,31 @@ def read_evaluation(folder: Path) -> Evaluation:
     try:
         with safe_open(regular_file(folder / OUTPUTS), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-            about = file.metadata()
-        _check_outputs(tensors, len(json.loads(about["class_names"])))
+            metadata = file.metadata()
+        class_names = tuple(json.loads(metadata["class_names"]))
+        _check_outputs(tensors, len(class_names))
         with regular_file(folder / PREDICTIONS).open(encoding="utf-8", errors="surrogateescape", newline="") as table:
             images = [csv_value(row["image"]) for row in csv.DictReader(table)]
         metrics: Any = METRICS.validate_python(read_json(folder / "metrics.json"))
-        outputs = Outputs(tensors["logits"], tensors["features"], tensors["featured"].numpy())
-        found = Evaluation(
+        evaluation = Evaluation(
             name=folder.name,
             split=next(name.partition("/")[0] for name in metrics if name.endswith("/accuracy")),
-            run_folder=None,
             metrics=metrics,
-            notes=[],
-            class_names=tuple(json.loads(about["class_names"])),
+            class_names=class_names,
             images=images,
             labels=tensors["labels"].numpy(),
-            outputs=outputs,
-            temperature=float(about["temperature"]),
+            outputs=Outputs(tensors["logits"], tensors["features"], tensors["featured"].numpy()),
+            temperature=float(metadata["temperature"]),
         )
     except (OSError, ValueError, KeyError, TypeError, StopIteration, RecursionError, SafetensorError) as error:
         raise DataError(f"{folder}: no evaluation that can be read ({error}). Make it by headstart evaluate.") from None
-    if not len(images) == len(found.labels) == len(found.logits):
+    if not len(images) == len(evaluation.labels) == len(evaluation.logits):
         raise DataError(f"{folder}: its files are not of the same images. Make them again by headstart evaluate.")
-    return found
+    return evaluation
 
 
 def _check_outputs(tensors: Mapping[str, Tensor], classes: int) -> None:
-    """Check that the tensors of outputs.safetensors agree in their number of images and classes.
-
-    Raises:
-        KeyError: if a tensor is missing.
-        ValueError: if a tensor has a wrong shape, dtype or range.
-    """
+    """Raise a KeyError or ValueError unless the tensors of outputs.safetensors agree in images and classes."""
     logits, labels, features, featured = (tensors[name] for name in ("logits", "labels", "features", "featured"))
     images = len(labels)
     if logits.shape != (images, classes) or not logits.is_floating_point():
@@ -249,6 +222,6 @@ def _check_outputs(tensors: Mapping[str, Tensor], classes: int) -> None:
     if labels.dtype != torch.int64 or labels.ndim != 1 or (images and not 0 <= labels.min() <= labels.max() < classes):
         raise ValueError(f"labels that are not indices of {classes} classes")
     if featured.dtype != torch.int64 or featured.shape != features.shape[:1] or features.ndim != 2:
-        raise ValueError("features that are not of the images")
+        raise ValueError("features and their indices differ in number")
     if len(featured) and not 0 <= featured.min() <= featured.max() < images:
-        raise ValueError("features of images that there are not")
+        raise ValueError(f"indices of features that are not below {images}, the number of images")

@@ -13,9 +13,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFor
 from matplotlib.transforms import blended_transform_factory
 from numpy.typing import NDArray
 
-from headstart.report.charts import WIDTH
-from headstart.report.style import BLUE, INK, ORANGE, SKY, figure, new_figure, short
-from headstart.runs.listing import Plain, Run, setting
+from headstart.report.style import BLUE, INK, ORANGE, SKY, WIDTH, figure, new_figure, short
+from headstart.runs.listing import Plain, Run, format_setting
 from headstart.sweeps.seeds import Repeated
 from headstart.utils.metrics import direction
 
@@ -78,16 +77,16 @@ def _numbers(
 def _rows(
     dots: Sequence[tuple[Plain, float]], crosses: Sequence[Plain], name: str, metric: str, *, has_best: bool
 ) -> Figure:
-    levels = list(dict.fromkeys(setting(value) for value in [*(value for value, _ in dots), *crosses]))
+    levels = list(dict.fromkeys(format_setting(value) for value in [*(value for value, _ in dots), *crosses]))
     row = {level: -place for place, level in enumerate(levels[:LEVELS])}
-    shown = [(row[setting(level)], value) for level, value in dots if setting(level) in row]
+    shown = [(row[format_setting(level)], value) for level, value in dots if format_setting(level) in row]
     places, values = (np.array(column, dtype=float) for column in zip(*shown, strict=True))
     drawn = new_figure(SMALL, 0.95 + 0.26 * max(len(row), 3))
     axes = drawn.subplots()
     _dots(axes, values, places, has_best=has_best)
     axes.scatter(*_medians(places, values)[::-1], s=140, color=INK, marker="|", linewidths=1.5)
     at_edge = blended_transform_factory(axes.transAxes, axes.transData)
-    lost = [row[setting(level)] for level in crosses if setting(level) in row]
+    lost = [row[format_setting(level)] for level in crosses if format_setting(level) in row]
     axes.scatter([_worse_edge(metric)] * len(lost), lost, transform=at_edge, **CROSS)
     axes.set_yticks(list(row.values()), [short(level, 20) for level in row], fontsize=8)
     title = short(name, 40) + (f", the {LEVELS} best of {len(levels)}" if len(levels) > LEVELS else "")

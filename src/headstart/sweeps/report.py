@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from headstart.report.html import render
 from headstart.report.style import short, svg
-from headstart.runs.listing import SHOWN, setting
+from headstart.runs.listing import TABLE_METRICS, format_setting
 from headstart.sweeps import charts
 from headstart.sweeps.results import Sweep
 from headstart.sweeps.seeds import SEED, Repeated
@@ -57,7 +57,7 @@ def page_of(sweep: Sweep, importance: Mapping[str, float]) -> str:
     """Return the HTML of the sweep's page."""
     drawn = {name: chart for name, draw in figures(sweep, importance).items() if (chart := attempt(name, draw))}
     failed = list(sweep.failures)
-    others = [name for name in SHOWN if name != sweep.metric and not name.startswith(("epochs/", "time/"))]
+    others = [name for name in TABLE_METRICS if name != sweep.metric and not name.startswith(("epochs/", "time/"))]
     return render(
         "sweep.html.j2",
         sweep=sweep,
@@ -71,7 +71,7 @@ def page_of(sweep: Sweep, importance: Mapping[str, float]) -> str:
         metrics=shown_metrics(sweep),
         scores=[name for name in others if sweep.best.metrics.get(name) is not None],
         short=short,
-        setting=setting,
+        setting=format_setting,
         logs={name: tail(sweep.folder / name / "train.log") for name in failed[:LOGS]},
         commands=commands(sweep),
     )
@@ -89,7 +89,7 @@ def spread_text(metric: str, deviation: float | None) -> str:
 
 def shown_metrics(sweep: Sweep) -> list[str]:
     """Return the monitored metric, and the other metrics in which jobs differ."""
-    found = {name: {run.metrics.get(name) for run in sweep.done} for name in (sweep.metric, *SHOWN)}
+    found = {name: {run.metrics.get(name) for run in sweep.done} for name in (sweep.metric, *TABLE_METRICS)}
     return [name for name, values in found.items() if name == sweep.metric or len(values) > 1]
 
 

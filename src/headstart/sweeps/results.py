@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote
 
-from headstart.runs.listing import Plain, Run, differing, setting, sorted_by
+from headstart.runs.listing import Plain, Run, differing, format_setting, sorted_by
 from headstart.sweeps.jobs import jobs_below
 from headstart.sweeps.seeds import Repeated, repeated
 
@@ -88,7 +88,7 @@ class Sweep:
 
     def words(self, settings: Mapping[str, Plain | None]) -> list[str]:
         """Return the given settings that differ within the sweep, as overrides such as `lr=0.01`."""
-        return [f"{name}={setting(value)}" for name in self.names if (value := settings.get(name)) is not None]
+        return [f"{name}={format_setting(value)}" for name in self.names if (value := settings.get(name)) is not None]
 
     def href(self, run: Run) -> str:
         """Return a relative link from the sweep's page to a job's report, or to its folder if there is no report."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from headstart.runs.listing import Plain, Run, differing, setting
+from headstart.runs.listing import Plain, Run, differing, format_setting
 from headstart.utils.metrics import direction
 
 SEED = "seed"
@@ -95,7 +95,7 @@ def seed_rows(groups: Mapping[str, Sequence[Repeated]], *, plain: bool) -> list[
     columns = [f"{name} {figure}" for name in groups for figure in FIGURES] if plain else list(groups)
     rows = [[*first[0].settings, "seeds", *columns]]
     for one in first:
-        cells = [*map(setting, one.settings.values()), str(len(one.values))]
+        cells = [*map(format_setting, one.settings.values()), str(len(one.values))]
         for found in groups.values():
             group = one.same_of(found)
             cells += numbers(group) if plain else [told(group)]

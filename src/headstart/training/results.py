@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 
 from headstart.cache.build import Batches
 from headstart.data.dataset import LabelledImages
-from headstart.runs.predictions import KEPT, Evaluation, evaluations
+from headstart.runs.predictions import SAVED_SPLITS, Evaluation, build_evaluation
 from headstart.training.calibration import fitted_temperature
 from headstart.training.classifier import TransferClassifier
 from headstart.training.split_metrics import KeepOutputs, figures_of_splits
@@ -46,9 +46,14 @@ def evaluate_splits(
         images: the same images, with their names and classes.
         keep: the callback that collects the outputs.
     """
-    metrics, outputs = figures_of_splits(trainer, classifier, batches.evaluation, keep, kept=KEPT)
+    metrics, outputs = figures_of_splits(trainer, classifier, batches.evaluation, keep, kept=SAVED_SPLITS)
     temperature = 1.0
     if "val" in outputs:
         temperature = fitted_temperature(outputs["val"].logits, images.splits["val"].labels)
-    found = evaluations(outputs, images.splits, metrics, class_names=images.class_names, temperature=temperature)
-    return Results(metrics, found, temperature)
+    evaluations = [
+        build_evaluation(
+            split, images.splits[split], split_outputs, metrics, class_names=images.class_names, temperature=temperature
+        )
+        for split, split_outputs in outputs.items()
+    ]
+    return Results(metrics, evaluations, temperature)

@@ -19,8 +19,8 @@ MOST_PREFIX = 2  # most prefix tokens if the network does not report them: class
 
 
 @dataclass(frozen=True)
-class Place:
-    """A layer whose output is a spatial feature map.
+class TargetLayer:
+    """A layer whose output is a spatial feature map; grad-cam calls it the target layer.
 
     Attributes:
         module: the layer.
@@ -31,23 +31,23 @@ class Place:
     module: nn.Module
     prefix: int | None
 
-    def read(self, values: Tensor) -> Tensor:
+    def reshape(self, values: Tensor) -> Tensor:
         """Return a copy of the layer's output, or of its gradient, in the shape (batch, channels, side, side).
 
         Raises:
             ValueError: it is not a square feature map.
         """
-        found = _as_map(values, self.prefix)
-        if found is None:
+        feature_map = _as_feature_map(values, self.prefix)
+        if feature_map is None:
             raise ValueError(f"{type(self.module).__name__} gave a tensor of shape {tuple(values.shape)}: no map")
-        return found.clone()
+        return feature_map.clone()
 
 
-def find_place(model: Model) -> Place:
-    """Find the last feature map of a network, by a forward pass with hooks.
+def find_target_layer(model: Model) -> TargetLayer:
+    """Find the last layer whose output is a feature map that the logits depend on, by a forward pass with hooks.
 
-    It is the output of the last layer whose output is a feature map that the logits depend on. In a vision transformer
-    whose head reads the class token, the last block's output does not qualify: the input of its attention does.
+    In a vision transformer whose head reads the class token, the last block's output does not qualify: the input of its
+    attention does.
 
     Raises:
         ModelError: the network has no feature map of at least 2 × 2.
@@ -58,62 +58,55 @@ def find_place(model: Model) -> Place:
     with torch.inference_mode(False), torch.enable_grad():
         image = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
         image = image.to(model.device).requires_grad_()
-        maps, logits = _watch(network, backbone, image, prefix)
-        answer = logits.square().sum()
-        for module, output in reversed(maps):
+        outputs, logits = _record_feature_maps(network, backbone, image, prefix)
+        score = logits.square().sum()
+        for module, output in reversed(outputs):
             # Outputs of other shapes are internal to a layer, such as queries and keys.
-            if output.shape == maps[-1][1].shape and _reaches(answer, output, prefix):
-                return Place(module, prefix)
+            if output.shape == outputs[-1][1].shape and _depends_on(score, output, prefix):
+                return TargetLayer(module, prefix)
     raise ModelError(
-        f"{model.path}: what {model.description['model']['name']} sees in images of {side} × {side} pixels cannot be "
-        f"shown: expected a layer that makes a map of the image, 2 × 2 or larger, or a token for each patch. Train it "
-        f"with a larger data.image_size, or take another network, such as model=resnet34."
+        f"{model.path}: there are no heat maps of {model.description['model']['name']} for images of {side} × {side} "
+        f"pixels: expected a layer with a feature map of 2 × 2 or more, or with a token for each patch. Train it with "
+        f"a larger data.image_size, or take another network, such as model=resnet34."
     )
 
 
-def _watch(
+def _record_feature_maps(
     network: nn.Module, backbone: nn.Module, image: Tensor, prefix: int | None
 ) -> tuple[list[tuple[nn.Module, Tensor]], Tensor]:
-    """Run a network and record the layers that output feature maps.
-
-    Returns:
-        The layers with their feature maps, in the order of execution; and the logits.
-    """
+    """Return the layers that output feature maps, with these, in the order of execution; and the logits."""
     calls: Counter[nn.Module] = Counter()
-    maps: list[tuple[nn.Module, Tensor]] = []
+    outputs: list[tuple[nn.Module, Tensor]] = []
 
-    def note(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def record(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         calls[module] += 1
         before, after = _side(inputs[0], prefix) if inputs else 0, _side(output, prefix)
         # Pooling has no parameters and only resizes a map: its input is more informative.
         pool = before not in (0, after) and next(module.parameters(), None) is None
         if after > 1 and not pool:
-            maps.append((module, output))
+            outputs.append((module, output))
 
-    hooks = [module.register_forward_hook(note) for module in backbone.modules()]
+    hooks = [module.register_forward_hook(record) for module in backbone.modules()]
     try:
         logits: Tensor = network(image)
     finally:
         for hook in hooks:
             hook.remove()
     # A layer that runs twice, such as a ReLU that a block reuses, has no single output.
-    return [(module, output) for module, output in maps if calls[module] == 1], logits
+    return [(module, output) for module, output in outputs if calls[module] == 1], logits
 
 
-def _reaches(answer: Tensor, output: Tensor, prefix: int | None) -> bool:
-    """Tell whether the logits depend on a feature map, and not only on a class token beside it."""
-    (gradient,) = torch.autograd.grad(answer, output, retain_graph=True, allow_unused=True)
-    found = None if gradient is None else _as_map(gradient, prefix)
-    return found is not None and bool(found.any())
+def _depends_on(score: Tensor, output: Tensor, prefix: int | None) -> bool:
+    """Return whether a score depends on a feature map, and not only on a class token beside it."""
+    (gradient,) = torch.autograd.grad(score, output, retain_graph=True, allow_unused=True)
+    feature_map = _as_feature_map(gradient, prefix)
+    return feature_map is not None and bool(feature_map.any())
 
 
-def _as_map(values: object, prefix: int | None) -> Tensor | None:
+def _as_feature_map(values: object, prefix: int | None) -> Tensor | None:
     """Reshape a layer's output to (batch, channels, side, side), or return None if it is not a square feature map.
 
-    Args:
-        values: tensor of shape (batch, channels, side, side), (batch, side, side, channels) or (batch, tokens,
-            channels).
-        prefix: number of prefix tokens; see `Place`.
+    Its shape is (batch, channels, side, side), (batch, side, side, channels) or (batch, tokens, channels).
     """
     if not isinstance(values, Tensor):
         return None
@@ -123,14 +116,14 @@ def _as_map(values: object, prefix: int | None) -> Tensor | None:
         case (_, height, width, _) if height == width:
             return values.movedim(-1, 1)
         case (batch, tokens, channels):
-            further = tokens - math.isqrt(tokens) ** 2 if prefix is None else prefix
-            side = math.isqrt(max(tokens - further, 0))
-            if side**2 == tokens - further and (prefix is not None or further <= MOST_PREFIX):
-                return values[:, further:].reshape(batch, side, side, channels).movedim(-1, 1)
+            extra = tokens - math.isqrt(tokens) ** 2 if prefix is None else prefix
+            side = math.isqrt(max(tokens - extra, 0))
+            if side**2 == tokens - extra and (prefix is not None or extra <= MOST_PREFIX):
+                return values[:, extra:].reshape(batch, side, side, channels).movedim(-1, 1)
     return None
 
 
 def _side(values: object, prefix: int | None) -> int:
     """Return the side of the feature map that a layer outputs for one image; 0 if it outputs none."""
-    found = _as_map(values, prefix)
-    return found.shape[-1] if found is not None and len(found) == 1 else 0
+    feature_map = _as_feature_map(values, prefix)
+    return feature_map.shape[-1] if feature_map is not None and len(feature_map) == 1 else 0

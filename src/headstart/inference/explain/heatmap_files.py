@@ -8,6 +8,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from headstart.inference.image_inputs import Input
     from headstart.inference.model import Model, Prediction
 
-    Answer = tuple[str, Prediction | DataError]
+    Result = tuple[str, Prediction | DataError]
 
 LEAST_SIDE = 224  # least side of a panel, in pixels; smaller images are enlarged
 TITLE_HEIGHT, FONT_SIZE, MARGIN = 28, 15, 6
@@ -32,7 +33,7 @@ QUALITY = 90  # JPEG quality, from 1 to 95
 NAME_BYTES = 60  # most bytes of a folder's or a file's name; file systems allow 255 for the whole name, some 143
 
 
-class Pictures:
+class HeatmapWriter:
     """Write an image file with a heat map for each prediction.
 
     Args:
@@ -46,47 +47,39 @@ class Pictures:
 
     def __init__(self, model: Model, folder: Path) -> None:
         if folder.exists() and not folder.is_dir():
-            raise ConfigError(f"--explain {folder} is a file: name a folder for the pictures.")
+            raise ConfigError(f"--explain {folder} is a file: name a folder for the heat maps.")
         folder.mkdir(parents=True, exist_ok=True)
         self._explainer, self._folder = Explainer(model), folder
         self._waiting: list[tuple[str, Prediction, Image.Image]] = []
 
-    def follow(self, images: Iterable[Input], answers: Iterable[Answer]) -> Iterator[Answer]:
-        """Pass predictions through, and write their files in batches.
-
-        Args:
-            images: the images that were classified.
-            answers: names with predictions or errors, in the same order.
-
-        Yields:
-            The items of `answers`, unchanged.
-        """
-        for image, (name, answer) in zip(images, answers, strict=True):
-            yield name, answer
-            if not isinstance(answer, DataError):
-                self._add(image.path, answer)
+    def write_each(self, images: Iterable[Input], results: Iterable[Result]) -> Iterator[Result]:
+        """Yield the results for images unchanged, and write the files of the predictions among them in batches."""
+        for image, (name, prediction) in zip(images, results, strict=True):
+            yield name, prediction
+            if not isinstance(prediction, DataError):
+                self._add(image.path, prediction)
             if len(self._waiting) == BATCH:
                 self._write()
         self._write()
 
-    def _add(self, path: str, answer: Prediction) -> None:
+    def _add(self, path: str, prediction: Prediction) -> None:
         try:
             if not Path(path).is_file():  # such as a pipe, which can be read only once
                 raise DataError(f"{path}: no file that can be read again.")
-            self._waiting.append((path, answer, self._explainer.crop(path)))
+            self._waiting.append((path, prediction, self._explainer.crop(path)))
         except DataError as error:  # the prediction itself is fine, and others follow
-            say(f"no picture: {error}")
+            say(f"no heat map: {error}")
 
     def _write(self) -> None:
         """Write the files of the waiting predictions."""
         waiting, self._waiting = self._waiting, []
-        crops, classes = [crop for *_, crop in waiting], [answer.class_name for _, answer, _ in waiting]
-        for (path, answer, _), heatmap in zip(waiting, self._explainer.explain(crops, classes), strict=True):
-            _save(picture(heatmap, answer.probability), self._folder / file_name(path))
+        crops, classes = [crop for *_, crop in waiting], [prediction.class_name for _, prediction, _ in waiting]
+        for (path, prediction, _), heatmap in zip(waiting, self._explainer.explain(crops, classes), strict=True):
+            write_atomically(self._folder / file_name(path), partial(_save, draw(heatmap, prediction.probability)))
 
 
 def _save(image: Image.Image, path: Path) -> None:
-    write_atomically(path, lambda temporary: image.save(temporary, "JPEG", quality=QUALITY, subsampling=0))
+    image.save(path, "JPEG", quality=QUALITY, subsampling=0)
 
 
 def file_name(path: str) -> str:
@@ -96,11 +89,11 @@ def file_name(path: str) -> str:
     """
     whole = Path(os.path.abspath(path))  # noqa: PTH100 (resolve() would follow symbolic links)
     digest = hashlib.sha256(os.fsencode(whole)).hexdigest()[:8]
-    words = [_plain(whole.parent.name), _plain(whole.stem)]
-    return f"{'_'.join(word for word in words if word)}-{digest}.jpg"
+    parts = [_portable(whole.parent.name), _portable(whole.stem)]
+    return f"{'_'.join(part for part in parts if part)}-{digest}.jpg"
 
 
-def _plain(name: str) -> str:
+def _portable(name: str) -> str:
     letters = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", name)).strip("._-")
     return letters.encode()[:NAME_BYTES].decode(errors="ignore")
 
@@ -108,15 +101,10 @@ def _plain(name: str) -> str:
 # --- drawing -------------------------------------------------------------------------------------------------
 
 
-def picture(heatmap: Heatmap, probability: float) -> Image.Image:
-    """Draw the network's input beside the same image with the heat map over it, below a title.
+def draw(heatmap: Heatmap, probability: float) -> Image.Image:
+    """Draw the network's input beside the same image with the heat map over it, below a title with the probability.
 
-    Args:
-        heatmap: the heat map of a class.
-        probability: the probability of that class, in [0, 1], for the title.
-
-    Returns:
-        An RGB image whose two panels are at least 224 pixels wide.
+    Returns an RGB image whose two panels are at least 224 pixels wide.
     """
     side = heatmap.crop.width * math.ceil(LEAST_SIDE / heatmap.crop.width)
     crop = heatmap.crop.resize((side, side), Image.Resampling.NEAREST)  # its pixels are what the network sees
@@ -124,19 +112,19 @@ def picture(heatmap: Heatmap, probability: float) -> Image.Image:
     canvas = Image.new("RGB", (2 * side + MARGIN, TITLE_HEIGHT + side), PAPER)
     canvas.paste(crop, (0, TITLE_HEIGHT))
     canvas.paste(overlay(crop, np.asarray(heat)), (side + MARGIN, TITLE_HEIGHT))
-    _write_title(canvas, heatmap.class_name, f"  {probability:.1%}")
+    _draw_title(canvas, heatmap.class_name, f"  {probability:.1%}")
     return canvas
 
 
-def _write_title(canvas: Image.Image, class_name: str, ending: str) -> None:
-    """Write a class name, shortened to fit the canvas, and the text that follows it."""
+def _draw_title(canvas: Image.Image, class_name: str, ending: str) -> None:
+    """Draw a class name, shortened to fit the canvas, and the text that follows it."""
     import matplotlib as mpl  # imported late, and only for its fonts
 
     path = Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
     font = ImageFont.truetype(path, FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
-    shown = "".join(letter if letter.isprintable() else "?" for letter in class_name)
-    text, room = shown + ending, canvas.width - 2 * MARGIN
-    while shown and font.getlength(text) > room:
-        shown = shown[:-1]
-        text = f"{shown}…{ending}"
+    name = "".join(letter if letter.isprintable() else "?" for letter in class_name)
+    text = name + ending
+    while name and font.getlength(text) > canvas.width - 2 * MARGIN:
+        name = name[:-1]
+        text = f"{name}…{ending}"
     ImageDraw.Draw(canvas).text((MARGIN, TITLE_HEIGHT / 2), text, fill=INK, font=font, anchor="lm")

@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 
 from headstart.data.image_io import as_image
 from headstart.data.preprocessing import Normalisation, pixel_transform
-from headstart.inference.explain.feature_map import find_place
+from headstart.inference.explain.feature_map import find_target_layer
 from headstart.utils.errors import ConfigError, DataError, format_error, suggestion
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Explainer:
 
     Attributes:
         model: the model.
-        place: the layer whose feature map is used.
+        target_layer: the layer whose feature map is used.
 
     Raises:
         ConfigError: the package grad-cam is missing.
@@ -94,9 +94,9 @@ class Explainer:
     """
 
     def __init__(self, model: Model) -> None:
-        self._method, self._target = _library()
+        self._method, self._target = _import_grad_cam()
         self._pixels, self._normalise = pixel_transform(model.preprocessing), Normalisation(model.preprocessing)
-        self.model, self.place = model, find_place(model)
+        self.model, self.target_layer = model, find_target_layer(model)
 
     def crop(self, image: ImageLike) -> Image.Image:
         """Return an image as the network sees it: RGB, crop × crop pixels.
@@ -107,26 +107,14 @@ class Explainer:
         return Image.fromarray(self._pixels(as_image(image)).movedim(0, -1).numpy())
 
     def explain(self, crops: Sequence[Image.Image], class_names: str | Sequence[str] | None = None) -> list[Heatmap]:
-        """Compute heat maps of images.
-
-        Args:
-            crops: images as returned by `crop`.
-            class_names: the class to explain for each image, or one for all; None takes the predicted classes.
-
-        Returns:
-            A heat map for each image.
-
-        Raises:
-            ConfigError: the model has no such class, or the numbers of classes and images differ.
-            DataError: the logits are not finite.
-        """
+        """Compute heat maps of images that `crop` has returned; the rest is as in the function `explain`."""
         classes = None if class_names is None else self._indices(class_names, len(crops))
         heatmaps = []
         for start in range(0, len(crops), BATCH):
-            some = crops[start : start + BATCH]
-            heat, wanted = self._heat(some, classes and classes[start : start + BATCH])
-            names = [self.model.class_names[index] for index in wanted]
-            heatmaps += [Heatmap(*parts) for parts in zip(names, heat, some, strict=True)]
+            batch = crops[start : start + BATCH]
+            heat, indices = self._compute_heat(batch, classes and classes[start : start + BATCH])
+            names = [self.model.class_names[index] for index in indices]
+            heatmaps += [Heatmap(*parts) for parts in zip(names, heat, batch, strict=True)]
         return heatmaps
 
     def _indices(self, class_names: str | Sequence[str], images: int) -> list[int]:
@@ -141,24 +129,29 @@ class Explainer:
                 raise ConfigError(f"{self.model.path} has no class '{name}'.{hint}")
         return [known[name] for name in names]
 
-    def _heat(self, crops: Sequence[Image.Image], classes: list[int] | None) -> tuple[NDArray[np.float32], list[int]]:
+    def _compute_heat(
+        self, crops: Sequence[Image.Image], classes: list[int] | None
+    ) -> tuple[NDArray[np.float32], list[int]]:
         """Return heat of shape (images, crop, crop), and the index of the class that is explained for each image."""
         targets = classes and [self._target(index) for index in classes]
-        with torch.inference_mode(False), torch.enable_grad(), _beginning_at(self.place.module):
+        with torch.inference_mode(False), torch.enable_grad(), _detached_at(self.target_layer.module):
             pixels = torch.stack([v2.functional.pil_to_tensor(crop) for crop in crops])
             images = self._normalise(pixels).to(self.model.device, memory_format=torch.channels_last)
-            cam = self._method(self.model.network, [self.place.module], self.place.read)
+            cam = self._method(self.model.network, [self.target_layer.module], self.target_layer.reshape)
             try:
                 heat: NDArray[np.float32] = cam(images, targets)
                 logits: Tensor = cam.outputs.detach()
             finally:
                 cam.activations_and_grads.release()  # removes its hooks from the network
         if not logits.isfinite().all():
-            raise DataError(f"{self.model.path}: its answer is not a number. Training diverged: try a lower lr.")
-        return _scaled(heat), classes or logits.argmax(dim=1).tolist()
+            raise DataError(f"{self.model.path}: its logits are not finite. Training diverged: try a lower lr.")
+        peaks = heat.max(axis=(1, 2), keepdims=True)
+        # The maximum of each image becomes 1; images without heat stay 0.
+        heat = np.divide(heat, peaks, out=np.zeros_like(heat), where=peaks > 0)
+        return heat, classes or logits.argmax(dim=1).tolist()
 
 
-def _library() -> tuple[Any, Any]:
+def _import_grad_cam() -> tuple[Any, Any]:
     """Return the HiResCAM and target classes of the package grad-cam, which takes seconds to import.
 
     Raises:
@@ -176,24 +169,17 @@ def _library() -> tuple[Any, Any]:
 
 
 @contextmanager
-def _beginning_at(module: nn.Module) -> Iterator[None]:
+def _detached_at(module: nn.Module) -> Iterator[None]:
     """Make gradients start at a module's output, so that the layers before it need no backward pass."""
 
-    def begin(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:  # noqa: ARG001 (the signature of a forward hook)
+    def detach(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:  # noqa: ARG001 (the signature of a forward hook)
         return output.detach().requires_grad_().clone()  # a copy, because the next layer may change it in place
 
-    handle = module.register_forward_hook(begin)
+    handle = module.register_forward_hook(detach)
     try:
         yield
     finally:
         handle.remove()
-
-
-def _scaled(heat: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scale heat so that its maximum in each image is 1; images without heat stay 0."""
-    peaks = heat.max(axis=(1, 2), keepdims=True)
-    scaled: NDArray[np.float32] = np.divide(heat, peaks, out=np.zeros_like(heat), where=peaks > 0)
-    return scaled
 
 
 def overlay(image: Image.Image, heat: NDArray[np.float32]) -> Image.Image:
