@@ -22,15 +22,15 @@ from optuna.distributions import CategoricalDistribution
 
 from headstart.data.workers import CORES, available_cores
 from headstart.runs.listing import Run
-from headstart.sweeps.grid import GridSweeper
+from headstart.sweeps.grid import draw_sample
 from headstart.sweeps.job_process import run_job
-from headstart.sweeps.jobs import Job, OccupiedError, digest, jobs_below
+from headstart.sweeps.jobs import Job, OccupiedError, digest, find_jobs
 from headstart.sweeps.launching import check_launcher
-from headstart.sweeps.naming import LONGEST, job_name, sweep_name
-from headstart.sweeps.requirements import NEEDS, check_plugins
-from headstart.sweeps.seeds import repeated, seed_rows
-from headstart.sweeps.slots import share, slot, visible_gpus
-from headstart.sweeps.summary import told_failures
+from headstart.sweeps.naming import MAX_BYTES, job_name, sweep_name
+from headstart.sweeps.requirements import REQUIREMENTS, check_plugins
+from headstart.sweeps.seeds import group_by_seed, seed_rows
+from headstart.sweeps.slots import slot, slot_environment, visible_gpus
+from headstart.sweeps.summary import format_failures
 from headstart.sweeps.worker import DiedError, FailedError, Worker
 from headstart.utils.errors import ConfigError, HeadstartError
 from headstart.utils.tables import show_rows
@@ -58,7 +58,7 @@ def test_no_two_jobs_share_a_name_and_every_name_is_a_file_s(values: list[str]) 
     for name in names:
         assert "/" not in name
         assert not name.startswith(".")
-        assert len(name.encode()) <= LONGEST
+        assert len(name.encode()) <= MAX_BYTES
         assert name.isprintable()
 
 
@@ -84,9 +84,9 @@ def test_the_digest_is_of_what_figures_depend_on() -> None:
 
 
 def test_an_unfinished_job_is_cleared_and_its_log_stays(tmp_path: Path) -> None:
-    job = Job.of(composed(), tmp_path / "job")
+    job = Job.from_config(composed(), tmp_path / "job")
     with job.lock():
-        job.begin()
+        job.record_start()
         for name in ("config.yaml", "train.log", "tensorboard/events", "checkpoints/.best.ckpt.x"):
             path = job.folder / name
             path.parent.mkdir(exist_ok=True)
@@ -94,25 +94,27 @@ def test_an_unfinished_job_is_cleared_and_its_log_stays(tmp_path: Path) -> None:
         job.clear()
     assert sorted(path.name for path in job.folder.iterdir()) == [".lock", "job.json", "train.log"]
     assert not job.finished
-    assert [found.digest for found in jobs_below(tmp_path)] == [job.digest]
+    assert [found.digest for found in find_jobs(tmp_path)] == [job.digest]
 
 
 def test_what_a_job_left_half_written_is_no_other_s(tmp_path: Path) -> None:
-    job = Job.of(composed(), tmp_path / "job")
+    job = Job.from_config(composed(), tmp_path / "job")
     with job.lock():
         for name in (".job.json.x7f3", "train.log"):
             (job.folder / name).write_text("{")
         job.check_folder()
         (job.folder / "photos").mkdir()
-        with pytest.raises(OccupiedError, match=r"job holds what is not a job's \(photos\). Choose another sweep.name"):
+        with pytest.raises(
+            OccupiedError, match=r"job holds files that do not belong to a job \(photos\). Choose another sweep.name"
+        ):
             job.check_folder()
 
 
 def test_figures_count_whatever_comes_after_them(tmp_path: Path) -> None:
     """A process that dies in the report, when metrics.json is there, has run its job."""
-    job = Job.of(composed(), tmp_path / "job")
-    job.begin()
-    job.end("its process was killed by SIGKILL")
+    job = Job.from_config(composed(), tmp_path / "job")
+    job.record_start()
+    job.record_end("its process was killed by SIGKILL")
     assert (job.finished, job.reason) == (False, "its process was killed by SIGKILL")
     (job.folder / "metrics.json").write_text('{"val/accuracy": 0.5, "val/loss": 1.5}')
     assert (job.finished, job.reason, job.value()) == (True, None, 0.5)
@@ -121,12 +123,12 @@ def test_figures_count_whatever_comes_after_them(tmp_path: Path) -> None:
 
 
 def test_other_settings_in_the_folder_are_told(tmp_path: Path) -> None:
-    Job.of(composed("epochs=10"), tmp_path / "job").begin()
-    Job.of(composed("epochs=10"), tmp_path / "job").check_folder()
+    Job.from_config(composed("epochs=10"), tmp_path / "job").record_start()
+    Job.from_config(composed("epochs=10"), tmp_path / "job").check_folder()
     with pytest.raises(
         OccupiedError, match=r"job holds a job with other settings \(epochs=10, here 20\). Choose another sweep.name"
     ):
-        Job.of(composed("epochs=20"), tmp_path / "job").check_folder()
+        Job.from_config(composed("epochs=20"), tmp_path / "job").check_folder()
 
 
 # --- a machine that jobs share -------------------------------------------------------------------------------
@@ -136,10 +138,10 @@ def test_each_of_two_jobs_has_its_gpu_and_half_of_the_cores(tmp_path: Path, monk
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-abc")
     assert visible_gpus() == ["4", "GPU-abc"]
     half = str(max(1, available_cores() // 2))
-    assert share(0, 2, gpu=True) == {CORES: half, "CUDA_VISIBLE_DEVICES": "4"}
-    assert share(1, 2, gpu=True) == {CORES: half, "CUDA_VISIBLE_DEVICES": "GPU-abc"}
-    assert share(2, 3, gpu=True)["CUDA_VISIBLE_DEVICES"] == "4"  # more jobs than GPUs
-    assert share(1, 2, gpu=False) == {CORES: half}
+    assert slot_environment(0, 2, gpu=True) == {CORES: half, "CUDA_VISIBLE_DEVICES": "4"}
+    assert slot_environment(1, 2, gpu=True) == {CORES: half, "CUDA_VISIBLE_DEVICES": "GPU-abc"}
+    assert slot_environment(2, 3, gpu=True)["CUDA_VISIBLE_DEVICES"] == "4"  # more jobs than GPUs
+    assert slot_environment(1, 2, gpu=False) == {CORES: half}
     # While this process has a place, another process gets the other one, and a third one waits.
     code = f"""if True:
         import time
@@ -162,22 +164,6 @@ def test_a_worker_has_the_environment_of_its_place() -> None:
     assert worker.call(os.getenv, CORES) == "1"
     assert worker.call(available_cores) == 1
     worker.close()
-
-
-def test_a_process_of_joblib_s_ends_with_the_one_that_started_it() -> None:
-    inner = """if True:
-        import os, time
-        from headstart.data.workers import end_with_parent
-        end_with_parent()
-        print(os.getpid(), flush=True)
-        time.sleep(600)"""
-    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    pid = int(process.stdout.readline())
-    process.kill()
-    process.wait()
-    assert ends(pid)
 
 
 # --- the worker ----------------------------------------------------------------------------------------------
@@ -225,17 +211,30 @@ def test_a_killed_worker_is_told() -> None:
         Worker().call(os._exit, 3)
 
 
-def test_a_worker_ends_with_the_process_that_started_it() -> None:
-    code = """if True:
-        import os, time
-        from headstart.sweeps.worker import Worker
-        worker = Worker()
-        print(worker.call(os.getpid), flush=True)
-        worker.call(time.sleep, 60)"""
+WORKER = """
+import os, time
+from headstart.sweeps.worker import Worker
+worker = Worker()
+print(worker.call(os.getpid), flush=True)
+worker.call(time.sleep, 60)
+"""
+OF_JOBLIB = """
+import os, time
+from headstart.data.workers import end_with_parent
+end_with_parent()
+print(os.getpid(), flush=True)
+time.sleep(600)
+"""
+JOBLIB = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {OF_JOBLIB!r}])"
+
+
+@pytest.mark.parametrize("code", [WORKER, JOBLIB], ids=["worker", "joblib"])
+def test_a_process_ends_with_the_one_that_started_it(code: str) -> None:
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     pid = int(process.stdout.readline())
     process.kill()
+    process.wait()
     assert ends(pid)
 
 
@@ -247,7 +246,7 @@ def test_runs_are_grouped_by_all_but_their_seed() -> None:
         return Run(Path(f"{seed}-{lr}"), {"seed": seed, "lr": lr}, {} if value is None else {"val/accuracy": value})
 
     runs = [run(0, 0.1, 0.5), run(1, 0.1, 0.7), run(0, 0.2, 0.9), run(1, 0.2, None)]
-    second, first = repeated(runs, "val/accuracy")  # the best first
+    second, first = group_by_seed(runs, "val/accuracy")  # the best first
     assert (first.settings, first.mean, first.deviation) == (
         {"lr": 0.1},
         pytest.approx(0.6),
@@ -255,7 +254,7 @@ def test_runs_are_grouped_by_all_but_their_seed() -> None:
     )
     assert second.values == (0.9,)
     assert second.deviation is second.interval is None
-    assert repeated(runs[::2], "val/accuracy") == []  # the same seed throughout: nothing is repeated
+    assert group_by_seed(runs[::2], "val/accuracy") == []  # the same seed throughout: nothing is repeated
     # A metric that only some have, such as of a test split.
     rows = seed_rows({"val/accuracy": [first, second], "test/accuracy": [second]}, plain=False)
     assert rows[1:] == [["0.1", "2", "0.6000 ± 0.1414 (-0.6706 to 1.8706)", ""], ["0.2", "1", "0.9000", "0.9000"]]
@@ -266,14 +265,8 @@ def test_runs_are_grouped_by_all_but_their_seed() -> None:
 
 def test_a_sample_is_of_the_grid_and_in_larger_ones() -> None:
     grid = [[f"lr={number}"] for number in range(50)]
-
-    def drawn(sample: int | None) -> list[list[str]]:
-        sweeper = GridSweeper(max_batch_size=None)
-        sweeper.config = OmegaConf.create({"sweep": {"sample": sample}})
-        return sweeper._drawn(grid)
-
-    assert drawn(None) == drawn(50) == drawn(99) == grid
-    few, many = drawn(5), drawn(20)
+    assert draw_sample(grid, None) == draw_sample(grid, 50) == draw_sample(grid, 99) == grid
+    few, many = draw_sample(grid, 5), draw_sample(grid, 20)
     assert len(few) == 5
     assert len(many) == 20
     assert all(job in many for job in few)
@@ -309,15 +302,17 @@ def test_every_launcher_takes_its_settings(name: str) -> None:
 
 
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    words = [word for word in NEEDS if word != "launcher=ray"]
+    words = [word for word in REQUIREMENTS if word != "launcher=ray"]
     check_plugins([*words, "lr=1e-3", "launcher=default"])
-    monkeypatch.setitem(NEEDS, "launcher=joblib", ("hydra_plugins.gone", "sweep"))
-    monkeypatch.setitem(NEEDS, "launcher=ray", ("gone.altogether", "ray"))
+    monkeypatch.setitem(REQUIREMENTS, "launcher=joblib", ("hydra_plugins.gone", "sweep"))
+    monkeypatch.setitem(REQUIREMENTS, "launcher=ray", ("gone.altogether", "ray"))
     for word, extra in (("launcher=joblib", "sweep"), ("launcher=ray", "ray")):
         with pytest.raises(ConfigError, match=rf'{word} needs packages .*: pip install -e ".\[{extra}\]"'):
             check_plugins(["-m", word, "lr=1e-3"])
     groups = {f"{group}={path.stem}" for group in ("sweep", "launcher") for path in (CONF / group).glob("*.yaml")}
-    assert set(NEEDS) == {word for word in groups if "pip install" in text_of(word) or "- optuna" in text_of(word)}
+    assert set(REQUIREMENTS) == {
+        word for word in groups if "pip install" in text_of(word) or "- optuna" in text_of(word)
+    }
 
 
 def text_of(word: str) -> str:
@@ -327,13 +322,13 @@ def text_of(word: str) -> str:
 
 def test_failures_for_the_same_reason_stand_together() -> None:
     failures = {"lr=1": "diverged", "lr=2": "no data", "lr=3": "no data"}
-    assert list(told_failures(failures, Path("sweep"))) == [
+    assert list(format_failures(failures, Path("sweep"))) == [
         "failed: lr=1 (sweep/lr=1/train.log): diverged",
         "2 failed: no data",
         "    lr=2 (sweep/lr=2/train.log)",
         "    lr=3 (sweep/lr=3/train.log)",
     ]
-    many = list(told_failures({str(number): "no data" for number in range(30)}, Path("sweep")))
+    many = list(format_failures({str(number): "no data" for number in range(30)}, Path("sweep")))
     assert len(many) == 27
     assert many[-1] == "    and 5 more"
 
@@ -347,9 +342,9 @@ def test_brackets_in_names_are_no_markup(capsys: pytest.CaptureFixture[str]) -> 
 def test_a_job_that_another_process_has_finished_is_not_run_again(tmp_path: Path) -> None:
     """Two commands may run one sweep: the second waits for the job that the first one runs."""
     config = composed(*SMALL)
-    job = Job.of(config, tmp_path / "job")
+    job = Job.from_config(config, tmp_path / "job")
     with job.lock():
-        job.begin()
+        job.record_start()
     (job.folder / "metrics.json").write_text('{"val/accuracy": 0.5}')
     hydra: Any = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(job.folder)))
     assert run_job(config, hydra) == 0.5

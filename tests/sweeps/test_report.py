@@ -15,7 +15,7 @@ import pytest
 
 from headstart.runs.listing import Run
 from headstart.sweeps.charts import by_setting
-from headstart.sweeps.report import charted, commands, figures, report_sweep
+from headstart.sweeps.report import chart_functions, charted_settings, report_sweep, suggested_commands
 from headstart.sweeps.results import Sweep
 
 ACCURACY, LOSS = "val/accuracy", "val/loss"
@@ -268,7 +268,7 @@ def test_an_accuracy_has_no_room_above_all() -> None:
 def test_a_search_is_shown_in_the_order_of_the_start_with_the_best_so_far(tmp_path: Path) -> None:
     for name, value, started in (("a", 0.25, 4.0), ("b", 0.5, 1.0), ("c", 0.75, 2.0), ("failed", None, 3.0)):
         job(tmp_path, name, value, monitor=LOSS, settings={"it": name}, started=started, reason="it raised")
-    chart = figures(sweep_of(tmp_path), {"it": 1.0})["history"]()
+    chart = chart_functions(sweep_of(tmp_path), {"it": 1.0})["history"]()
     assert dots(chart) == [(1.0, 0.5), (2.0, 0.75), (4.0, 0.25)]
     assert chart.axes[0].lines[0].get_ydata().tolist() == [0.5, 0.5, 0.25, 0.25]
 
@@ -279,7 +279,7 @@ def test_the_most_important_settings_have_charts(tmp_path: Path) -> None:
         job(tmp_path, str(place), 0.5, settings=settings, started=-place)  # all are as good
     page = page_of(tmp_path, {"head": 0.5, "+s7": 0.25})
     sweep = sweep_of(tmp_path)
-    assert charted(sweep, {"head": 0.5, "+s7": 0.25})[:3] == ["head.name", "s7", "s0"]
+    assert charted_settings(sweep, {"head": 0.5, "+s7": 0.25})[:3] == ["head.name", "s7", "s0"]
     assert page.count("<svg") == 12 + 2  # with the history and the importance
     assert "9 more differ." in text_of(page)
     assert "The search" not in page_of(tmp_path)  # of a grid
@@ -312,6 +312,6 @@ def test_commands_are_for_a_shell(tmp_path: Path) -> None:
     folder = tmp_path / "my sweep"
     for name in ("a", "b"):
         job(folder, name, 0.5, settings={"it": name})
-    found = commands(sweep_of(folder))
+    found = suggested_commands(sweep_of(folder))
     assert f"python train.py '--config-path={folder / 'a'}' --config-name=config" in found.values()
     assert f"headstart report '{folder / 'a'}' '{folder / 'b'}'" in found.values()

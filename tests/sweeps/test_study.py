@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
-from headstart.sweeps.study import count_ended, open_study, run_stale_again, seeded, sqlite
+from headstart.sweeps.study import build_sampler, count_finished, open_study, requeue_running, sqlite_url
 from headstart.utils.errors import ConfigError
 from tests.helpers.kill_points import killed_at
 from tests.helpers.runs import CONF
@@ -68,7 +68,7 @@ def test_a_study_finds_and_tells_what_matters(tmp_path: Path) -> None:
     for trial in found:
         assert (trial.state == TrialState.FAIL) == (trial.params["model.weights"] == "gone.pth")
         assert ("headstart/failure" in trial.user_attrs) == (trial in failed)
-    assert "share of the differences that each setting explains: lr " in result.stdout
+    assert "importance, the fraction of the variance that each setting explains: lr " in result.stdout
     best = max((trial for trial in found if trial not in failed), key=lambda trial: trial.value)
     assert f"best run: {folder}/head={best.params['head']},lr={best.params['lr']}" in result.stdout
     # Two trials with the same choices are one job, which is run once.
@@ -82,9 +82,9 @@ def test_a_trial_that_is_left_running_is_run_again_with_its_values(tmp_path: Pat
     done, left, bare = study.ask(), study.ask(), study.ask()  # the last one was killed before it had values
     study.tell(done, 0.5)
     lr = left.suggest_float("lr", 0, 1)
-    run_stale_again(study)
+    requeue_running(study)
     assert [trial.state for trial in study.get_trials()] == [TrialState.COMPLETE, *[TrialState.WAITING] * 2]
-    assert count_ended(study) == 1
+    assert count_finished(study) == 1
     again = [study.ask(), study.ask()]
     assert [trial.number for trial in again] == [left.number, bare.number]
     assert again[0].suggest_float("lr", 0, 1) == lr
@@ -129,7 +129,7 @@ def test_every_trial_has_a_random_state_of_its_own(sampler: str) -> None:
     def drawn(count: int) -> list[float]:
         study, values = optuna.create_study(), []
         for number in range(count):
-            study.sampler = seeded(settings, number)
+            study.sampler = build_sampler(settings, number)
             trial = study.ask()
             values.append(trial.suggest_float("lr", 0, 1))
             trial.suggest_float("decay", 0, 1)
@@ -147,16 +147,29 @@ def test_a_study_is_of_one_metric_and_one_space(tmp_path: Path) -> None:
     study = open_study("one", storage, "val/accuracy", fixed, space)
     again = ["data=digits", "report=true", "launcher=joblib", "features.max_gb=5"]
     assert open_study("one", storage, "val/accuracy", again, space).study_name == study.study_name
-    with pytest.raises(ConfigError, match="the study one is another one: monitor val/accuracy, here val/loss. Choose"):
+    with pytest.raises(ConfigError, match="the study one is another one: monitor=val/accuracy, here val/loss. Choose"):
         open_study("one", storage, "val/loss", fixed, space)
-    with pytest.raises(ConfigError, match=r"words \['data=digits'\], here \['data=pets'\]"):
+    with pytest.raises(ConfigError, match=r"overrides=\['data=digits'\], here \['data=pets'\]"):
         open_study("one", storage, "val/accuracy", ["data=pets"], space)
-    with pytest.raises(ConfigError, match=r"head \['linear', 'mlp'\], here \['linear'\]"):
+    with pytest.raises(ConfigError, match=r"head=\['linear', 'mlp'\], here \['linear'\]"):
         open_study("one", storage, "val/accuracy", fixed, {"head": CategoricalDistribution(["linear"])})
     with pytest.raises(ConfigError, match="sweep.storage: the study's database cannot be opened: .*unable to open"):
         open_study("one", f"sqlite:///{tmp_path}/nowhere/study.db", "val/accuracy", [], {})
-    with pytest.raises(SystemExit, match=r"a\?b: Optuna cannot keep a study where there is \? in the name"):
-        sqlite(Path("a?b"))
+    with pytest.raises(SystemExit, match=r"a\?b: Optuna cannot store a study in a folder with \? in its path"):
+        sqlite_url(Path("a?b"))
+
+
+def test_a_study_in_a_shared_database_belongs_to_one_sweep_folder(tmp_path: Path) -> None:
+    """Each folder has a lock of its own, so two folders would run each other's trials."""
+    words = (*SEARCH, f"sweep.storage=sqlite:///{tmp_path}/shared.db", "sweep.trials=1")
+    assert swept(tmp_path / "first", *words).returncode == 0
+    refused = swept(tmp_path / "second", *words)
+    assert refused.returncode == 1
+    assert refused.stderr.strip() == (
+        f"headstart: sweep.storage: the study search belongs to the sweep in {tmp_path}/first, and this one is in "
+        f"{tmp_path}/second. Choose another sweep.name, or continue that sweep by hydra.sweep.dir={tmp_path}/first."
+    )
+    assert swept(tmp_path / "first", *words).returncode == 0
 
 
 def test_a_trial_whose_values_do_not_fit_is_a_failed_trial(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from headstart.sweeps.jobs import WRITTEN
+from headstart.sweeps.jobs import RUN_FILES
 from tests.helpers.kill_points import killed_at
 from tests.helpers.runs import SMALL, TINY_RESNET
 from tests.helpers.session import Once
@@ -80,7 +80,7 @@ def test_failures_are_recorded_and_the_sweep_goes_on(experiments: str, tmp_path:
     reasons = {
         "raises": "gone.pth: no such file of weights",
         "diverges": "diverged: train/loss, val/loss, test/loss is not a finite number; try a lower lr",
-        "killed": "its process was killed by SIGKILL, as the system does to what takes too much memory",
+        "killed": "its process was killed by SIGKILL, as the system does when memory runs out",
     }
     for name, reason in reasons.items():
         assert table[name]["val/accuracy"] == "failed"
@@ -123,7 +123,10 @@ def test_a_launcher_that_loses_a_process_loses_no_job(tmp_path: Path) -> None:
         ),
         (("lr=1e-3,1e-2", "sweep.sample=0"), "sweep.sample=0: expected a whole number of at least 1."),
         (("lr=1e-3,1e-2", "sweep.nmae=x"), "Could not override 'sweep.nmae'"),
-        (("seed=1,2",), "seed=1 holds what is not a job's (thesis.txt). Choose another sweep.name, or move that away."),
+        (
+            ("seed=1,2",),
+            "seed=1 holds files that do not belong to a job (thesis.txt). Choose another sweep.name, or move",
+        ),
         (
             ("sweep=optuna", "lr=1e-3"),
             "sweep=optuna: there is nothing to search. Give values, such as head=linear,mlp.",
@@ -194,7 +197,7 @@ def test_jobs_of_several_processes_leave_one_folder_each(tmp_path: Path) -> None
     assert sorted(path.name for path in (tmp_path / "sweep").glob("[!.]*")) == ["lr=0.001", "lr=0.01", "sweep.csv"]
     for job in (tmp_path / "sweep").glob("lr=*"):
         left = {path.name for path in job.iterdir()}
-        expected = {".lock", "job.json", "train.log", *WRITTEN} - {"csv", "lr_range.csv", "report"}
+        expected = {".lock", "job.json", "train.log", *RUN_FILES} - {"csv", "lr_range.csv", "report"}
         assert left == expected
         events = [path.name.split(".")[-2] for path in (job / "tensorboard").glob("events.*")]
         assert len(set(events)) == 1  # of one process
