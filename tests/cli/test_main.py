@@ -10,6 +10,7 @@ import pytest
 
 from headstart.cache.disk import sets_folder
 from headstart.cli.main import main
+from headstart.cli.runs import fit_columns
 from tests.helpers.store import ABOUT, fill
 
 SET = "0123456789abcdef" * 2
@@ -45,3 +46,13 @@ def test_a_damaged_description_does_not_hide_a_set(own_cache: Path, capsys: pyte
 def test_the_command_needs_no_torch() -> None:
     code = "import sys; from headstart.cli.main import main; main(['cache']); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_settings_that_do_not_fit_on_the_terminal_are_hidden_the_least_telling_first() -> None:
+    rows = [["run", "lr", "seed", "freeze", "head", "val/accuracy"]]
+    rows += [[f"{index}", f"{index / 1000}", f"{index}", "true", "mlp" * (index == 0), "0.9"] for index in range(9)]
+    assert fit_columns(rows, 4, width=200) == (rows, [])
+    narrow, hidden = fit_columns(rows, 4, width=40)
+    assert hidden == ["freeze"]
+    assert narrow[:2] == [["run", "lr", "seed", "head", "val/accuracy"], ["0", "0.0", "0", "mlp", "0.9"]]
+    assert fit_columns(rows, 4, width=1)[1] == ["freeze"]  # three settings are always shown

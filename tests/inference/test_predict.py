@@ -89,8 +89,8 @@ def test_bad_images_are_reported_and_the_rest_is_answered(predict: Predict, tmp_
         assert answers[name]["error"].startswith(f"{tmp_path / 'bad' / name}: {message}")
         assert f"headstart: {answers[name]['error']}\n" in err
     assert all(answers[name]["class"] in ("cat", "dog") for name in odd)
-    assert err.endswith(f"headstart: {len(bad)} of {len(bad) + len(odd)} images have no answer\n")
-    assert "no answer: see above" in predict(*wanted)[1]
+    assert err.endswith(f"headstart: {len(bad)} of {len(bad) + len(odd)} images have no prediction\n")
+    assert "no prediction: see above" in predict(*wanted)[1]
     assert {"image", "error"} in [set(item) for item in json.loads(predict(*wanted, "--format", "json")[1])]
 
 

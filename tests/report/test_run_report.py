@@ -358,11 +358,11 @@ def test_what_cannot_be_compared_is_said(reported: Path, tmp_path: Path, train: 
     train("model.weights=default", "epochs=1")  # digits
     with pytest.raises(DataError, match="no image of their test split in common, by name and class: compare runs on"):
         main(["report", str(reported), str(tmp_path / "run")])
-    with pytest.raises(ConfigError, match="data.root=x: expected run folders, or one run folder and such words"):
+    with pytest.raises(ConfigError, match="data.root=x: expected run folders, or one run folder and its overrides"):
         main(["report", str(reported), str(tmp_path / "run"), "data.root=x"])
     (tmp_path / "empty" / "run").mkdir(parents=True)
     shutil.copy(reported / "config.yaml", tmp_path / "empty" / "run")
-    with pytest.raises(DataError, match="empty: no run below it has ended"):
+    with pytest.raises(DataError, match="empty: no finished run below it"):
         main(["report", str(tmp_path / "empty")])
     with pytest.raises(ConfigError, match="--out is for comparisons"):
         main(["report", str(reported), "--out", str(tmp_path / "out")])
