@@ -10,7 +10,7 @@ import pytest
 
 from headstart.cache.disk import sets_folder
 from headstart.cli.main import main
-from headstart.cli.runs import fit_columns
+from headstart.cli.runs import compact_rows
 from tests.helpers.store import ABOUT, fill
 
 SET = "0123456789abcdef" * 2
@@ -48,11 +48,18 @@ def test_the_command_needs_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_settings_that_do_not_fit_on_the_terminal_are_hidden_the_least_telling_first() -> None:
-    rows = [["run", "lr", "seed", "freeze", "head", "val/accuracy"]]
-    rows += [[f"{index}", f"{index / 1000}", f"{index}", "true", "mlp" * (index == 0), "0.9"] for index in range(9)]
-    assert fit_columns(rows, 4, width=200) == (rows, [])
-    narrow, hidden = fit_columns(rows, 4, width=40)
-    assert hidden == ["freeze"]
-    assert narrow[:2] == [["run", "lr", "seed", "head", "val/accuracy"], ["0", "0.0", "0", "mlp", "0.9"]]
-    assert fit_columns(rows, 4, width=1)[1] == ["freeze"]  # three settings are always shown
+def test_settings_of_many_kinds_of_runs_are_in_one_column() -> None:
+    header = ["run", "lr", "head.name", "head.hidden", "val/accuracy", "time/total_s"]
+    runs = [["linear", ""], ["linear", ""], ["linear", ""], ["mlp", "256"], ["mlp", "256"], ["mlp", "9"]]
+    rows = [[f"{index}", f"{index // 5}", *run, "0.9", "1"] for index, run in enumerate(runs)]
+    shown, common = compact_rows([header, *rows], 3, width=80)
+    assert common == "lr=0 head.name=linear"
+    assert shown[0] == ["run", "settings", "val/accuracy", "time/total_s"]
+    texts = ["", "", "", "head.name=mlp", "head.name=mlp", "lr=1 head.name=mlp head.hidden=9"]
+    assert shown[1:] == [[row[0], text, "0.9", "1"] for row, text in zip(rows, texts, strict=True)]
+    narrow, _ = compact_rows([header, *rows], 3, width=20)
+    assert narrow[0] == ["run", "settings", "val/accuracy"]
+    assert narrow[-1] == ["5", "lr=1 head.name=mlp head.hidden=9", "0.9"]
+    rows[-1][1] = "10"
+    wrapped, _ = compact_rows([header, *rows], 3, width=20)
+    assert wrapped[-2:] == [["5", "lr=10 head.name=mlp", "0.9"], ["", "head.hidden=9", ""]]

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,24 +34,23 @@ from headstart.sweeps.worker import DiedError, FailedError, Worker
 from headstart.utils.errors import ConfigError, HeadstartError
 from headstart.utils.tables import show_rows
 from tests.helpers.runs import CONF, SMALL, composed
+from tests.helpers.sweeps import composed_with_hydra
 from tests.helpers.work import doubled, forked
 
 # --- names ---------------------------------------------------------------------------------------------------
 
 
-def test_a_job_is_named_by_what_distinguishes_it() -> None:
-    words = ["data=emergency", "lr=0.01", "head=mlp", "epochs=3"]
-    assert job_name(words, ["lr", "head"]) == "head=mlp,lr=0.01"
-    assert job_name(words[::-1], ["lr", "head"]) == "head=mlp,lr=0.01"
+def test_a_job_is_named_by_its_swept_overrides() -> None:
+    overrides = ["data=emergency", "lr=0.01", "head=mlp", "epochs=3"]
+    for ordered in (overrides, overrides[::-1]):
+        assert job_name(ordered, ["lr", "head"]) == "head=mlp,lr=0.01"
     assert job_name(["+experiment=a"], ["experiment"]) == "experiment=a"
-    shortened = job_name(["lr=0.0012345678901234"], ["lr"])
-    assert shortened.startswith("lr=0.001235-")
-    path = job_name(["model.weights='/a/b/w.pth'"], ["model.weights"])
-    assert path.startswith("model.weights=w.pth-")
+    assert job_name(["lr=0.0012345678901234"], ["lr"]).startswith("lr=0.001235-")
+    assert job_name(["model.weights='/a/b/w.pth'"], ["model.weights"]).startswith("model.weights=w.pth-")
 
 
 @given(st.lists(st.text(min_size=1, max_size=300), min_size=2, max_size=6, unique=True))
-def test_no_two_jobs_share_a_name_and_every_name_is_a_file_s(values: list[str]) -> None:
+def test_job_names_are_unique_and_valid_names_of_files(values: list[str]) -> None:
     names = [job_name([f"key={value}", "other=1"], ["key"]) for value in values]
     assert all(a != b for a, b in combinations(names, 2))
     for name in names:
@@ -62,25 +60,23 @@ def test_no_two_jobs_share_a_name_and_every_name_is_a_file_s(values: list[str]) 
         assert name.isprintable()
 
 
-def test_a_sweep_is_named_by_its_words_in_any_order() -> None:
-    words = ["lr=1e-3,1e-2", "data=emergency", "head=linear,mlp"]
-    name = sweep_name("grid", words)
+def test_a_sweep_is_named_by_its_overrides_in_any_order() -> None:
+    overrides = ["lr=1e-3,1e-2", "data=emergency", "head=linear,mlp"]
+    name = sweep_name("grid", overrides)
     assert name.startswith("grid-head-lr-")
-    elsewhere = ["launcher=joblib", "sweep.parallel=4", "report=false", "sweep.allow_failures=true"]
-    assert sweep_name("grid", [*elsewhere, *reversed(words)]) == name
-    assert sweep_name("grid", [*words, "epochs=3"]) != name
-    assert sweep_name("optuna", words) != name
+    no_effect = ["launcher=joblib", "sweep.parallel=4", "report=false", "sweep.allow_failures=true"]
+    assert sweep_name("grid", [*no_effect, *reversed(overrides)]) == name
+    assert len({name, sweep_name("grid", [*overrides, "epochs=3"]), sweep_name("optuna", overrides)}) == 3
 
 
 # --- jobs ----------------------------------------------------------------------------------------------------
 
 
-def test_the_digest_is_of_what_figures_depend_on() -> None:
-    one = digest(composed())
-    same = ("report=false", "logger=csv", "data.num_workers=3", "trainer.enable_progress_bar=false", "sweep.parallel=9")
-    assert digest(composed(*same)) == one
-    others = [digest(composed(word)) for word in ("lr=2e-3", "seed=1", "head=mlp", "trainer.precision=64-true")]
-    assert len({one, *others}) == 5
+def test_the_digest_is_of_the_settings_that_affect_metrics() -> None:
+    no_effect = ("report=false", "logger=csv", "data.num_workers=3", "trainer.enable_progress_bar=false")
+    assert digest(composed(*no_effect, "sweep.parallel=9")) == digest(composed())
+    overrides = ((), ("lr=2e-3",), ("seed=1",), ("head=mlp",), ("trainer.precision=64-true",))
+    assert len({digest(composed(*changed)) for changed in overrides}) == 5
 
 
 def test_an_unfinished_job_is_cleared_and_its_log_stays(tmp_path: Path) -> None:
@@ -94,10 +90,10 @@ def test_an_unfinished_job_is_cleared_and_its_log_stays(tmp_path: Path) -> None:
         job.clear()
     assert sorted(path.name for path in job.folder.iterdir()) == [".lock", "job.json", "train.log"]
     assert not job.finished
-    assert [found.digest for found in find_jobs(tmp_path)] == [job.digest]
+    assert [other.digest for other in find_jobs(tmp_path)] == [job.digest]
 
 
-def test_what_a_job_left_half_written_is_no_other_s(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_refused_but_not_one_with_unfinished_files(tmp_path: Path) -> None:
     job = Job.from_config(composed(), tmp_path / "job")
     with job.lock():
         for name in (".job.json.x7f3", "train.log"):
@@ -105,12 +101,12 @@ def test_what_a_job_left_half_written_is_no_other_s(tmp_path: Path) -> None:
         job.check_folder()
         (job.folder / "photos").mkdir()
         with pytest.raises(
-            OccupiedError, match=r"job holds files that do not belong to a job \(photos\). Choose another sweep.name"
+            OccupiedError, match=r"job holds files that do not belong to a job \(photos\). Choose anoth"
         ):
             job.check_folder()
 
 
-def test_figures_count_whatever_comes_after_them(tmp_path: Path) -> None:
+def test_a_job_with_metrics_has_finished_whatever_comes_after_them(tmp_path: Path) -> None:
     """A process that dies in the report, when metrics.json is there, has run its job."""
     job = Job.from_config(composed(), tmp_path / "job")
     job.record_start()
@@ -122,12 +118,10 @@ def test_figures_count_whatever_comes_after_them(tmp_path: Path) -> None:
     assert job.reason == "diverged: val/loss is not a finite number; try a lower lr"
 
 
-def test_other_settings_in_the_folder_are_told(tmp_path: Path) -> None:
+def test_a_folder_with_other_settings_is_refused(tmp_path: Path) -> None:
     Job.from_config(composed("epochs=10"), tmp_path / "job").record_start()
     Job.from_config(composed("epochs=10"), tmp_path / "job").check_folder()
-    with pytest.raises(
-        OccupiedError, match=r"job holds a job with other settings \(epochs=10, here 20\). Choose another sweep.name"
-    ):
+    with pytest.raises(OccupiedError, match=r"job holds a job with other settings \(epochs=10, here 20\). Choose an"):
         Job.from_config(composed("epochs=20"), tmp_path / "job").check_folder()
 
 
@@ -142,7 +136,7 @@ def test_each_of_two_jobs_has_its_gpu_and_half_of_the_cores(tmp_path: Path, monk
     assert slot_environment(1, 2, gpu=True) == {CORES: half, "CUDA_VISIBLE_DEVICES": "GPU-abc"}
     assert slot_environment(2, 3, gpu=True)["CUDA_VISIBLE_DEVICES"] == "4"  # more jobs than GPUs
     assert slot_environment(1, 2, gpu=False) == {CORES: half}
-    # While this process has a place, another process gets the other one, and a third one waits.
+    # While this process has a slot, another process gets the other one, and a third one waits.
     code = f"""if True:
         import time
         from pathlib import Path
@@ -154,16 +148,9 @@ def test_each_of_two_jobs_has_its_gpu_and_half_of_the_cores(tmp_path: Path, monk
     with slot(tmp_path, first=5, slots=2) as number:
         assert number == 1
         others = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-        told = sorted((other.communicate()[0].split() for other in others), key=lambda words: words[1])
-    assert [words[0] for words in told] == ["0", "0"]
-    assert float(told[1][1]) >= float(told[0][2])  # one after the other
-
-
-def test_a_worker_has_the_environment_of_its_place() -> None:
-    worker = Worker({CORES: "1"})
-    assert worker.call(os.getenv, CORES) == "1"
-    assert worker.call(available_cores) == 1
-    worker.close()
+        first, second = sorted((other.communicate()[0].split() for other in others), key=lambda times: times[1])
+    assert first[0] == second[0] == "0"
+    assert float(second[1]) >= float(first[2])  # one after the other
 
 
 # --- the worker ----------------------------------------------------------------------------------------------
@@ -196,13 +183,15 @@ def test_a_worker_lives_as_long_as_it_is_fit() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="forks")
-def test_a_worker_may_have_processes_of_its_own() -> None:
-    worker = Worker()
+def test_a_worker_has_the_environment_of_its_slot_and_may_fork() -> None:
+    worker = Worker({CORES: "1"})
+    assert worker.call(os.getenv, CORES) == "1"
+    assert worker.call(available_cores) == 1
     assert worker.call(forked) == 0
     worker.close()
 
 
-def test_a_killed_worker_is_told() -> None:
+def test_how_a_worker_ended_is_described() -> None:
     worker = Worker()
     pid = worker.call(os.getpid)
     with pytest.raises(DiedError, match="its process was killed by SIGKILL, as the system does"):
@@ -247,11 +236,8 @@ def test_runs_are_grouped_by_all_but_their_seed() -> None:
 
     runs = [run(0, 0.1, 0.5), run(1, 0.1, 0.7), run(0, 0.2, 0.9), run(1, 0.2, None)]
     second, first = group_by_seed(runs, "val/accuracy")  # the best first
-    assert (first.settings, first.mean, first.deviation) == (
-        {"lr": 0.1},
-        pytest.approx(0.6),
-        pytest.approx(0.141421356),
-    )
+    assert first.settings == {"lr": 0.1}
+    assert (first.mean, first.deviation) == pytest.approx((0.6, 0.141421356))
     assert second.values == (0.9,)
     assert second.deviation is second.interval is None
     assert group_by_seed(runs[::2], "val/accuracy") == []  # the same seed throughout: nothing is repeated
@@ -267,8 +253,7 @@ def test_a_sample_is_of_the_grid_and_in_larger_ones() -> None:
     grid = [[f"lr={number}"] for number in range(50)]
     assert draw_sample(grid, None) == draw_sample(grid, 50) == draw_sample(grid, 99) == grid
     few, many = draw_sample(grid, 5), draw_sample(grid, 20)
-    assert len(few) == 5
-    assert len(many) == 20
+    assert (len(few), len(many)) == (5, 20)
     assert all(job in many for job in few)
     assert few != grid[:5]
 
@@ -278,8 +263,7 @@ def test_a_sample_is_of_the_grid_and_in_larger_ones() -> None:
 
 @pytest.mark.parametrize("name", ["head_lr", "finetune", "backbones"])
 def test_every_value_of_a_ready_space_fits(name: str) -> None:
-    with initialize_config_dir(str(CONF)):
-        params = compose("train", [f"sweep={name}"], return_hydra_config=True).hydra.sweeper.params
+    params = composed_with_hydra(f"sweep={name}").hydra.sweeper.params
     space, fixed, _ = create_params_from_overrides([f"{key}={values}" for key, values in params.items()])
     assert not fixed
     for key, values in space.items():
@@ -291,33 +275,24 @@ def test_every_value_of_a_ready_space_fits(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "launcher").glob("*.yaml")))
 def test_every_launcher_takes_its_settings(name: str) -> None:
     """Those of SLURM, too, which is not here to run on."""
-    with initialize_config_dir(str(CONF)):
-        cfg = compose("train", [f"launcher={name}", "sweep.name=x"], return_hydra_config=True)
+    cfg = composed_with_hydra(f"launcher={name}", "sweep.name=x")
     check_launcher(cfg)
-    launcher = OmegaConf.to_container(cfg.hydra.launcher, resolve=True)
-    assert isinstance(launcher, dict)
-    at_once = {"joblib": "n_jobs", "submitit_slurm": "array_parallelism"}
-    if name in at_once:
-        assert launcher[at_once[name]] == cfg.sweep.parallel > 1
+    launcher: Any = OmegaConf.to_container(cfg.hydra.launcher, resolve=True)
+    parallel = {"joblib": "n_jobs", "submitit_slurm": "array_parallelism"}
+    if name in parallel:
+        assert launcher[parallel[name]] == cfg.sweep.parallel > 1
 
 
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    words = [word for word in REQUIREMENTS if word != "launcher=ray"]
-    check_plugins([*words, "lr=1e-3", "launcher=default"])
+    check_plugins([*(set(REQUIREMENTS) - {"launcher=ray"}), "lr=1e-3", "launcher=default"])
     monkeypatch.setitem(REQUIREMENTS, "launcher=joblib", ("hydra_plugins.gone", "sweep"))
     monkeypatch.setitem(REQUIREMENTS, "launcher=ray", ("gone.altogether", "ray"))
-    for word, extra in (("launcher=joblib", "sweep"), ("launcher=ray", "ray")):
-        with pytest.raises(ConfigError, match=rf'{word} needs packages .*: pip install -e ".\[{extra}\]"'):
-            check_plugins(["-m", word, "lr=1e-3"])
-    groups = {f"{group}={path.stem}" for group in ("sweep", "launcher") for path in (CONF / group).glob("*.yaml")}
-    assert set(REQUIREMENTS) == {
-        word for word in groups if "pip install" in text_of(word) or "- optuna" in text_of(word)
-    }
-
-
-def text_of(word: str) -> str:
-    group, _, name = word.partition("=")
-    return (CONF / group / f"{name}.yaml").read_text()
+    for override, extra in (("launcher=joblib", "sweep"), ("launcher=ray", "ray")):
+        with pytest.raises(ConfigError, match=rf'{override} needs packages .*: pip install -e ".\[{extra}\]"'):
+            check_plugins(["-m", override, "lr=1e-3"])
+    paths = [*CONF.glob("sweep/*.yaml"), *CONF.glob("launcher/*.yaml")]
+    files = {f"{path.parent.name}={path.stem}": path.read_text() for path in paths}
+    assert set(REQUIREMENTS) == {name for name, text in files.items() if "pip install" in text or "- optuna" in text}
 
 
 def test_failures_for_the_same_reason_stand_together() -> None:

@@ -164,11 +164,7 @@ def _write_file(path: Path, write: Callable[[TextIO, Results], None], results: R
 def write_table(file: TextIO, results: Results, *, width: int, class_names: Sequence[str]) -> None:
     """Write a table for people: one line per image, with classes and probabilities.
 
-    Args:
-        file: the file to write to.
-        results: image names with predictions or errors.
-        width: the width of the longest image name, in characters; the column is at most `NAME_WIDTH` wide.
-        class_names: all class names of the model, for the width of their column.
+    The column of names has the width of the longest one in characters, up to `NAME_WIDTH`.
     """
     width = min(max(width, len("image")), NAME_WIDTH)
     class_width = max(len(one_line(name)) for name in class_names)
@@ -197,13 +193,10 @@ def write_csv(file: TextIO, results: Results, *, top: int) -> None:
 
 
 def write_submission(file: TextIO, results: Results, *, column: str, data: Mapping[str, Any]) -> None:
-    """Write a CSV for a competition, with the column of file names and the labels in their original form.
+    """Write a CSV for a competition: the input's column of file names, and labels as in the training data.
 
-    Args:
-        file: the file to write to.
-        results: image names with predictions or errors; after an error, the label is empty.
-        column: the name of the column of file names in the input CSV.
-        data: the model's description of its training data: `classes` (label -> class name) and `label_column`.
+    After an error, the label is empty. `data` describes the training data: `classes` (label -> class name) and
+    `label_column`.
     """
     labels = {class_name: label for label, class_name in (data.get("classes") or {}).items()}
     file.write(csv_text([(column, data.get("label_column") or "label")], quoted=False))

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 
+from rich.console import Console
+
+from headstart.utils.console import printable
 from headstart.utils.files import csv_text
 
 HELP = "runs side by side, sorted by a metric"
-MIN_SETTINGS = 3  # settings shown on any terminal
+MIN_WIDTH = 32  # of the column of settings, in characters
+GAP = 3  # characters between two columns
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,34 +37,55 @@ def run(arguments: argparse.Namespace) -> int:
     rows = table(sorted_by(runs, metric), arguments.folder, metric)
     if arguments.format == "csv":
         sys.stdout.write(csv_text(rows))
-    elif sys.stdout.isatty():
-        from rich.console import Console
-
-        rows, hidden = fit_columns(rows, len(differing(runs)), Console().width)
-        show_rows(rows)
-        if hidden:
-            print(f"Not shown, as the terminal is narrow: {', '.join(hidden)}. --format csv has all columns.")
+        return 0
+    settings, console = len(differing(runs)), Console()
+    is_wide = sum(max(map(len, column)) + GAP for column in zip(*rows, strict=True)) > console.width
+    if settings and is_wide and sys.stdout.isatty():
+        rows, common = compact_rows(rows, settings, console.width)
+        show_rows(rows, left_aligned=2)
+        print(printable(f"All other settings are the most common ones: {common}\n--format csv has all columns."))
     else:
         show_rows(rows)
     return 0
 
 
-def fit_columns(rows: Sequence[Sequence[str]], settings: int, width: int) -> tuple[list[list[str]], list[str]]:
-    """Leave out columns of settings that do not fit, first those in which the fewest runs differ from the others.
+def compact_rows(rows: Sequence[Sequence[str]], settings: int, width: int) -> tuple[list[list[str]], str]:
+    """Put the settings of each run in one column, as far as they are not the most common ones.
+
+    Settings of a group, such as `head.hidden`, are compared with those of runs with the same choice, such as `mlp`.
 
     Args:
-        rows: a header, then rows with the run, its settings and its metrics.
-        settings: the number of columns with settings; at least `MIN_SETTINGS` of them remain.
-        width: the width of the terminal in characters.
+        rows: a header, then for each run its name, its settings and its metrics.
+        settings: the number of columns with settings.
+        width: the width of the terminal in characters; metrics that do not fit are left out, except the first.
 
     Returns:
-        The rows without these columns, and the names of these columns.
+        The rows, those of long settings on several lines, and the most common settings as text.
     """
-    columns = [list(column) for column in zip(*rows, strict=True)]
-    widths = {index: max(map(len, column)) + 2 for index, column in enumerate(columns)}  # two characters between cells
-    rarest_last = sorted(range(1, settings + 1), key=lambda index: max(Counter(columns[index][1:]).values()))
-    hidden: set[int] = set()
-    while len(rarest_last) > MIN_SETTINGS and sum(widths.values()) > width:
-        hidden.add(index := rarest_last.pop())
-        del widths[index]
-    return [[row[index] for index in widths] for row in rows], [rows[0][index] for index in sorted(hidden)]
+    header, names = rows[0], rows[0][1 : settings + 1]
+    runs = [dict(zip(header, row, strict=True)) for row in rows[1:]]
+
+    def key(name: str, run: Mapping[str, str]) -> tuple[str, str | None]:
+        group = name.partition(".")[0]
+        choice = "data.source" if group == "data" else f"{group}.name"
+        return name, None if name == choice else run.get(choice)
+
+    counts: dict[tuple[str, str | None], Counter[str]] = defaultdict(Counter)
+    for run in runs:
+        for name in names:
+            counts[key(name, run)][run[name]] += 1
+    common = {pair: counter.most_common(1)[0][0] for pair, counter in counts.items()}
+    texts = [[f"{n}={run[n]}" for n in names if run[n] != common[key(n, run)]] for run in runs]
+
+    widths = [max(map(len, column)) + GAP for column in zip(*rows, strict=True)]
+    count = len(widths) - settings - 1
+    while (room := width - widths[0] - GAP - sum(widths[settings + 1 :][:count])) < MIN_WIDTH and count > 1:
+        count -= 1
+    metrics = slice(settings + 1, settings + 1 + count)
+    compact = [[header[0], "settings", *header[metrics]]]
+    for row, text in zip(rows[1:], texts, strict=True):
+        lines = wrap(" ".join(text), max(room, MIN_WIDTH), break_long_words=False, break_on_hyphens=False)
+        first, *others = lines or [""]
+        compact.append([row[0], first, *row[metrics]])
+        compact += [["", line, *[""] * count] for line in others]
+    return compact, " ".join(f"{name}={value}" for (name, choice), value in common.items() if choice is None and value)

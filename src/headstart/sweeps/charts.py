@@ -38,13 +38,8 @@ Values = NDArray[np.float64]
 def by_setting(done: Sequence[Run], failed: Sequence[Run], name: str, metric: str) -> Figure:
     """Draw the metric of each job against a setting.
 
-    Numbers are drawn along an axis, other values in rows with the best on top.
-
-    Args:
-        done: jobs that have the metric, the best first.
-        failed: jobs without the metric, drawn as crosses at the edge.
-        name: the setting; jobs without it are left out.
-        metric: the metric's name.
+    Numbers are drawn along an axis, other values in rows with the best on top. Jobs without the setting are left out.
+    Finished jobs come with the best first; failed jobs are crosses at the edge.
     """
     values = _clipped(done, metric)
     dots = [(run.settings[name], value) for run, value in zip(done, values, strict=True) if name in run.settings]
@@ -126,9 +121,7 @@ def _is_number(value: Plain) -> bool:
 def by_seeds(groups: Sequence[tuple[str, SeedGroup]], metric: str) -> Figure:
     """Draw the mean over seeds of each group with its 95 % confidence interval, and the value of each seed.
 
-    Args:
-        groups: names and groups of runs that differ in their seeds alone, the best first.
-        metric: the metric's name.
+    Groups come with their names, the best first.
     """
     shown = groups[:MAX_ROWS]
     title = f"the {MAX_ROWS} best of {len(groups)}" if len(groups) > len(shown) else "mean over seeds"
@@ -154,9 +147,7 @@ def by_seeds(groups: Sequence[tuple[str, SeedGroup]], metric: str) -> Figure:
 def history(started: Sequence[Run], metric: str) -> Figure:
     """Draw the metric of a search's jobs in the order of their start, and the best value so far.
 
-    Args:
-        started: the jobs in that order; those without the metric leave a gap.
-        metric: the metric's name.
+    Jobs without the metric leave a gap.
     """
     done = {number: run for number, run in enumerate(started, 1) if run.metrics.get(metric) is not None}
     numbers, values = np.array(list(done), dtype=float), _clipped(list(done.values()), metric)

@@ -27,10 +27,7 @@ class GridSweeper(BasicSweeper):
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run the jobs and print the results.
-
-        Args:
-            arguments: the overrides of the command line.
+        """Run the jobs of the command line's overrides and print the results.
 
         Raises:
             SystemExit: the settings do not fit, or a job failed and `sweep.allow_failures` is false.

@@ -37,10 +37,6 @@ _slot: int | None = None
 def run_job(config: Config, hydra: HydraConf) -> float:
     """Run a job unless it has finished, and record its outcome; errors of the job are recorded, not raised.
 
-    Args:
-        config: the validated configuration.
-        hydra: the job's Hydra configuration: its folder, number, launcher and logging.
-
     Returns:
         The monitored metric of the best checkpoint; NaN if the job failed.
 
@@ -105,13 +101,7 @@ def call_in_worker(function: Any, *arguments: Any) -> Any:
 
 
 def train_job(config: Config, job: Job, log_config: dict[str, Any]) -> None:
-    """Train in the worker process, from the last checkpoint if it can be read.
-
-    Args:
-        config: the validated configuration.
-        job: the job.
-        log_config: the logging configuration, for `logging.config.dictConfig`.
-    """
+    """Train in the worker process, from the last checkpoint if it can be read; `log_config` is for `dictConfig`."""
     logging.config.dictConfig(log_config)
     guard_logs()
     import torch

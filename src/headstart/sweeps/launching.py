@@ -61,7 +61,7 @@ class JobLauncher:
 
     Args:
         launcher: the launcher that runs the jobs.
-        loader: the config loader that composes their configurations.
+        loader: the loader that composes their configurations.
         cfg: the configuration of the sweep.
         swept: the keys that distinguish the jobs.
 

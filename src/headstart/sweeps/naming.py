@@ -17,14 +17,9 @@ NO_EFFECT = ("launcher", *jobs.NO_EFFECT)
 
 
 def sweep_name(choice: str, overrides: Sequence[str]) -> str:
-    """Return the name of a sweep, which does not depend on the order of its overrides.
+    """Return the name of a sweep, such as grid-head-lr-1f0a3b42, from a choice of the group `sweep` and overrides.
 
-    Args:
-        choice: the choice of the config group `sweep`, such as grid or optuna.
-        overrides: the overrides, such as `lr=1e-3,1e-2`; those without effect on results are ignored.
-
-    Returns:
-        A name such as grid-head-lr-1f0a3b42.
+    The order of the overrides does not matter, and those without effect on results are ignored.
     """
     overrides = sorted(filter(affects_results, overrides))
     swept = "-".join(swept_keys(OverridesParser.create().parse_overrides(overrides)))
@@ -44,15 +39,10 @@ def swept_keys(overrides: Iterable[Override]) -> list[str]:
 
 
 def job_name(overrides: Sequence[str], swept: Collection[str]) -> str:
-    """Return the name of a job, made of its swept overrides.
+    """Return the name of a job, such as head=mlp,lr=0.01, made of its overrides of swept keys.
 
-    Args:
-        overrides: the overrides of one job, such as `head=mlp` and `lr=0.01`.
-        swept: the keys that have several values in the sweep.
-
-    Returns:
-        A name such as head=mlp,lr=0.01. If a value was shortened or has characters that a file name cannot have, six
-        digits of a digest make the name unique.
+    If a value was shortened or has characters that a file name cannot have, six digits of a digest make the name
+    unique.
     """
     # Sorted, so that the order of the overrides does not matter.
     pairs = sorted(text.lstrip("+") for text in overrides if text.lstrip("+").partition("=")[0] in swept)

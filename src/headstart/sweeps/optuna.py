@@ -29,10 +29,7 @@ class OptunaSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run the trials and print the results.
-
-        Args:
-            arguments: the overrides of the command line.
+        """Run the trials of the command line's overrides and print the results.
 
         Raises:
             SystemExit: the settings do not fit, another process controls the study, or a job failed and

@@ -30,14 +30,10 @@ MAX_COMPARED = 4  # best jobs in the suggested command that compares runs
 
 
 def report_sweep(sweep: Sweep, importance: Mapping[str, float]) -> list[str]:
-    """Write the sweep's index.html, and the report of its best run unless that is up to date.
+    """Write the index.html of a sweep with a finished job, and the report of its best run unless that is up to date.
 
-    Args:
-        sweep: the results of a sweep with at least one finished job.
-        importance: the importance of each hyperparameter of an Optuna study; empty for a grid.
-
-    Returns:
-        Lines of text with the paths of the reports.
+    The importance of hyperparameters is that of an Optuna study; it is empty for a grid. Return lines of text with the
+    paths of the reports.
     """
     lines, best = [], sweep.best.folder
     page = best / "report" / "index.html"

@@ -41,8 +41,7 @@ class Sweep:
         Args:
             folder: the folder of the sweep.
             metric: the monitored metric, used if there is no job that records it.
-            lost: reasons of jobs that could not record their failure, by job name; jobs that have finished since are
-                ignored.
+            lost: reasons of jobs that could not record their failure, by name; those that finished since are ignored.
         """
         jobs = find_jobs(folder)
         metric = jobs[0].monitor if jobs else metric  # an experiment may have set it

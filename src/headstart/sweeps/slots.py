@@ -39,12 +39,9 @@ def slot(folder: Path, first: int, slots: int) -> Iterator[int]:
 
 
 def slot_environment(number: int, slots: int, *, gpu: bool) -> dict[str, str]:
-    """Return the environment variables of a process in a slot: its number of cores, and a GPU.
+    """Return the environment variables of a process in a slot: its number of cores and, if requested, its GPU.
 
-    Args:
-        number: the number of the slot, from 0.
-        slots: the number of slots.
-        gpu: whether to assign a GPU by the slot's number; with fewer GPUs than slots, several slots use the same GPU.
+    With fewer GPUs than slots, several slots use the same GPU.
     """
     environment = {CORES: str(max(1, available_cores() // slots))}
     gpus = visible_gpus() if gpu else []

@@ -46,12 +46,6 @@ def run_search(launcher: Launcher, loader: ConfigLoader, cfg: DictConfig, argume
     hydra-optuna-sweeper parses the search space. Its own loop is not used: it runs another `n_trials` trials each time
     that it is started, and never repeats trials that were killed.
 
-    Args:
-        launcher: the Hydra launcher that runs the jobs.
-        loader: the Hydra config loader that composes their configurations.
-        cfg: the configuration of the sweep.
-        arguments: the overrides of the command line.
-
     Raises:
         SystemExit: the settings do not fit, another process controls the study, or a job failed and
             `sweep.allow_failures` is false.
@@ -204,14 +198,9 @@ def open_study(
     overrides: Sequence[str],
     space: Mapping[str, BaseDistribution],
 ) -> optuna.Study:
-    """Open the study of that name, or create it.
+    """Open the study of that name in the database of that URL, or create it.
 
-    Args:
-        name: the study's name.
-        storage: the URL of its database.
-        monitor: the metric that is optimised.
-        overrides: the overrides that all trials have in common.
-        space: the search space. A later command may move bounds, but not change choices.
+    A later command may move the bounds of the search space, but not change its choices.
 
     Raises:
         ConfigError: the stored study has another metric, other overrides or another search space, so its values cannot

@@ -48,15 +48,9 @@ def final_summary(launcher: JobLauncher, cfg: DictConfig) -> Iterator[None]:
 
 
 def summarise(launcher: JobLauncher, metric: str, *, report: bool) -> int:
-    """Print the sweep's tables, and write them and the sweep's report.
+    """Print and write the tables of all jobs in the sweep's folder, write its report, and count the failed jobs.
 
-    Args:
-        launcher: the jobs of this command; the tables include all jobs in the folder.
-        metric: the monitored metric, used if there is no job that records it.
-        report: whether to write the report.
-
-    Returns:
-        The number of failed jobs.
+    The metric is used if no job has recorded the monitored one.
     """
     sweep = Sweep.read(launcher.folder, metric, launcher.failures)
     metric, path = sweep.metric, sweep.folder / CSV
