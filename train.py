@@ -16,26 +16,30 @@ from headstart.config.renamed import check_renamed
 from headstart.sweeps.requirements import check_plugins
 from headstart.training.launch import check_launch
 from headstart.utils import errors
-from headstart.utils.console import guard_logs
+from headstart.utils.console import guard_logs, say
+from headstart.utils.errors import ConfigError
 
 
 @hydra.main(config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float | None:
     """Check the configuration, then import torch and run it; a job of a sweep has a process of its own."""
     guard_logs()
-    settings = check(cfg)
     job = HydraConfig.get()
     if job.mode == RunMode.MULTIRUN:
         from headstart.sweeps.job_process import run_job
 
-        return run_job(settings, job)
+        return run_job(check(cfg), job)
+    try:
+        settings = check(cfg)
+        from headstart import train  # late: a typo must not wait for torch
 
-    from headstart import train  # late: a typo must not wait for torch
-
-    if gc.get_freeze_count() == 0:
-        gc.freeze()  # a million objects of the libraries, which every collection would go through
-        atexit.register(gc.unfreeze)
-    return train.run(settings, Path(job.runtime.output_dir))
+        if gc.get_freeze_count() == 0:
+            gc.freeze()  # a million objects of the libraries, which every collection would go through
+            atexit.register(gc.unfreeze)
+        return train.run(settings, Path(job.runtime.output_dir))
+    except ConfigError as error:  # Hydra would log a traceback, in a folder that may belong to another run
+        say(str(error))
+        sys.exit(1)
 
 
 if __name__ == "__main__":

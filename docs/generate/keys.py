@@ -122,7 +122,9 @@ def _key(kind: Any, name: str, value: Any, comment: str) -> Key:
     field = next(f for f in fields(kind) if f.name == name)
     hint = get_type_hints(kind)[name]
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    accepts = field.metadata.get("words") or ", ".join(_type(option) for option in options if option is not type(None))
+    accepts = field.metadata.get("expected") or ", ".join(
+        _type(option) for option in options if option is not type(None)
+    )
     if type(None) in options:
         accepts += ", or `null`"
     default = "required" if value == "???" else f"`{_yaml(value)}`"

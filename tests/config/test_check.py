@@ -22,9 +22,9 @@ def test_every_choice_composes(choice: str) -> None:
     composed(choice, *REQUIRED.get(choice, []))
 
 
-def test_what_is_lacking_is_asked_for() -> None:
-    for choice, (lacking,) in REQUIRED.items():
-        key = lacking.split("=")[0]
+def test_a_required_key_is_requested() -> None:
+    for choice, (required,) in REQUIRED.items():
+        key = required.partition("=")[0]
         with pytest.raises(ConfigError, match=rf"{key} is not set: give it on the command line, {key}=VALUE"):
             composed(choice)
 
@@ -34,7 +34,7 @@ def test_top_level_keys_reach_down() -> None:
     assert (config.trainer.max_epochs, config.data.batch_size, config.optimizer.lr) == (7, 5, 0.5)
 
 
-def test_what_is_measured_is_a_word() -> None:
+def test_auto_is_accepted_for_lr_and_batch_size() -> None:
     config = composed("lr=auto", "batch_size=auto")
     assert (config.lr, config.optimizer.lr, config.batch_size, config.data.batch_size) == ("auto",) * 4
     assert config.data.first_batch_size == 32
@@ -79,7 +79,6 @@ def test_freeze_takes_a_truth_or_a_name(value: str, expected: object) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("lr=abc", "lr=abc: expected a number above 0, or auto"),
         ("lr=fast", "lr=fast: expected a number above 0, or auto"),
         ("lr=true", "lr: Value 'True' .* expected a number above 0, or auto"),
         ("lr=-1", "lr=-1: expected a number above 0"),
@@ -92,10 +91,7 @@ def test_freeze_takes_a_truth_or_a_name(value: str, expected: object) -> None:
         ("data.val_fraction=1", "data.val_fraction=1.0: expected a number between 0 and 1"),
         ("data.mean=[1,1]", "data.mean=.* expected three numbers"),
         ("data.mean=[125,120,100]", "data.mean=.* expected three numbers in"),
-        (
-            "trainer.limit_val_batches=0",
-            "trainer.limit_val_batches=0: expected a whole number of batches of at least 1",
-        ),
+        ("trainer.limit_val_batches=0", "limit_val_batches=0: expected a whole number of batches of at least 1"),
         ("trainer.precision=16", "trainer.precision: .*expected one of .*16-mixed"),
         ("monitor=test/accuracy", "monitor=test/accuracy: expected a metric of train or val"),
         ("optimizer.name=admw", "no such optimizer. Did you mean 'adamw'"),
@@ -106,7 +102,7 @@ def test_freeze_takes_a_truth_or_a_name(value: str, expected: object) -> None:
         ("loss.class_weights=balance", "loss.class_weights: .*expected one of .*balanced"),
     ],
 )
-def test_what_does_not_fit_is_named(override: str, message: str) -> None:
+def test_a_wrong_key_or_value_is_named(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         composed(override)
 
@@ -147,5 +143,5 @@ def test_a_mistake_on_the_command_line_is_one_message(arguments: list[str], mess
 
 
 def test_checking_does_not_import_torch() -> None:
-    code = "import sys, headstart.config; sys.exit('torch' in sys.modules)"
+    code = "import sys, headstart.config.check; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

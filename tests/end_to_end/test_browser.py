@@ -48,8 +48,8 @@ def pages(reported: Path, sweep: Path, hard: Path, tmp_path_factory: pytest.Temp
     shutil.copytree(sweep, root / "sweep")
     for folder in map(str, range(6)):
         job = job_of(root / "sweep" / folder)
-        job.begin()
-        job.end(None)
+        job.record_start()
+        job.record_end(None)
     (root / "sweep" / "1" / "metrics.json").unlink()
     job_of(root / "sweep" / "1").end("out of memory")
     report_sweep(Sweep.read(root / "sweep", "val/accuracy", {}), {"lr": 0.7, "head": 0.3})
@@ -58,7 +58,7 @@ def pages(reported: Path, sweep: Path, hard: Path, tmp_path_factory: pytest.Temp
 
 
 def job_of(folder: Path) -> Job:
-    return Job.of(evaluation_config(folder, []), folder)
+    return Job.from_config(evaluation_config(folder, []), folder)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -27,7 +27,7 @@ from headstart.data.image_io import image_size, read_image, read_thumbnail
 from headstart.models.model_folder import read_artifact, save_model
 from headstart.runs.finished import read_finished
 from headstart.runs.listing import find_runs, read_run
-from headstart.sweeps.jobs import jobs_below
+from headstart.sweeps.jobs import find_jobs
 from headstart.utils.errors import HeadstartError
 from tests.helpers.images import class_folders, photo, write_csv
 from tests.helpers.mutations import mutated, mutated_values
@@ -123,7 +123,7 @@ def runs(finished: Path, folder: Path) -> Try:
             lambda: read_finished(run),
             lambda: evaluation_config(run, []),
             lambda: find_runs(folder),
-            lambda: [(job.reason, job.value()) for job in jobs_below(folder)],
+            lambda: [(job.reason, job.value()) for job in find_jobs(folder)],
         )
         path.write_bytes(good[path])
 

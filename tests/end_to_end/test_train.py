@@ -238,6 +238,20 @@ def test_a_run_is_not_written_over(finished: Path, train: Train, tmp_path: Path)
         train(f"ckpt_path={elsewhere}", folder=finished)
 
 
+def test_a_refused_run_leaves_the_log_of_the_other_run_alone(tmp_path: Path) -> None:
+    for name in ("config.yaml", "train.log"):
+        (tmp_path / name).write_text("the other run's")
+    for overrides, message in ((SMALL, "holds another run. Choose another hydra.run.dir"), (("lr=-1",), "lr=-1: exp")):
+        result = command(*overrides, f"hydra.run.dir={tmp_path}")
+        assert result.returncode == 1
+        assert message in result.stderr
+        assert "Traceback" not in result.stderr
+        assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+            "config.yaml": "the other run's",
+            "train.log": "the other run's",
+        }
+
+
 # --- stopping and resuming -----------------------------------------------------------------------------------
 
 

@@ -272,7 +272,7 @@ FAULTS = (
     Fault(
         "a trial whose process died is never run again",
         "sweeps/study.py",
-        "        run_stale_again(study)\n",
+        "        requeue_running(study)\n",
         "",
         ("sweeps/test_study.py",),
     ),
@@ -281,6 +281,13 @@ FAULTS = (
         "sweeps/study.py",
         "        if not locks.take(0):",
         "        if False:",
+        ("sweeps/test_study.py",),
+    ),
+    Fault(
+        "two sweep folders run one study of a shared database",
+        "sweeps/study.py",
+        "            claim_study(study, jobs.folder)\n",
+        "            pass\n",
         ("sweeps/test_study.py",),
     ),
     # --- the control panel -------------------------------------------------------------------------------------------

@@ -66,8 +66,8 @@ def test_bad_images_are_reported_and_the_rest_is_answered(predict: Predict, tmp_
         assert results[name]["error"].startswith(f"{tmp_path / 'bad' / name}: {message}")
         assert f"headstart: {results[name]['error']}\n" in err
     assert all(results[name]["class"] in ("cat", "dog") for name in odd)
-    assert err.endswith(f"headstart: {len(bad)} of {len(bad) + len(odd)} images have no answer\n")
-    assert "no answer: see above" in predict(*sources)[1]
+    assert err.endswith(f"headstart: {len(bad)} of {len(bad) + len(odd)} images have no prediction\n")
+    assert "no prediction: see above" in predict(*sources)[1]
     assert {"image", "error"} in [set(item) for item in json.loads(predict(*sources, "--format", "json")[1])]
 
 

@@ -360,11 +360,11 @@ def test_a_folder_of_runs_is_all_of_them(reported: Path, other: Path, pages: Pat
 def test_what_cannot_be_compared_is_said(reported: Path, finished: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no image of their test split in common, by name and class: compare runs on"):
         main(["report", str(reported), str(finished)])  # of digits
-    with pytest.raises(ConfigError, match="data.root=x: expected run folders, or one run folder and such words"):
+    with pytest.raises(ConfigError, match="data.root=x: expected run folders, or one run folder and its overrides"):
         main(["report", str(reported), str(finished), "data.root=x"])
     (tmp_path / "empty" / "run").mkdir(parents=True)
     shutil.copy(reported / "config.yaml", tmp_path / "empty" / "run")
-    with pytest.raises(DataError, match="empty: no run below it has ended"):
+    with pytest.raises(DataError, match="empty: no finished run below it"):
         main(["report", str(tmp_path / "empty")])
     with pytest.raises(ConfigError, match="--out is for comparisons"):
         main(["report", str(reported), "--out", str(tmp_path / "out")])

@@ -15,28 +15,21 @@ import pytest
 
 from headstart.runs.listing import Run
 from headstart.sweeps.charts import by_setting
-from headstart.sweeps.report import charted, commands, figures, report_sweep
+from headstart.sweeps.report import chart_functions, charted_settings, report_sweep, suggested_commands
 from headstart.sweeps.results import Sweep
 
 ACCURACY, LOSS = "val/accuracy", "val/loss"
 
 
-def job(folder: Path, name: str, value: float | None, *, monitor: str = ACCURACY, **about: Any) -> Path:
-    """Writes a job's folder: with a value it has finished, and it may be the best, as it has a report.
-
-    Args:
-        folder: of the sweep.
-        name: of the job.
-        value: of the monitored metric.
-        monitor: its name.
-        about: `settings`, `reason`, `started`, other `metrics`.
-    """
+def job(
+    folder: Path, name: str, value: float | None, *, monitor: str = ACCURACY, metrics: Any = None, **record: Any
+) -> Path:
+    """Writes a job's folder with `settings`, `reason` and `started`; with a value it has finished and has a report."""
     path = folder / name
     (path / "report").mkdir(parents=True)
-    record = {"digest": name, "monitor": monitor, "settings": about["settings"], "started": about.get("started", 0.0)}
-    (path / "job.json").write_text(json.dumps({**record, "reason": about.get("reason")}))
+    (path / "job.json").write_text(json.dumps({"digest": name, "monitor": monitor, "started": 0.0, **record}))
     if value is not None:
-        metrics = {monitor: value, "epochs/run": 2, "time/total_s": 1.25, **about.get("metrics", {})}
+        metrics = {monitor: value, "epochs/run": 2, "time/total_s": 1.25, **(metrics or {})}
         (path / "metrics.json").write_text(json.dumps(metrics))
         (path / "report" / "index.html").write_text("the job's report")
     return path
@@ -54,7 +47,7 @@ def page_of(folder: Path, importance: dict[str, float] | None = None, **lost: st
 
 
 def text_of(page: str) -> str:
-    """What a reader sees, in one line."""
+    """The visible text, in one line."""
     without = re.sub(r"<style>.*?</style>|<svg.*?</svg>", "", page, flags=re.DOTALL)
     return " ".join(unescape(re.sub(r"<[^>]*>", " ", without)).split())
 
@@ -81,7 +74,7 @@ def grid(tmp_path: Path) -> Path:
     return tmp_path
 
 
-# --- what it says --------------------------------------------------------------------------------------------
+# --- contents --------------------------------------------------------------------------------------------------------
 
 
 def test_the_best_job_and_what_distinguishes_it(grid: Path) -> None:
@@ -131,7 +124,7 @@ def test_a_job_whose_process_was_lost_has_failed(tmp_path: Path) -> None:
 
 def test_of_a_loss_the_smallest_is_the_best(tmp_path: Path) -> None:
     for lr, value in ((0.1, 0.5), (0.2, 0.25), (0.3, 4e30)):
-        job(tmp_path, f"lr={lr}", value, monitor=LOSS, settings={"lr": lr}, metrics={"val/accuracy": 0.1})
+        job(tmp_path, f"lr={lr}", value, monitor=LOSS, settings={"lr": lr}, metrics={ACCURACY: 0.1})
     page = page_of(tmp_path)
     assert "0.25 val/loss of the best job: lr=0.2" in text_of(page)
     assert [row[1:3] for row in rows_of(page, "jobs")[1:]] == [["0.2", "0.25"], ["0.1", "0.5"], ["0.3", "4e+30"]]
@@ -167,14 +160,14 @@ def test_a_single_job_is_a_sweep_too(tmp_path: Path) -> None:
     assert "headstart report" not in page  # nothing to compare it with
 
 
-# --- what it may not do --------------------------------------------------------------------------------------
+# --- untrusted text and failures -------------------------------------------------------------------------------------
 
 
 def test_names_and_values_are_text(tmp_path: Path) -> None:
     """A setting, a reason or a log must not be able to run something in the reader's browser."""
-    for place, value in enumerate(("<b>x</b>", "'\"><script>x</script>", "$1 & $2 -->" + "long " * 60)):
-        job(tmp_path, f"a:{place}%#?", 0.5 + place / 10, settings={"<b>k</b>": value})
-        broken = job(tmp_path, f"<b>{place}", None, settings={"<b>k</b>": value}, reason="<b>r</b>" * 50)
+    for index, value in enumerate(("<b>x</b>", "'\"><script>x</script>", "$1 & $2 -->" + "long " * 60)):
+        job(tmp_path, f"a:{index}%#?", 0.5 + index / 10, settings={"<b>k</b>": value})
+        broken = job(tmp_path, f"<b>{index}", None, settings={"<b>k</b>": value}, reason="<b>r</b>" * 50)
         (broken / "train.log").write_bytes(b"<b>\xff\n")
     page = page_of(tmp_path, {"<b>k</b>": 1.0})
     for tag in ("<b>x", "<b>k", "<b>r", "<b>0", "<b>\ufffd", "<script"):
@@ -185,7 +178,7 @@ def test_names_and_values_are_text(tmp_path: Path) -> None:
     assert all((tmp_path / re.sub("%(..)", lambda code: chr(int(code[1], 16)), link)).exists() for link in loaded)
 
 
-def test_a_chart_that_cannot_be_drawn_costs_no_report(grid: Path, caplog: Any) -> None:
+def test_a_chart_that_cannot_be_drawn_is_left_out(grid: Path, caplog: Any) -> None:
     page = page_of(grid, {"lr": float("nan")})
     assert "the chart importance cannot be shown" in caplog.text
     assert "The search" in page  # the history is there
@@ -220,11 +213,11 @@ def test_without_a_report_of_the_best_run_there_is_one_of_the_sweep(grid: Path, 
 
 
 def runs(metric: str, *pairs: tuple[Any, float]) -> list[Run]:
-    return [Run(Path(str(place)), {"it": value}, {metric: found}) for place, (value, found) in enumerate(pairs)]
+    return [Run(Path(str(index)), {"it": level}, {metric: value}) for index, (level, value) in enumerate(pairs)]
 
 
 def dots(figure: Any) -> list[tuple[float, float]]:
-    """The jobs' places in a chart."""
+    """The positions of the jobs in a chart."""
     return [(float(x), float(y)) for x, y in figure.axes[0].collections[0].get_offsets()]
 
 
@@ -268,38 +261,37 @@ def test_an_accuracy_has_no_room_above_all() -> None:
 def test_a_search_is_shown_in_the_order_of_the_start_with_the_best_so_far(tmp_path: Path) -> None:
     for name, value, started in (("a", 0.25, 4.0), ("b", 0.5, 1.0), ("c", 0.75, 2.0), ("failed", None, 3.0)):
         job(tmp_path, name, value, monitor=LOSS, settings={"it": name}, started=started, reason="it raised")
-    chart = figures(sweep_of(tmp_path), {"it": 1.0})["history"]()
+    chart = chart_functions(sweep_of(tmp_path), {"it": 1.0})["history"]()
     assert dots(chart) == [(1.0, 0.5), (2.0, 0.75), (4.0, 0.25)]
     assert chart.axes[0].lines[0].get_ydata().tolist() == [0.5, 0.5, 0.25, 0.25]
 
 
 def test_the_most_important_settings_have_charts(tmp_path: Path) -> None:
-    for place in range(3):
-        settings = {f"s{number}": place for number in range(20)} | {"head.name": "ab"[place % 2]}
-        job(tmp_path, str(place), 0.5, settings=settings, started=-place)  # all are as good
-    page = page_of(tmp_path, {"head": 0.5, "+s7": 0.25})
-    sweep = sweep_of(tmp_path)
-    assert charted(sweep, {"head": 0.5, "+s7": 0.25})[:3] == ["head.name", "s7", "s0"]
+    for index in range(3):
+        settings = {f"s{number}": index for number in range(20)} | {"head.name": "ab"[index % 2]}
+        job(tmp_path, str(index), 0.5, settings=settings, started=-index)  # all are as good
+    importance = {"head": 0.5, "+s7": 0.25}
+    page = page_of(tmp_path, importance)
+    assert charted_settings(sweep_of(tmp_path), importance)[:3] == ["head.name", "s7", "s0"]
     assert page.count("<svg") == 12 + 2  # with the history and the importance
     assert "9 more differ." in text_of(page)
     assert "The search" not in page_of(tmp_path)  # of a grid
 
 
 def test_many_jobs(tmp_path: Path) -> None:
-    for place in range(200):
-        settings = {"lr": 1e-4 * 1.03**place, "path": f"/data/{place}/" + "long" * 40, "seed": place % 2}
-        job(tmp_path, f"{place:03}", (place + 1) / 250, settings=settings, started=place)
+    for index in range(200):
+        settings = {"lr": 1e-4 * 1.03**index, "path": f"/data/{index}/" + "long" * 40, "seed": index % 2}
+        job(tmp_path, f"{index:03}", (index + 1) / 250, settings=settings, started=index)
     page = page_of(tmp_path, {"lr": 0.7, "path": 0.3})
     assert len(rows_of(page, "jobs")) == 201
     assert len(page) < 1_000_000
 
 
-def test_what_is_no_number_is_no_value(tmp_path: Path) -> None:
+def test_a_metric_that_is_null_is_not_a_value(tmp_path: Path) -> None:
     """metrics.json has null for it."""
     for name, value in (("good", 0.5), ("nan", None), ("worse", 0.25)):
         job(tmp_path, name, 0.0, settings={"it": name}, metrics={ACCURACY: value, "test/accuracy": None})
-    sweep = sweep_of(tmp_path)
-    assert [run.folder.name for run in sweep.done] == ["good", "worse"]
+    assert [run.folder.name for run in sweep_of(tmp_path).done] == ["good", "worse"]
     rows = rows_of(page_of(tmp_path), "jobs")
     assert [row[1:3] for row in rows[1:]] == [
         ["good", "50.00%"],
@@ -312,6 +304,6 @@ def test_commands_are_for_a_shell(tmp_path: Path) -> None:
     folder = tmp_path / "my sweep"
     for name in ("a", "b"):
         job(folder, name, 0.5, settings={"it": name})
-    found = commands(sweep_of(folder))
-    assert f"python train.py '--config-path={folder / 'a'}' --config-name=config" in found.values()
-    assert f"headstart report '{folder / 'a'}' '{folder / 'b'}'" in found.values()
+    shown = suggested_commands(sweep_of(folder)).values()
+    assert f"python train.py '--config-path={folder / 'a'}' --config-name=config" in shown
+    assert f"headstart report '{folder / 'a'}' '{folder / 'b'}'" in shown

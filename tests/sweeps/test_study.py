@@ -1,4 +1,4 @@
-"""Optuna's sweeps: they go on where they stopped, share a study, and know what mattered."""
+"""Studies of Optuna: they continue where they stopped, have one controller, and report the importance of settings."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from pathlib import Path
 
 import optuna
 import pytest
-from hydra import compose, initialize_config_dir
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
-from headstart.sweeps.study import count_ended, open_study, run_stale_again, seeded, sqlite
+from headstart.sweeps.study import build_sampler, count_finished, open_study, requeue_running, sqlite_url
 from headstart.utils.errors import ConfigError
 from tests.helpers.kill_points import killed_at
-from tests.helpers.runs import CONF
-from tests.helpers.sweeps import QUICK, check_kept, finished, rows, swept
+from tests.helpers.sweeps import QUICK, check_not_repeated, composed_with_hydra, finished, rows, swept
 
 SEARCH = ("sweep=head_lr", "sweep.name=search", *QUICK)
 
@@ -33,21 +31,21 @@ KILLS = (("after a checkpoint", 3), ("after the figures", 1), ("before the figur
 
 
 def test_a_killed_study_ends_as_one_that_is_not(tmp_path: Path) -> None:
-    seen, words = [], (*SEARCH, "sweep.trials=3")
+    seen, overrides = [], (*SEARCH, "sweep.trials=3")
     for point, count in KILLS:
-        result = swept(tmp_path / "killed", *words, environment=killed_at(point, count))
+        result = swept(tmp_path / "killed", *overrides, environment=killed_at(point, count))
         assert result.returncode == -signal.SIGKILL, result.stderr
         seen.append(finished(tmp_path / "killed"))
     assert [len(jobs) for jobs in seen] == [0, 1, 2]
-    result = swept(tmp_path / "killed", *words)
+    result = swept(tmp_path / "killed", *overrides)
     assert result.returncode == 0, result.stderr
-    found = trials_of(tmp_path / "killed")
-    assert [trial.state for trial in found] == [TrialState.COMPLETE] * 3
-    check_kept([*seen, finished(tmp_path / "killed")])
-    # The search went the way that it would have gone.
-    assert swept(tmp_path / "undisturbed", *words).returncode == 0
+    trials = trials_of(tmp_path / "killed")
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
+    check_not_repeated([*seen, finished(tmp_path / "killed")])
+    # The search is the same as one without interruptions.
+    assert swept(tmp_path / "undisturbed", *overrides).returncode == 0
     undisturbed = trials_of(tmp_path / "undisturbed")
-    assert [(trial.params, trial.value) for trial in found] == [(trial.params, trial.value) for trial in undisturbed]
+    assert [(trial.params, trial.value) for trial in trials] == [(trial.params, trial.value) for trial in undisturbed]
     assert rows(tmp_path / "killed") == rows(tmp_path / "undisturbed")
     # Again, with more: only those are run.
     more = swept(tmp_path / "killed", *SEARCH, "sweep.trials=4")
@@ -55,38 +53,38 @@ def test_a_killed_study_ends_as_one_that_is_not(tmp_path: Path) -> None:
     assert len(trials_of(tmp_path / "killed")) == 4
 
 
-def test_a_study_finds_and_tells_what_matters(tmp_path: Path) -> None:
+def test_a_study_with_failed_trials_reports_the_importance_of_settings(tmp_path: Path) -> None:
     """Trials that fail are results of the study, and of the exit status."""
     folder = tmp_path / "sweep"
     space = ("lr=choice(1e-6,1e-2)", "head=linear,mlp", "model.weights=default,gone.pth")
     result = swept(folder, "sweep=optuna", "sweep.name=search", "sweep.trials=8", *space, *QUICK)
     assert result.returncode == 1
-    found = trials_of(folder)
-    failed = [trial for trial in found if trial.state == TrialState.FAIL]
-    assert len(found) == 8
+    trials = trials_of(folder)
+    failed = [trial for trial in trials if trial.state == TrialState.FAIL]
+    assert len(trials) == 8
     assert 0 < len(failed) < 8
-    for trial in found:
+    for trial in trials:
         assert (trial.state == TrialState.FAIL) == (trial.params["model.weights"] == "gone.pth")
         assert ("headstart/failure" in trial.user_attrs) == (trial in failed)
-    assert "share of the differences that each setting explains: lr " in result.stdout
-    best = max((trial for trial in found if trial not in failed), key=lambda trial: trial.value)
+    assert "importance, the fraction of the variance that each setting explains: lr " in result.stdout
+    best = max((trial for trial in trials if trial not in failed), key=lambda trial: trial.value)
     assert f"best run: {folder}/head={best.params['head']},lr={best.params['lr']}" in result.stdout
     # Two trials with the same choices are one job, which is run once.
-    jobs = {tuple(trial.params.values()) for trial in found}
-    assert len(list(folder.glob("*/job.json"))) == len(jobs)
-    assert sum(json.loads(path.read_text())["attempts"] for path in folder.glob("*/job.json")) <= len(found)
+    jobs = [json.loads(path.read_text()) for path in folder.glob("*/job.json")]
+    assert len(jobs) == len({tuple(trial.params.values()) for trial in trials})
+    assert sum(job["attempts"] for job in jobs) <= len(trials)
 
 
-def test_a_trial_that_is_left_running_is_run_again_with_its_values(tmp_path: Path) -> None:
+def test_an_interrupted_trial_is_run_again_with_its_values(tmp_path: Path) -> None:
     study = optuna.create_study(storage=f"sqlite:///{tmp_path}/study.db")
-    done, left, bare = study.ask(), study.ask(), study.ask()  # the last one was killed before it had values
+    done, running, bare = study.ask(), study.ask(), study.ask()  # the last one was killed before it had values
     study.tell(done, 0.5)
-    lr = left.suggest_float("lr", 0, 1)
-    run_stale_again(study)
+    lr = running.suggest_float("lr", 0, 1)
+    requeue_running(study)
     assert [trial.state for trial in study.get_trials()] == [TrialState.COMPLETE, *[TrialState.WAITING] * 2]
-    assert count_ended(study) == 1
+    assert count_finished(study) == 1
     again = [study.ask(), study.ask()]
-    assert [trial.number for trial in again] == [left.number, bare.number]
+    assert [trial.number for trial in again] == [running.number, bare.number]
     assert again[0].suggest_float("lr", 0, 1) == lr
 
 
@@ -101,14 +99,14 @@ with controlled(Path(sys.argv[1])):
 
 
 def test_a_second_command_is_refused_while_one_runs_the_study(tmp_path: Path) -> None:
-    words = (*SEARCH, "sweep.trials=1")
+    overrides = (*SEARCH, "sweep.trials=1")
     first = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     with first:
         assert first.stdout is not None
         assert first.stdout.readline() == "held\n"
-        refused = swept(tmp_path, *words)
+        refused = swept(tmp_path, *overrides)
         assert refused.returncode == 1
         assert refused.stderr.strip() == (
             f"headstart: {tmp_path}: process {first.pid} on {socket.gethostname()} runs this study. "
@@ -116,20 +114,18 @@ def test_a_second_command_is_refused_while_one_runs_the_study(tmp_path: Path) ->
         )
         assert not (tmp_path / "study.db").exists()
         first.kill()
-    assert swept(tmp_path, *words).returncode == 0  # what is killed holds nothing
+    assert swept(tmp_path, *overrides).returncode == 0  # a killed process holds no lock
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "gp", "qmc", "nsgaii"])
 def test_every_trial_has_a_random_state_of_its_own(sampler: str) -> None:
     """An interrupted study goes on as it would have, and two trials do not draw the same."""
-    with initialize_config_dir(str(CONF)):
-        words = ["sweep=optuna", f"hydra/sweeper/sampler={sampler}"]
-        settings = compose("train", words, return_hydra_config=True).hydra.sweeper.sampler
+    settings = composed_with_hydra("sweep=optuna", f"hydra/sweeper/sampler={sampler}").hydra.sweeper.sampler
 
     def drawn(count: int) -> list[float]:
         study, values = optuna.create_study(), []
         for number in range(count):
-            study.sampler = seeded(settings, number)
+            study.sampler = build_sampler(settings, number)
             trial = study.ask()
             values.append(trial.suggest_float("lr", 0, 1))
             trial.suggest_float("decay", 0, 1)
@@ -147,29 +143,42 @@ def test_a_study_is_of_one_metric_and_one_space(tmp_path: Path) -> None:
     study = open_study("one", storage, "val/accuracy", fixed, space)
     again = ["data=digits", "report=true", "launcher=joblib", "features.max_gb=5"]
     assert open_study("one", storage, "val/accuracy", again, space).study_name == study.study_name
-    with pytest.raises(ConfigError, match="the study one is another one: monitor val/accuracy, here val/loss. Choose"):
+    with pytest.raises(ConfigError, match="the study one is another one: monitor=val/accuracy, here val/loss. Choose"):
         open_study("one", storage, "val/loss", fixed, space)
-    with pytest.raises(ConfigError, match=r"words \['data=digits'\], here \['data=pets'\]"):
+    with pytest.raises(ConfigError, match=r"overrides=\['data=digits'\], here \['data=pets'\]"):
         open_study("one", storage, "val/accuracy", ["data=pets"], space)
-    with pytest.raises(ConfigError, match=r"head \['linear', 'mlp'\], here \['linear'\]"):
+    with pytest.raises(ConfigError, match=r"head=\['linear', 'mlp'\], here \['linear'\]"):
         open_study("one", storage, "val/accuracy", fixed, {"head": CategoricalDistribution(["linear"])})
     with pytest.raises(ConfigError, match="sweep.storage: the study's database cannot be opened: .*unable to open"):
         open_study("one", f"sqlite:///{tmp_path}/nowhere/study.db", "val/accuracy", [], {})
-    with pytest.raises(SystemExit, match=r"a\?b: Optuna cannot keep a study where there is \? in the name"):
-        sqlite(Path("a?b"))
+    with pytest.raises(SystemExit, match=r"a\?b: Optuna cannot store a study in a folder with \? in its path"):
+        sqlite_url(Path("a?b"))
+
+
+def test_a_study_in_a_shared_database_belongs_to_one_sweep_folder(tmp_path: Path) -> None:
+    """Each folder has a lock of its own, so two folders would run each other's trials."""
+    overrides = (*SEARCH, f"sweep.storage=sqlite:///{tmp_path}/shared.db", "sweep.trials=1")
+    assert swept(tmp_path / "first", *overrides).returncode == 0
+    refused = swept(tmp_path / "second", *overrides)
+    assert refused.returncode == 1
+    assert refused.stderr.strip() == (
+        f"headstart: sweep.storage: the study search belongs to the sweep in {tmp_path}/first, and this one is in "
+        f"{tmp_path}/second. Choose another sweep.name, or continue that sweep by hydra.sweep.dir={tmp_path}/first."
+    )
+    assert swept(tmp_path / "first", *overrides).returncode == 0
 
 
 def test_a_trial_whose_values_do_not_fit_is_a_failed_trial(tmp_path: Path) -> None:
     space = ("loss.label_smoothing=choice(0.1,1.5)", "lr=choice(1e-3,1e-2)")
-    result = swept(tmp_path, "sweep=optuna", "sweep.name=search", "sweep.trials=6", *space, *QUICK)
+    search = ("sweep=optuna", "sweep.name=search", *space)
+    result = swept(tmp_path, *search, "sweep.trials=6", *QUICK)
     assert result.returncode == 1
-    states = {trial.state for trial in trials_of(tmp_path)}
-    assert states == {TrialState.COMPLETE, TrialState.FAIL}
+    assert {trial.state for trial in trials_of(tmp_path)} == {TrialState.COMPLETE, TrialState.FAIL}
     assert "loss.label_smoothing=1.5: expected a number of at least 0 and below 1." in result.stdout
-    # Again: nothing is left to do, and what failed is told again.
-    again = swept(tmp_path, "sweep=optuna", "sweep.name=search", "sweep.trials=6", *space, *QUICK)
+    # Again: there is nothing to run, and the failures are listed again.
+    again = swept(tmp_path, *search, "sweep.trials=6", *QUICK)
     assert again.returncode == 1
     assert "loss.label_smoothing=1.5: expected a number" in again.stdout
     assert "Launching" not in again.stdout
-    wrong = swept(tmp_path, "sweep=optuna", "sweep.name=search", "epochs=0", *space, *QUICK[:2])
+    wrong = swept(tmp_path, *search, "epochs=0", *QUICK[:2])
     assert wrong.stderr.strip().startswith("headstart: epochs=0: expected a whole number of at least 1")

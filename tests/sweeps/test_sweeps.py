@@ -1,4 +1,4 @@
-"""Sweeps through the real command: what survives, what is recorded, what is run again."""
+"""Sweeps through the real command: interruptions, failures, launchers and seeds."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from headstart.sweeps.jobs import WRITTEN
+from headstart.sweeps.jobs import RUN_FILES
 from tests.helpers.kill_points import killed_at
 from tests.helpers.runs import SMALL, TINY_RESNET
 from tests.helpers.session import Once
-from tests.helpers.sweeps import QUICK, check_kept, finished, rows, swept
+from tests.helpers.sweeps import QUICK, check_not_repeated, finished, rows, swept
 
 LR, HEAD = "lr=1e-3,1e-2", "head=linear,mlp"
 # Where a sweep of four jobs is killed, all of its processes at once, command after command.
@@ -37,7 +37,7 @@ def test_a_sweep_that_is_killed_again_and_again_ends_as_one_that_is_not(plain_sw
     assert [len(jobs) for jobs in seen] == [0, 0, 0, 1, 1, 3]
     result = swept(tmp_path, LR, HEAD, *QUICK)
     assert result.returncode == 0, result.stderr
-    check_kept([*seen, finished(tmp_path)])
+    check_not_repeated([*seen, finished(tmp_path)])
     assert max(attempts for _, attempts in finished(tmp_path).values()) > 1  # resumed
     assert rows(tmp_path) == rows(plain_sweep)
 
@@ -56,7 +56,7 @@ EXPERIMENTS = {
 
 @pytest.fixture
 def experiments(tmp_path: Path) -> str:
-    """A folder of recipes for `--config-dir`: three good ones, and one for each way to fail."""
+    """A folder of experiments for `--config-dir`: three good ones, and one for each kind of failure."""
     for name, text in EXPERIMENTS.items():
         path = tmp_path / "conf" / "experiment" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,33 +65,33 @@ def experiments(tmp_path: Path) -> str:
 
 
 def test_failures_are_recorded_and_the_sweep_goes_on(experiments: str, tmp_path: Path) -> None:
-    """One job raises, one diverges, one is killed as the kernel kills what takes too much memory."""
+    """One job raises, one diverges, one is killed as the kernel does when memory runs out."""
     folder, once = tmp_path / "sweep", tmp_path / "once"
     environment = killed_at("an epoch begins", 1, who="process", once=once)
-    words = (experiments, f"experiment={','.join(EXPERIMENTS)}", *QUICK)
-    result = swept(folder, *words, environment=environment)
-    told = result.stdout + result.stderr
-    assert result.returncode == 1, told
+    overrides = (experiments, f"experiment={','.join(EXPERIMENTS)}", *QUICK)
+    result = swept(folder, *overrides, environment=environment)
+    output = result.stdout + result.stderr
+    assert result.returncode == 1, output
     assert once.exists()
     table = {row["job"].removeprefix("experiment="): row for row in rows(folder)}
-    assert list(table)[:3] == sorted(list(table)[:3], key=lambda name: -float(table[name]["val/accuracy"]))
-    assert set(list(table)[:3]) == {"good", "better", "best"}
-    assert [table[name]["failure"] for name in ("good", "better", "best")] == ["", "", ""]
+    done = list(table)[:3]
+    assert done == sorted(done, key=lambda name: -float(table[name]["val/accuracy"]))
+    assert {name: table[name]["failure"] for name in done} == {"good": "", "better": "", "best": ""}
     reasons = {
         "raises": "gone.pth: no such file of weights",
         "diverges": "diverged: train/loss, val/loss, test/loss is not a finite number; try a lower lr",
-        "killed": "its process was killed by SIGKILL, as the system does to what takes too much memory",
+        "killed": "its process was killed by SIGKILL, as the system does when memory runs out",
     }
     for name, reason in reasons.items():
         assert table[name]["val/accuracy"] == "failed"
         assert table[name]["failure"].startswith(reason)
         log_file = folder / f"experiment={name}" / "train.log"
-        assert f"failed: experiment={name} ({log_file}): {reason}" in told
+        assert f"failed: experiment={name} ({log_file}): {reason}" in output
         assert reason[:20] in log_file.read_text()
-    assert "3 finished, 3 failed" in told
-    # Again: what had finished is left alone, also what diverged, which it would do again; the others are tried again.
+    assert "3 finished, 3 failed" in output
+    # Again: finished jobs are skipped, also the one that diverged, as it would again; the others are tried again.
     before = finished(folder)
-    again = swept(folder, *words, "sweep.allow_failures=true")
+    again = swept(folder, *overrides, "sweep.allow_failures=true")
     assert again.returncode == 0
     assert "4 of 6 jobs had finished before" in again.stdout
     assert before.items() <= finished(folder).items()
@@ -99,11 +99,11 @@ def test_failures_are_recorded_and_the_sweep_goes_on(experiments: str, tmp_path:
 
 
 def test_a_launcher_that_loses_a_process_loses_no_job(tmp_path: Path) -> None:
-    """Joblib gives all jobs up when one of its processes dies; they go on from their last checkpoints."""
+    """Joblib gives up all jobs when one of its processes dies; they resume from their last checkpoints."""
     once = tmp_path / "once"
-    words = ("launcher=joblib", LR, "head=mlp", *QUICK, "epochs=3", "callbacks=none")
+    overrides = ("launcher=joblib", LR, "head=mlp", *QUICK, "epochs=3", "callbacks=none")
     environment = killed_at("an epoch begins", 2, who="parent", once=once)
-    result = swept(tmp_path / "sweep", *words, environment=environment)
+    result = swept(tmp_path / "sweep", *overrides, environment=environment)
     assert result.returncode == 0, result.stdout + result.stderr
     assert once.exists()
     assert "the launcher lost a process: TerminatedWorkerError" in result.stdout
@@ -111,33 +111,28 @@ def test_a_launcher_that_loses_a_process_loses_no_job(tmp_path: Path) -> None:
     assert [row["epochs/run"] for row in rows(tmp_path / "sweep")] == ["3", "3"]
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("lr=1e-3,-1",), "lr=-1: expected a number above 0, or auto."),
-        (("lr=range(0,0)",), "there is no job to run: a key has no values."),
-        (("lr=1e-3,1e-2", "ckpt_path=last.ckpt"), "ckpt_path: a sweep resumes its jobs itself. Leave it out"),
-        (
-            ("lr=1e-3,1e-2", "sweep.parallel=2"),
-            "sweep.parallel=2: one process runs one job at a time. Add launcher=joblib",
-        ),
-        (("lr=1e-3,1e-2", "sweep.sample=0"), "sweep.sample=0: expected a whole number of at least 1."),
-        (("lr=1e-3,1e-2", "sweep.nmae=x"), "Could not override 'sweep.nmae'"),
-        (("seed=1,2",), "seed=1 holds what is not a job's (thesis.txt). Choose another sweep.name, or move that away."),
-        (
-            ("sweep=optuna", "lr=1e-3"),
-            "sweep=optuna: there is nothing to search. Give values, such as head=linear,mlp.",
-        ),
-        (("sweep=optuna", "lr=1e-3,1e-2", "hydra/sweeper/sampler=grid"), "leave sweep=optuna out, and -m runs every"),
-    ],
-)
-def test_wrong_words_stop_a_sweep_before_it_begins(words: tuple[str, ...], message: str, tmp_path: Path) -> None:
+WRONG = {
+    "lr=1e-3,-1": "lr=-1: expected a number above 0, or auto.",
+    "lr=range(0,0)": "there is no job to run: a key has no values.",
+    "lr=1e-3,1e-2 ckpt_path=last.ckpt": "ckpt_path: a sweep resumes its jobs itself. Leave it out",
+    "lr=1e-3,1e-2 sweep.parallel=2": "sweep.parallel=2: one process runs one job at a time. Add launcher=joblib",
+    "lr=1e-3,1e-2 sweep.sample=0": "sweep.sample=0: expected a whole number of at least 1.",
+    "lr=1e-3,1e-2 sweep.nmae=x": "Could not override 'sweep.nmae'",
+    "seed=1,2": "seed=1 holds files that do not belong to a job (thesis.txt). "
+    "Choose another sweep.name, or move that away.",
+    "sweep=optuna lr=1e-3": "sweep=optuna: there is nothing to search. Give values, such as head=linear,mlp.",
+    "sweep=optuna lr=1e-3,1e-2 hydra/sweeper/sampler=grid": "leave sweep=optuna out, and -m runs every",
+}
+
+
+@pytest.mark.parametrize("overrides", WRONG)
+def test_wrong_overrides_stop_a_sweep_before_it_begins(overrides: str, tmp_path: Path) -> None:
     thesis = tmp_path / "seed=1" / "thesis.txt"
     thesis.parent.mkdir()
     thesis.write_text("years of work")
-    result = swept(tmp_path, *words, *QUICK)
+    result = swept(tmp_path, *overrides.split(), *QUICK)
     assert result.returncode == 1
-    assert message in result.stderr
+    assert WRONG[overrides] in result.stderr
     assert "Traceback" not in result.stderr
     assert not list(tmp_path.glob("*/job.json"))
     assert thesis.exists()
@@ -170,19 +165,19 @@ def test_a_sweep_has_a_table_and_a_report_of_the_best(plain_sweep: Path) -> None
 
 # Ray takes 20 s to start its own processes.
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local", pytest.param("ray", marks=pytest.mark.soak)])
-def test_every_launcher_gives_the_same_figures(launcher: str, plain_sweep: Path, tmp_path: Path) -> None:
+def test_every_launcher_gives_the_same_metrics(launcher: str, plain_sweep: Path, tmp_path: Path) -> None:
     result = swept(tmp_path / "sweep", f"launcher={launcher}", LR, "head=mlp", *QUICK)
     assert result.returncode == 0, result.stdout + result.stderr
     expected = {row["lr"]: row for row in rows(plain_sweep) if row["head.name"] == "mlp"}
-    found = {row["lr"]: row for row in rows(tmp_path / "sweep")}
-    assert found.keys() == expected.keys()
-    for lr, row in found.items():
-        assert {name: row[name] for name in row if name != "job"}.items() <= expected[lr].items()
+    launched = {row.pop("lr"): row for row in rows(tmp_path / "sweep") if row.pop("job")}
+    assert launched.keys() == expected.keys()
+    for lr, row in launched.items():
+        assert row.items() <= expected[lr].items()
 
 
-def test_jobs_decode_images_in_processes_of_their_own(folders: Path, tmp_path: Path) -> None:
-    words = ("data=imagefolder", f"data.root={folders}", *TINY_RESNET, *SMALL, "freeze=false", "epochs=1")
-    result = swept(tmp_path, LR, *words, "data.num_workers=1")
+def test_jobs_decode_images_in_worker_processes(folders: Path, tmp_path: Path) -> None:
+    overrides = ("data=imagefolder", f"data.root={folders}", *TINY_RESNET, *SMALL, "freeze=false", "epochs=1")
+    result = swept(tmp_path, LR, *overrides, "data.num_workers=1")
     assert result.returncode == 0, result.stdout + result.stderr
     assert len(rows(tmp_path)) == 2
 
@@ -193,17 +188,15 @@ def test_jobs_of_several_processes_leave_one_folder_each(tmp_path: Path) -> None
     assert result.returncode == 0, result.stdout + result.stderr
     assert sorted(path.name for path in (tmp_path / "sweep").glob("[!.]*")) == ["lr=0.001", "lr=0.01", "sweep.csv"]
     for job in (tmp_path / "sweep").glob("lr=*"):
-        left = {path.name for path in job.iterdir()}
-        expected = {".lock", "job.json", "train.log", *WRITTEN} - {"csv", "lr_range.csv", "report"}
-        assert left == expected
+        expected = {".lock", "job.json", "train.log", *RUN_FILES} - {"csv", "lr_range.csv", "report"}
+        assert {path.name for path in job.iterdir()} == expected
         events = [path.name.split(".")[-2] for path in (job / "tensorboard").glob("events.*")]
         assert len(set(events)) == 1  # of one process
 
 
 def test_parallel_jobs_compute_each_image_once(tmp_path: Path) -> None:
     environment = {**os.environ, "HEADSTART_CACHE": str(tmp_path / "cache")}
-    words = ("launcher=joblib", "sweep.parallel=2", LR, *QUICK)
-    result = swept(tmp_path / "sweep", *words, environment=environment)
+    result = swept(tmp_path / "sweep", "launcher=joblib", "sweep.parallel=2", LR, *QUICK, environment=environment)
     assert result.returncode == 0, result.stderr
     runs = [json.loads(path.read_text()) for path in tmp_path.glob("sweep/*/metrics.json")]
     images = sum(runs[0][f"data/{split}_size"] for split in ("train", "val", "test"))
@@ -226,7 +219,6 @@ def test_five_seeds_by_hand(tmp_path: Path) -> None:
         deviation = (sum((value - mean) ** 2 for value in values) / 4) ** 0.5
         margin = 2.776445 * deviation / 5**0.5  # the 97.5 % quantile, from a table
         expected = {"mean": mean, "sd": deviation, "low": mean - margin, "high": mean + margin}
-        for figure, value in expected.items():
-            assert float(row[f"{name} {figure}"]) == pytest.approx(value, rel=1e-6), (name, figure)
+        assert {key: float(row[f"{name} {key}"]) for key in expected} == pytest.approx(expected, rel=1e-6)
         assert f"{mean:.4f} ± {deviation:.4f} ({mean - margin:.4f} to {mean + margin:.4f})" in result.stdout
     assert row["seeds"] == "5"

@@ -5,36 +5,30 @@ from __future__ import annotations
 import argparse
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from headstart.utils.console import printable
 
+HELP = "the data before training"
 
-def add(commands: Any) -> None:
-    """Add the command to the parser.
 
-    Args:
-        commands: what `ArgumentParser.add_subparsers` returns.
-    """
-    parser = commands.add_parser("look", help="the data before training", description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument(
-        "several", metavar="WORD", nargs="*", help="as for train.py: data=imagefolder data.root=FOLDER augment=standard"
+        "inputs",
+        metavar="OVERRIDE",
+        nargs="*",
+        help="as for train.py: data=imagefolder data.root=FOLDER augment=standard",
     )
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where it goes (outputs/look/DATE/TIME)")
-    parser.set_defaults(run=run)
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="folder for the page (outputs/look/DATE/TIME)")
 
 
-def run(words: argparse.Namespace) -> int:
-    """Run the command, and return its exit status.
-
-    Args:
-        words: the parsed arguments.
-    """
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command and return its exit status."""
     from headstart.config.compose import evaluation_config
 
-    config = evaluation_config(None, words.several)  # before torch is imported, so that typos are reported at once
+    config = evaluation_config(None, arguments.inputs)  # before torch is imported, so that typos are reported at once
     from headstart.report.data_preview import look
 
-    out = words.out or Path("outputs/look") / datetime.now().strftime("%Y-%m-%d/%H-%M-%S")
-    print(printable(f"look: {look(config, out, words.several)}"))
+    out = arguments.out or Path("outputs/look") / datetime.now().strftime("%Y-%m-%d/%H-%M-%S")
+    print(printable(f"look: {look(config, out, arguments.inputs)}"))
     return 0

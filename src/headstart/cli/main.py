@@ -23,17 +23,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: the arguments are wrong, or the exit status is not 0.
     """
     sys.excepthook = errors.excepthook
-    parser = argparse.ArgumentParser(prog="headstart", description="What to do with what python train.py has left.")
+    parser = argparse.ArgumentParser(prog="headstart", description="Tools for data, trained models and run folders.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (look, predict, evaluate, export, report, runs, cache):
-        command.add(commands)
-    words, rest = parser.parse_known_args(arguments)
-    if any(word.startswith("-") for word in rest) or (rest and not hasattr(words, "several")):
+    for module in (look, predict, evaluate, export, report, runs, cache):
+        name = module.__name__.rpartition(".")[2]
+        command = commands.add_parser(name, help=module.HELP, description=module.__doc__)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    parsed, rest = parser.parse_known_args(arguments)
+    if any(argument.startswith("-") for argument in rest) or (rest and not hasattr(parsed, "inputs")):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
-        words.several += rest  # argparse does not accept positional arguments after options
+        parsed.inputs += rest  # argparse does not accept positional arguments after options
     try:
-        status = words.run(words)
+        status = parsed.run(parsed)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has closed the pipe, such as in `headstart predict ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

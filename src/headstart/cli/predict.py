@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -18,65 +19,48 @@ if TYPE_CHECKING:
     from headstart.inference.image_inputs import Inputs
     from headstart.inference.model import Model, Prediction
 
-    Answers = Iterator[tuple[str, Prediction | DataError]]
+    Results = Iterator[tuple[str, Prediction | DataError]]  # image names with predictions or errors
 
+HELP = "classify images"
 FORMATS = ("csv", "json", "jsonl")
 NAME_WIDTH = 60  # the maximum width of the name column in characters; longer names shift the rest of their line
+SURROGATES = r"[\ud800-\udfff]"  # what Python decodes the bytes of file names to that are not UTF-8
 
 
-def add(commands: Any) -> None:
-    """Add the command to the parser.
-
-    Args:
-        commands: what `ArgumentParser.add_subparsers` returns.
-    """
-    parser = commands.add_parser("predict", help="classify images", description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("model", metavar="MODEL", help="a run folder, a model folder or a checkpoint")
     parser.add_argument(
-        "several", metavar="SOURCE", nargs="+", help="an image, a folder, a quoted pattern, or a csv that names images"
+        "inputs", metavar="SOURCE", nargs="+", help="an image, a folder, a quoted pattern, or a csv that names images"
     )
     parser.add_argument("--top", type=at_least(1), metavar="N", help="classes for each image (5)")
     parser.add_argument("--format", choices=FORMATS, help="for programs; without it, a table for people")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write here; .csv, .json or .jsonl chooses the format")
-    parser.add_argument("--images", metavar="FOLDER", help="what the file names in a csv are relative to (its folder)")
+    parser.add_argument("--images", metavar="FOLDER", help="base folder of the file names in a csv (its folder)")
     parser.add_argument("--column", metavar="NAME", help="the column of a csv that holds the file names")
     parser.add_argument("--tta", choices=("flip", "five"), help="average over a mirror image, or over five crops")
     parser.add_argument("--strict", action="store_true", help="stop at the first image that cannot be read")
     parser.add_argument(
-        "--explain", type=Path, metavar="FOLDER", help="write a picture for each image: where it speaks for its class"
+        "--explain", type=Path, metavar="FOLDER", help="write a heat map of each image: which parts led to its class"
     )
-    parser.add_argument("--batch-size", type=at_least(1), metavar="N", help="images at a time (8, on a GPU 64)")
-    parser.add_argument("--workers", type=at_least(0), metavar="N", help="processes that decode (one a core)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (a GPU where there is one)")
-    parser.set_defaults(run=run)
+    parser.add_argument("--batch-size", type=at_least(1), metavar="N", help="images per batch (8, on a GPU 64)")
+    parser.add_argument("--workers", type=at_least(0), metavar="N", help="processes that decode (one per core)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (a GPU if there is one)")
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """Return an argparse type that accepts whole numbers from `least` on.
-
-    Args:
-        least: the smallest number that is accepted.
-
-    Returns:
-        A function from text to int that raises `argparse.ArgumentTypeError` for other text.
-    """
+def at_least(minimum: int) -> Callable[[str], int]:
+    """Return an argparse type that accepts whole numbers of at least `minimum`."""
 
     def convert(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text}: expected a whole number from {least} on")
+        if not text.isdecimal() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"{text}: expected a whole number from {minimum} on")
         return int(text)
 
     return convert
 
 
-def run(words: argparse.Namespace) -> int:
-    """Run the command.
-
-    Args:
-        words: the parsed arguments.
-
-    Returns:
-        The exit status: 1 if there is an image without a prediction, else 0.
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command and return its exit status: 1 if there is an image without a prediction, else 0.
 
     Raises:
         ConfigError: `--out` is a folder, or its suffix names no format.
@@ -86,23 +70,24 @@ def run(words: argparse.Namespace) -> int:
     from headstart.inference.image_inputs import find_images
     from headstart.utils.files import write_atomically
 
-    kind = _format(words)
-    if words.out and words.out.is_dir():
-        raise ConfigError(f"--out {words.out} is a folder: name the file to write.")
-    if kind and hasattr(sys.stdout, "reconfigure"):  # the same bytes on every system, for any file names
+    output_format, out = _output_format(arguments), arguments.out
+    if out and out.is_dir():
+        raise ConfigError(f"--out {out} is a folder: name the file to write.")
+    if output_format and hasattr(sys.stdout, "reconfigure"):  # the same bytes on every system, for any file names
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="")
-    model = headstart.load(words.model, words.device)
-    told = model.description.get("data", {})
-    inputs = find_images(words.several, images=words.images, column=words.column, usual=told.get("image_column"))
+    model = headstart.load(arguments.model, arguments.device)
+    data = model.description.get("data", {})
+    usual = data.get("image_column")
+    inputs = find_images(arguments.inputs, images=arguments.images, column=arguments.column, usual=usual)
     for note in inputs.notes:
         say(note)
 
     failed: list[DataError] = []
-    top = min(words.top or 5, len(model.class_names))
-    write: Callable[[TextIO, Answers], None]
-    match kind:
-        case "csv" if words.top is None and words.out and inputs.column:
-            write = partial(write_submission, column=inputs.column, told=told)
+    top = min(arguments.top or 5, len(model.class_names))
+    write: Callable[[TextIO, Results], None]
+    match output_format:
+        case "csv" if arguments.top is None and out and inputs.column:
+            write = partial(write_submission, column=inputs.column, data=data)
         case "csv":
             write = partial(write_csv, top=top)
         case "json":
@@ -112,38 +97,32 @@ def run(words: argparse.Namespace) -> int:
         case _:
             width = max((len(one_line(image.name)) for image in inputs.images), default=0)
             write = partial(write_table, width=width, class_names=model.class_names)
-    answers = _answers(model, inputs, words, top, failed)
-    if words.explain:
+    results = _predict(model, inputs, arguments, top, failed)
+    if arguments.explain:
         from headstart.inference.explain.heatmap_files import HeatmapWriter  # imported here, as that takes seconds
 
-        answers = HeatmapWriter(model, words.explain).write_each(inputs.images, answers)
-    if words.out:
-        write_atomically(words.out, lambda path: _write_file(path, write, answers))
+        results = HeatmapWriter(model, arguments.explain).write_each(inputs.images, results)
+    if out:
+        write_atomically(out, lambda path: _write_file(path, write, results))
     else:
-        write(sys.stdout, answers)
+        write(sys.stdout, results)
     if failed:
-        say(f"{len(failed)} of {len(inputs.images)} images have no answer")
+        say(f"{len(failed)} of {len(inputs.images)} images have no prediction")
     return 1 if failed else 0
 
 
-def _format(words: argparse.Namespace) -> str | None:
-    if words.format or not words.out:
-        return str(words.format) if words.format else None
-    kind = str(words.out.suffix.removeprefix("."))
-    if kind not in FORMATS:
-        raise ConfigError(f"--out {words.out}: choose a format by its ending, {', '.join(FORMATS)}, or by --format.")
-    return kind
+def _output_format(arguments: argparse.Namespace) -> str | None:
+    if arguments.format or not arguments.out:
+        return str(arguments.format) if arguments.format else None
+    suffix = str(arguments.out.suffix.removeprefix("."))
+    if suffix not in FORMATS:
+        formats = ", ".join(FORMATS)
+        raise ConfigError(f"--out {arguments.out}: choose a format by its ending, {formats}, or by --format.")
+    return suffix
 
 
-def _answers(model: Model, inputs: Inputs, words: argparse.Namespace, top: int, failed: list[DataError]) -> Answers:
-    """Yield the name of each image with its prediction, or its error, in order.
-
-    Args:
-        model: the model.
-        inputs: the images.
-        words: the parsed arguments.
-        top: the number of classes per prediction.
-        failed: errors are appended to it, and printed, as they occur.
+def _predict(model: Model, inputs: Inputs, arguments: argparse.Namespace, top: int, failed: list[DataError]) -> Results:
+    """Yield the name of each image with its prediction, or its error, in order; print errors and append to `failed`.
 
     Raises:
         DataError: with `--strict`, an image cannot be read.
@@ -152,132 +131,99 @@ def _answers(model: Model, inputs: Inputs, words: argparse.Namespace, top: int, 
     from headstart.utils.progress import progress_bar
 
     images = inputs.images
-    found = model.predict_each(
+    predictions = model.predict_each(
         [image.path for image in images if image.error is None],
         top=top,
-        tta=words.tta,
-        batch_size=words.batch_size,
-        num_workers=workers_for(len(images)) if words.workers is None else words.workers,
+        tta=arguments.tta,
+        batch_size=arguments.batch_size,
+        num_workers=workers_for(len(images)) if arguments.workers is None else arguments.workers,
     )
     # No progress bar if the rows themselves appear on the terminal.
-    shown = sys.stderr.isatty() and (words.out is not None or not sys.stdout.isatty())
+    shown = sys.stderr.isatty() and (arguments.out is not None or not sys.stdout.isatty())
     with progress_bar("Predicting", len(images), shown=shown, stderr=True) as advance:
         for image in images:
-            answer = image.error or next(found)
-            if isinstance(answer, DataError):
-                if words.strict:
-                    raise answer
-                say(str(answer))
-                failed.append(answer)
-            yield image.name, answer
+            result = image.error or next(predictions)
+            if isinstance(result, DataError):
+                if arguments.strict:
+                    raise result
+                say(str(result))
+                failed.append(result)
+            yield image.name, result
             advance(1)
 
 
-def _write_file(path: Path, write: Callable[[TextIO, Answers], None], answers: Answers) -> None:
-    # surrogateescape keeps the bytes of file names that are not UTF-8.
+def _write_file(path: Path, write: Callable[[TextIO, Results], None], results: Results) -> None:
+    # surrogateescape preserves the bytes of file names that are not UTF-8.
     with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        write(file, answers)
+        write(file, results)
 
 
 # --- formats -------------------------------------------------------------------------------------------------
 
 
-def write_table(file: TextIO, answers: Answers, *, width: int, class_names: Sequence[str]) -> None:
+def write_table(file: TextIO, results: Results, *, width: int, class_names: Sequence[str]) -> None:
     """Write a table for people: one line per image, with classes and probabilities.
 
-    Args:
-        file: the file to write to.
-        answers: image names with predictions or errors.
-        width: the width of the longest image name, in characters; the column is at most `NAME_WIDTH` wide.
-        class_names: all class names of the model, for the width of their column.
+    The column of names has the width of the longest one in characters, up to `NAME_WIDTH`.
     """
     width = min(max(width, len("image")), NAME_WIDTH)
-    names = max(len(one_line(name)) for name in class_names)
-    print(f"{'image':<{width}}  {'class':<{names}}  probability", file=file)
-    for name, answer in answers:
-        shown = one_line(name)
-        if isinstance(answer, DataError):
-            print(f"{shown:<{width}}  no answer: see above", file=file, flush=True)
-            continue
-        ranked = "   ".join(
-            f"{one_line(class_name):<{names}}  {probability:6.1%}" for class_name, probability in answer.top
-        )
-        print(f"{shown:<{width}}  {ranked}", file=file, flush=True)
+    class_width = max(len(one_line(name)) for name in class_names)
+    print(f"{'image':<{width}}  {'class':<{class_width}}  probability", file=file)
+    for name, result in results:
+        if isinstance(result, DataError):
+            text = "no prediction: see above"
+        else:
+            cells = (f"{one_line(name):<{class_width}}  {probability:6.1%}" for name, probability in result.top)
+            text = "   ".join(cells)
+        print(f"{one_line(name):<{width}}  {text}", file=file, flush=True)
 
 
-def write_csv(file: TextIO, answers: Answers, *, top: int) -> None:
-    """Write CSV rows of image, class, probability, then the next classes, then the error if there is one.
+def write_csv(file: TextIO, results: Results, *, top: int) -> None:
+    """Write CSV rows of image, class, probability, then the next of `top` classes, then the error if there is one.
 
     Cells that a spreadsheet would read as a formula get an apostrophe in front; see `csv_cell`.
-
-    Args:
-        file: the file to write to.
-        answers: image names with predictions or errors.
-        top: the number of classes per row.
     """
     further = [f"{column}_{rank}" for rank in range(2, top + 1) for column in ("class", "probability")]
     file.write(csv_text([("image", "class", "probability", *further, "error")]))
-    for name, answer in answers:
-        if isinstance(answer, DataError):
-            file.write(csv_text([(name, *[""] * 2 * top, str(answer))]))
+    for name, result in results:
+        if isinstance(result, DataError):
+            file.write(csv_text([(name, *[""] * 2 * top, str(result))]))
         else:
-            file.write(csv_text([(name, *(value for ranked in answer.top for value in ranked), "")]))
+            file.write(csv_text([(name, *(value for ranked in result.top for value in ranked), "")]))
 
 
-def write_submission(file: TextIO, answers: Answers, *, column: str, told: Mapping[str, Any]) -> None:
-    """Write a CSV for a competition, with the column of file names and the labels in their original form.
+def write_submission(file: TextIO, results: Results, *, column: str, data: Mapping[str, Any]) -> None:
+    """Write a CSV for a competition: the input's column of file names, and labels as in the training data.
 
-    Args:
-        file: the file to write to.
-        answers: image names with predictions or errors; after an error, the label is empty.
-        column: the name of the column of file names in the input CSV.
-        told: the model's description of its training data: `classes` (label -> class name) and `label_column`.
+    After an error, the label is empty. `data` describes the training data: `classes` (label -> class name) and
+    `label_column`.
     """
-    labels = {class_name: label for label, class_name in (told.get("classes") or {}).items()}
-    file.write(csv_text([(column, told.get("label_column") or "label")], quoted=False))
-    for name, answer in answers:
-        found = "" if isinstance(answer, DataError) else answer.class_name
-        file.write(csv_text([(name, labels.get(found, found))], quoted=False))
+    labels = {class_name: label for label, class_name in (data.get("classes") or {}).items()}
+    file.write(csv_text([(column, data.get("label_column") or "label")], quoted=False))
+    for name, result in results:
+        class_name = "" if isinstance(result, DataError) else result.class_name
+        file.write(csv_text([(name, labels.get(class_name, class_name))], quoted=False))
 
 
-def write_jsonl(file: TextIO, answers: Answers) -> None:
-    """Write one JSON object per line (JSON Lines).
-
-    Args:
-        file: the file to write to.
-        answers: image names with predictions or errors.
-    """
-    for name, answer in answers:
-        print(_json(name, answer), file=file, flush=True)
+def write_jsonl(file: TextIO, results: Results) -> None:
+    """Write one JSON object per line (JSON Lines)."""
+    for name, result in results:
+        print(_to_json(name, result), file=file, flush=True)
 
 
-def write_json(file: TextIO, answers: Answers) -> None:
-    """Write a JSON array with one object per image.
-
-    Args:
-        file: the file to write to.
-        answers: image names with predictions or errors.
-    """
+def write_json(file: TextIO, results: Results) -> None:
+    """Write a JSON array with one object per image."""
     file.write("[")
-    for index, (name, answer) in enumerate(answers):
-        file.write((",\n" if index else "\n") + _json(name, answer))
+    for index, (name, result) in enumerate(results):
+        file.write((",\n" if index else "\n") + _to_json(name, result))
     file.write("\n]\n")
 
 
-def _json(name: str, answer: Prediction | DataError) -> str:
-    if isinstance(answer, DataError):
-        values: dict[str, Any] = {"image": name, "error": str(answer)}
+def _to_json(name: str, result: Prediction | DataError) -> str:
+    if isinstance(result, DataError):
+        values: dict[str, Any] = {"image": name, "error": str(result)}
     else:
-        ranked = [{"class": class_name, "probability": probability} for class_name, probability in answer.top]
+        ranked = [{"class": class_name, "probability": probability} for class_name, probability in result.top]
         values = {"image": name, **ranked[0], "top": ranked}
     text = json.dumps(values, ensure_ascii=False)
-    # JSON files are UTF-8, so escape names that are not valid UTF-8.
-    return text if text.isascii() or _is_utf8(text) else json.dumps(values)
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return json.dumps(values) if re.search(SURROGATES, text) else text  # JSON files are UTF-8

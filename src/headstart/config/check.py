@@ -20,7 +20,7 @@ from omegaconf.errors import (
 
 from headstart.config import data_schema, schema
 from headstart.config.ranges import AUTO
-from headstart.config.renamed import RENAMED, new_name
+from headstart.config.renamed import RENAMED, renamed_message
 from headstart.config.schema import Config
 from headstart.utils.errors import ConfigError, suggestion
 
@@ -65,8 +65,8 @@ VARIANTS: dict[str, tuple[str, dict[str, type]]] = {
     "features": ("name", {"auto": schema.CachedFeatures, "off": schema.Features}),
 }
 
-# The group keys that the top-level keys set; in `conf/` they are interpolations.
-REACH_DOWN = {"batch_size": ("data", "batch_size"), "lr": ("optimizer", "lr"), "epochs": ("trainer", "max_epochs")}
+# The group keys that top-level keys set by interpolations in `conf/`.
+TOP_LEVEL_KEYS = {"batch_size": ("data", "batch_size"), "lr": ("optimizer", "lr"), "epochs": ("trainer", "max_epochs")}
 
 
 def check(cfg: DictConfig) -> Config:
@@ -88,9 +88,7 @@ def check(cfg: DictConfig) -> Config:
     except OmegaConfBaseException as error:
         raise ConfigError(_explain(error)) from None
     assert isinstance(config, Config)
-    for problem in _out_of_range(config):
-        raise ConfigError(problem)
-    for problem in _contradictions(config):
+    for problem in (*_out_of_range(config), *_contradictions(config)):
         raise ConfigError(problem)
     return config
 
@@ -116,7 +114,7 @@ def to_yaml(config: Config) -> str:
     top-level key therefore still changes the group.
     """
     cfg: DictConfig = OmegaConf.structured(config)
-    for key, (group, name) in REACH_DOWN.items():
+    for key, (group, name) in TOP_LEVEL_KEYS.items():
         if cfg[group][name] == cfg[key]:
             OmegaConf.update(cfg, f"{group}.{name}", f"${{{key}}}")
     values: Any = OmegaConf.to_container(cfg)
@@ -126,7 +124,7 @@ def to_yaml(config: Config) -> str:
 
 def _schema(cfg: DictConfig) -> DictConfig:
     """Return the structured config for the chosen data source, head, optimizer and so on."""
-    whole: DictConfig = OmegaConf.structured(Config)
+    structured: DictConfig = OmegaConf.structured(Config)
     for group, (key, variants) in VARIANTS.items():
         settings = cfg.get(group)
         if not isinstance(settings, DictConfig):
@@ -137,8 +135,8 @@ def _schema(cfg: DictConfig) -> DictConfig:
                 f"{group}.{key}={choice}: there is no such {group}.{suggestion(str(choice), variants)} "
                 f"There are {', '.join(variants)}."
             )
-        whole[group] = OmegaConf.structured(variants[choice])
-    return whole
+        structured[group] = OmegaConf.structured(variants[choice])
+    return structured
 
 
 def _completed(cfg: DictConfig) -> DictConfig:
@@ -161,7 +159,7 @@ def _explain(error: OmegaConfBaseException) -> str:
     if isinstance(error, InterpolationKeyError):
         return f"{key}: {error.msg}."
     if key in RENAMED:
-        return new_name(key)
+        return renamed_message(key)
     if isinstance(error, ConfigKeyError):
         known = [f.name for f in dataclasses.fields(error.object_type)] if error.object_type else []
         where = f" in '{parent}'" if parent else ""
@@ -176,12 +174,10 @@ def _explain(error: OmegaConfBaseException) -> str:
 
 
 def _expected(error: OmegaConfBaseException) -> str:
-    """Return the words for the values that a field accepts: its range if it has one, and otherwise its type."""
+    """Describe the values that a field accepts: its range if it has one, and otherwise its type."""
     fields = dataclasses.fields(error.object_type) if dataclasses.is_dataclass(error.object_type) else ()
-    for f in fields:
-        if f.name == str(error.key):
-            return str(f.metadata.get("words", f.type))
-    return "another type"
+    field = next((field for field in fields if field.name == str(error.key)), None)
+    return str(field.metadata.get("expected", field.type)) if field else "another type"
 
 
 def _contradictions(config: Config) -> Iterator[str]:
@@ -212,15 +208,10 @@ def _contradictions(config: Config) -> Iterator[str]:
 
 
 def _out_of_range(settings: Any, prefix: str = "") -> Iterator[str]:
-    """Yield a message for each value that has the right type and is out of range.
-
-    Args:
-        settings: an instance of a schema dataclass; nested dataclasses are checked, too.
-        prefix: the path of `settings` in the config, with a dot at the end.
-    """
+    """Yield a message for each value of a schema, and of nested ones, that has the right type and is out of range."""
     for f in dataclasses.fields(settings):
         value = getattr(settings, f.name)
         if dataclasses.is_dataclass(value):
             yield from _out_of_range(value, f"{prefix}{f.name}.")
         elif value is not None and "test" in f.metadata and not f.metadata["test"](value):
-            yield f"{prefix}{f.name}={value}: expected {f.metadata['words']}."
+            yield f"{prefix}{f.name}={value}: expected {f.metadata['expected']}."

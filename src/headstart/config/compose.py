@@ -24,31 +24,32 @@ from headstart.utils.errors import ConfigError, suggestion
 CONF = Path(headstart.__file__).parents[2] / "conf"  # next to src/ in a checkout
 
 
-def evaluation_config(run_folder: Path | None, words: Sequence[str]) -> Config:
+def evaluation_config(run_folder: Path | None, overrides: Sequence[str]) -> Config:
     """Return the config of a run with overrides of groups and values.
 
     Args:
         run_folder: the folder whose config.yaml is overridden; None overrides the defaults in `conf/`.
-        words: Hydra overrides, such as `data=imagefolder`, `data.root=FOLDER` or `trainer=gpu`.
+        overrides: Hydra overrides, such as `data=imagefolder`, `data.root=FOLDER` or `trainer=gpu`.
 
     Raises:
         ConfigError: an override is invalid, config.yaml cannot be read, or `conf/` is needed and missing.
     """
-    check_renamed(words)
-    groups = [f.name for f in fields(Config)]
-    for word in words:
-        group = word.partition("=")[0].partition(".")[0]
-        if group not in groups:
-            raise ConfigError(f"unknown key '{group}'.{suggestion(group, groups)} The keys are {', '.join(groups)}.")
+    check_renamed(overrides)
+    known = [field.name for field in fields(Config)]
+    keys = {override: override.partition("=")[0] for override in overrides}
+    groups = {override: key.partition(".")[0] for override, key in keys.items()}
+    for group in groups.values():
+        if group not in known:
+            raise ConfigError(f"unknown key '{group}'.{suggestion(group, known)} The keys are {', '.join(known)}.")
     if run_folder is None:
-        return check(_compose(words))
-    chosen = {word.partition("=")[0] for word in words if "." not in word.partition("=")[0]}
-    values = [word for word in words if word.partition("=")[0].partition(".")[0] not in chosen]
+        return check(_compose(overrides))
+    replaced = {key for key in keys.values() if "." not in key}
+    values = [override for override in overrides if groups[override] not in replaced]
     try:
         config: Any = read_config(run_folder / "config.yaml")
-        if chosen:
-            composed = _compose([word for word in words if word not in values])
-            for group in chosen:
+        if replaced:
+            composed = _compose([override for override in overrides if override not in values])
+            for group in replaced:
                 config[group] = composed[group]
         config = OmegaConf.unsafe_merge(config, OmegaConf.from_dotlist(values))
     except (YAMLError, OmegaConfBaseException) as error:
@@ -56,17 +57,13 @@ def evaluation_config(run_folder: Path | None, words: Sequence[str]) -> Config:
     return check(config)
 
 
-def quoted(text: str) -> str:
+def quote(text: str) -> str:
     """Quote any text as a value in an override of Hydra."""
     return str(QuotedString(text, Quote.double).with_quotes())
 
 
 def finetune_preset(name: str) -> dict[str, Any]:
-    """Return the settings of `conf/finetune/NAME.yaml` as keyword arguments of `Finetuning`.
-
-    Args:
-        name: the name of the fine-tuning strategy.
-    """
+    """Return the settings of `conf/finetune/NAME.yaml` as keyword arguments of `Finetuning`."""
     shared: Any = OmegaConf.load(CONF / "finetune" / "_base.yaml")
     own: Any = OmegaConf.load(CONF / "finetune" / f"{name}.yaml")
     values = {**shared, **own}
@@ -74,7 +71,7 @@ def finetune_preset(name: str) -> dict[str, Any]:
     return values
 
 
-def _compose(words: Sequence[str]) -> DictConfig:
+def _compose(overrides: Sequence[str]) -> DictConfig:
     if not CONF.is_dir():
         raise ConfigError(
             f"there is no control panel at {CONF}: outside of a run folder, evaluation needs headstart's checkout, "
@@ -82,6 +79,6 @@ def _compose(words: Sequence[str]) -> DictConfig:
         )
     try:
         with initialize_config_dir(str(CONF)):
-            return compose("train", list(words))
+            return compose("train", list(overrides))
     except HydraException as error:
         raise ConfigError(" ".join(str(error).split())) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from headstart.config.ranges import AUTO, at_least, fraction, or_auto, pixels, within
+from headstart.config.ranges import AUTO, at_least, fraction, or_auto, pixels, positive, within
 from headstart.utils.limits import MAX_SIDE
 
 # Images in a batch if `batch_size` is null, or auto and not measured yet: the largest of Masters & Luschi's batch sizes
@@ -22,7 +22,7 @@ class Data:
     evaluation_batch_size: int | None = at_least(1)
     num_workers: int | None = at_least(0)
     cache: Literal["none", "decoded"]
-    cache_gb: float = within(lambda value: 0 < value < float("inf"), "a number above 0")
+    cache_gb: float = positive()
     split_seed: int = at_least(0)
     val_fraction: float = fraction(zero=False)
     test_fraction: float = fraction(zero=True)
@@ -45,22 +45,22 @@ class Data:
 
     def of_splits(self) -> dict[str, Any]:
         """Return the arguments of `make_splits`."""
-        return self._picked("val_fraction", "test_fraction", "split_seed", "train_per_class")
+        return self._select("val_fraction", "test_fraction", "split_seed", "train_per_class")
 
     def of_preprocessing(self) -> dict[str, Any]:
         """Return the arguments of `Preprocessing.with_overrides`."""
-        return self._picked("image_size", "resize", "interpolation", "mean", "std")
+        return self._select("image_size", "resize", "interpolation", "mean", "std")
 
     def of_source(self) -> dict[str, Any]:
         """Return the arguments of the data source's function: the keys that are not in `Data`."""
-        return self._picked(*(f.name for f in fields(self) if f not in fields(Data)))
+        return self._select(*(f.name for f in fields(self) if f not in fields(Data)))
 
-    def told(self) -> dict[str, Any]:
+    def description(self) -> dict[str, Any]:
         """Return the settings that model.json records about the data: the source, its splits and its table's format."""
         names = ("source", "split_seed", "val_fraction", "test_fraction", "image_column", "label_column", "classes")
-        return self._picked(*(name for name in names if hasattr(self, name)))
+        return self._select(*(name for name in names if hasattr(self, name)))
 
-    def _picked(self, *names: str) -> dict[str, Any]:
+    def _select(self, *names: str) -> dict[str, Any]:
         return {name: getattr(self, name) for name in names}
 
 

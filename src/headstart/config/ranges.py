@@ -9,20 +9,20 @@ from typing import Any
 AUTO = "auto"  # in place of a number: measure it
 
 
-def within(test: Callable[[Any], bool], words: str, default: Any = MISSING) -> Any:
+def within(test: Callable[[Any], bool], expected: str, default: Any = MISSING) -> Any:
     """Return a dataclass field whose value must pass a test, unless it is null.
 
     Args:
         test: tells whether a value is valid.
-        words: completes the message "expected ...".
+        expected: completes the message "expected ...".
         default: default value of the field.
     """
-    return field(default=default, metadata={"test": test, "words": words})
+    return field(default=default, metadata={"test": test, "expected": expected})
 
 
-def at_least(minimum: int) -> Any:
+def at_least(minimum: int, default: Any = MISSING) -> Any:
     """Return a field for a whole number of at least `minimum`."""
-    return within(lambda value: value >= minimum, f"a whole number of at least {minimum}")
+    return within(lambda value: value >= minimum, f"a whole number of at least {minimum}", default)
 
 
 def pixels(most: int) -> Any:
@@ -31,18 +31,14 @@ def pixels(most: int) -> Any:
 
 
 def or_auto(number: Any) -> Any:
-    """Return a field for the values of another field, or the word auto.
-
-    Args:
-        number: the other field, from a function of this module.
-    """
-    test, words = number.metadata["test"], number.metadata["words"]
-    return within(lambda value: value == AUTO or (not isinstance(value, str) and test(value)), f"{words}, or {AUTO}")
+    """Return a field for the values of another field of this module, or the word auto."""
+    test, expected = number.metadata["test"], number.metadata["expected"]
+    return within(lambda value: value == AUTO or (not isinstance(value, str) and test(value)), f"{expected}, or {AUTO}")
 
 
-def positive() -> Any:
+def positive(default: Any = MISSING) -> Any:
     """Return a field for a finite number above 0."""
-    return within(lambda value: 0 < value < float("inf"), "a number above 0")
+    return within(lambda value: 0 < value < float("inf"), "a number above 0", default)
 
 
 def not_negative() -> Any:
@@ -51,11 +47,7 @@ def not_negative() -> Any:
 
 
 def fraction(*, zero: bool) -> Any:
-    """Return a field for a fraction below 1.
-
-    Args:
-        zero: whether 0 is valid.
-    """
+    """Return a field for a fraction below 1; `zero` tells whether 0 is valid."""
     if zero:
         return within(lambda value: 0 <= value < 1, "a number of at least 0 and below 1")
     return within(lambda value: 0 < value < 1, "a number between 0 and 1")

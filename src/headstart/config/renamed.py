@@ -21,10 +21,7 @@ RENAMED = {
 
 
 def check_renamed(overrides: Sequence[str]) -> None:
-    """Reject overrides of renamed keys.
-
-    Args:
-        overrides: Hydra overrides from the command line.
+    """Reject Hydra overrides of renamed keys.
 
     Raises:
         ConfigError: a key was renamed; the message names the new key.
@@ -32,9 +29,9 @@ def check_renamed(overrides: Sequence[str]) -> None:
     for override in overrides:
         key = override.partition("=")[0].lstrip("+~")
         if key in RENAMED:
-            raise ConfigError(new_name(key))
+            raise ConfigError(renamed_message(key))
 
 
-def new_name(key: str) -> str:
-    """Return the message that tells the new name of a renamed key."""
+def renamed_message(key: str) -> str:
+    """Return an error message with the new name of a renamed key."""
     return f"{key} is called {RENAMED[key]} now. Write {RENAMED[key]} in place of it."

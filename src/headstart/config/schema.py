@@ -102,9 +102,9 @@ class Finetune:
     """The fine-tuning strategy: when parts are unfrozen, and with which learning rates."""
 
     name: Literal["none", "full", "head_then_full", "gradual", "layer_decay", "bn_frozen", "auto"] = "none"
-    head_epochs: int = within(lambda value: value >= 0, "a whole number of at least 0", default=0)
+    head_epochs: int = at_least(0, default=0)
     unfrozen_by: float = within(lambda value: 0 <= value <= 1, "a number from 0 to 1", default=0.0)
-    backbone_lr: float = within(lambda value: 0 < value < float("inf"), "a number above 0", default=1.0)
+    backbone_lr: float = positive(default=1.0)
     layer_decay: float = within(lambda value: 0 < value <= 1, "a number above 0 and at most 1", default=1.0)
     batchnorm: Literal["train", "frozen"] = "train"
 
@@ -223,7 +223,7 @@ class Callbacks:
     early_stopping: EarlyStopping | None
     checkpoint: bool
     learning_rate: bool
-    ema: float | None = within(lambda value: 0 < value < 1, "a number between 0 and 1")
+    ema: float | None = fraction(zero=False)
 
 
 @dataclass(kw_only=True)
@@ -239,10 +239,10 @@ class Sweep:
     """How a sweep runs its jobs; a run's config.yaml omits this group, hence the defaults."""
 
     name: str | None = None
-    parallel: int = within(lambda value: value >= 1, "a whole number of at least 1", default=1)
+    parallel: int = at_least(1, default=1)
     allow_failures: bool = False
-    sample: int | None = within(lambda value: value >= 1, "a whole number of at least 1", default=None)
-    trials: int = within(lambda value: value >= 1, "a whole number of at least 1", default=20)
+    sample: int | None = at_least(1, default=None)
+    trials: int = at_least(1, default=20)
     storage: str | None = None
 
 
@@ -250,7 +250,7 @@ class Sweep:
 class Config:
     """The complete config of a run, checked and typed."""
 
-    freeze: bool | str = field(metadata={"words": "true, false or the name of the last block to freeze"})
+    freeze: bool | str = field(metadata={"expected": "true, false or the name of the last block to freeze"})
     epochs: int = at_least(1)
     batch_size: int | str | None = or_auto(at_least(1))
     lr: int | float | str = or_auto(positive())

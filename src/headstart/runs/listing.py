@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from headstart.config.check import REACH_DOWN
+from headstart.config.check import TOP_LEVEL_KEYS
 from headstart.config.reading import read_config
 from headstart.models.schemas import METRICS
 from headstart.utils.errors import ConfigError, DataError, suggestion
@@ -27,7 +27,7 @@ EXCLUDED_SETTINGS = (
     "ckpt_path",
     "report",
     "sweep",
-    *(".".join(path) for path in REACH_DOWN.values()),
+    *(".".join(path) for path in TOP_LEVEL_KEYS.values()),
 )
 TABLE_METRICS = ("val/accuracy", "val/loss", "test/accuracy", "epochs/run", "time/total_s")
 

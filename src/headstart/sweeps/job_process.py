@@ -17,29 +17,25 @@ from typing import Any
 from hydra.conf import HydraConf
 from omegaconf import OmegaConf
 
-from headstart.config.compose import CONF, quoted
+from headstart.config.compose import CONF, quote
 from headstart.config.schema import Config
 from headstart.data.workers import CORES, available_cores, exit_with_parent
 from headstart.sweeps.jobs import Job
-from headstart.sweeps.slots import share, slot
+from headstart.sweeps.slots import slot, slot_environment
 from headstart.sweeps.worker import DiedError, FailedError, Worker
 from headstart.utils.console import guard_logs
 from headstart.utils.errors import HeadstartError
 
 log = logging.getLogger(__name__)
 
-SHARING = ("joblib", "submitit_local", "ray")  # launchers that start several jobs on one machine
+LOCAL_LAUNCHERS = ("joblib", "submitit_local", "ray")  # launchers that start several jobs on one machine
 
 _worker: Worker | None = None
-_place: int | None = None
+_slot: int | None = None
 
 
 def run_job(config: Config, hydra: HydraConf) -> float:
     """Run a job unless it has finished, and record its outcome; errors of the job are recorded, not raised.
-
-    Args:
-        config: the validated configuration.
-        hydra: the job's Hydra configuration: its folder, number, launcher and logging.
 
     Returns:
         The monitored metric of the best checkpoint; NaN if the job failed.
@@ -47,16 +43,15 @@ def run_job(config: Config, hydra: HydraConf) -> float:
     Raises:
         OccupiedError: the folder holds something else.
     """
-    folder = Path(hydra.runtime.output_dir)
-    job = Job.of(config, folder)
+    job = Job.from_config(config, Path(hydra.runtime.output_dir))
     with job.lock():
         if job.finished:
             return job.value()
         job.check_folder()
-        with place(config, hydra) as environment:
-            job.begin()
+        with assigned_slot(config, hydra) as environment:
+            job.record_start()
             try:
-                worker = _working(environment)
+                worker = _get_worker(environment)
                 worker.call(train_job, config, job, OmegaConf.to_container(hydra.job_logging, resolve=True))
                 reason = None
             except (HeadstartError, FailedError, DiedError) as error:
@@ -64,7 +59,7 @@ def run_job(config: Config, hydra: HydraConf) -> float:
                 reason = None if job.finished else str(error)
             if config.trainer.devices != 1 or config.trainer.strategy != "auto":
                 worker.close()  # Lightning cannot start its processes for several devices twice in one process
-            job.end(reason)
+            job.record_end(reason)
         if job.reason:
             log.error("%s failed: %s", job.name, job.reason)
         else:
@@ -73,23 +68,23 @@ def run_job(config: Config, hydra: HydraConf) -> float:
 
 
 @contextmanager
-def place(config: Config, hydra: HydraConf) -> Iterator[dict[str, str]]:
-    """Wait for a free slot on this machine, if jobs share it, and yield the environment variables of the job."""
-    global _place
+def assigned_slot(config: Config, hydra: HydraConf) -> Iterator[dict[str, str]]:
+    """Wait for a free slot if jobs share this machine, and yield the environment variables of the job."""
+    global _slot
     launcher = hydra.runtime.choices["hydra/launcher"]
-    if launcher not in SHARING or (launcher == "joblib" and config.sweep.parallel == 1):
+    if launcher not in LOCAL_LAUNCHERS or (launcher == "joblib" and config.sweep.parallel == 1):
         yield {}
         return
-    if launcher == "joblib" and _place is None:
+    if launcher == "joblib" and _slot is None:
         exit_with_parent()
     # The worker already uses the GPU of its former slot, so try that slot first.
-    first = hydra.job.num if _place is None else _place
-    with slot(Path(hydra.runtime.output_dir).parent, first, config.sweep.parallel) as _place:
+    first = hydra.job.num if _slot is None else _slot
+    with slot(Path(hydra.runtime.output_dir).parent, first, config.sweep.parallel) as _slot:
         gpu = config.trainer.accelerator in ("auto", "gpu") and config.trainer.devices == 1
-        yield share(_place, config.sweep.parallel, gpu=gpu)
+        yield slot_environment(_slot, config.sweep.parallel, gpu=gpu)
 
 
-def _working(environment: Mapping[str, str]) -> Worker:
+def _get_worker(environment: Mapping[str, str]) -> Worker:
     """Return this process's worker, or start one if there is none, it has ended, or its environment differs."""
     global _worker
     if _worker is not None and _worker.alive and _worker.environment != environment:
@@ -100,19 +95,13 @@ def _working(environment: Mapping[str, str]) -> Worker:
     return _worker
 
 
-def call(function: Any, *arguments: Any) -> Any:
+def call_in_worker(function: Any, *arguments: Any) -> Any:
     """Call a function in this process's worker; see `Worker.call`."""
-    return _working({}).call(function, *arguments)
+    return _get_worker({}).call(function, *arguments)
 
 
 def train_job(config: Config, job: Job, log_config: dict[str, Any]) -> None:
-    """Train in the worker process, from the last checkpoint if it can be read.
-
-    Args:
-        config: the validated configuration.
-        job: the job.
-        log_config: the logging configuration, for `logging.config.dictConfig`.
-    """
+    """Train in the worker process, from the last checkpoint if it can be read; `log_config` is for `dictConfig`."""
     logging.config.dictConfig(log_config)
     guard_logs()
     import torch
@@ -126,31 +115,27 @@ def train_job(config: Config, job: Job, log_config: dict[str, Any]) -> None:
     if gc.get_freeze_count() == 0:
         gc.freeze()  # keeps a million objects of the libraries out of garbage collection
     last = job.folder / "checkpoints" / "last.ckpt"
-    resumed: str | None = str(last)
+    ckpt_path: str | None = str(last)
     try:
         read_checkpoint(last)
     except ModelError as error:
         if last.exists():
-            log.warning("%s Training starts anew.", error)
-        resumed = None
+            log.warning("%s Training starts from scratch.", error)
+        ckpt_path = None
         job.clear()
     # Lightning starts its processes for other devices with this command.
     sys.argv = [
         str(CONF.parent / "train.py"),
         f"--config-path={job.folder.resolve()}",
         "--config-name=config",
-        f"hydra.run.dir={quoted(str(job.folder))}",
+        f"hydra.run.dir={quote(str(job.folder))}",
         "hydra.output_subdir=null",
-        *([] if resumed is None else [f"ckpt_path={quoted(resumed)}"]),
+        *([f"ckpt_path={quote(ckpt_path)}"] if ckpt_path else []),
     ]
     bar = config.trainer.enable_progress_bar and config.sweep.parallel == 1
-    settings = replace(
-        config,
-        ckpt_path=resumed,
-        trainer=replace(config.trainer, enable_progress_bar=bar),
-    )
+    config = replace(config, ckpt_path=ckpt_path, trainer=replace(config.trainer, enable_progress_bar=bar))
     try:
-        train.run(settings, job.folder, sweep=True)
+        train.run(config, job.folder, sweep=True)
     except HeadstartError:
         raise
     except Exception:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.config.check import REACH_DOWN
+from headstart.config.check import TOP_LEVEL_KEYS
 from headstart.config.schema import Config
 from headstart.models.schemas import JobRecord
 from headstart.runs.listing import Plain, flat, read_metrics
@@ -26,17 +26,16 @@ log = logging.getLogger(__name__)
 
 RECORD = "job.json"
 LOCK = ".lock"
-WRITTEN = (  # what a run writes to its folder, except its log
+RUN_FILES = (  # what a run writes to its folder, except its log
     *("config.yaml", "environment.json", "split.csv", "metrics.json", "lr_range.csv"),
     *("checkpoints", "model", "evaluation", "report", "tensorboard", "csv"),
 )
 POLL_S = 0.5  # seconds between two attempts to take a lock
 # Settings that change neither weights nor metrics: jobs that differ only in these are the same job.
-UNTOLD = (
+NO_EFFECT = (
     *("ckpt_path", "report", "logger", "sweep", "trainer.enable_progress_bar"),
     *("data.num_workers", "data.cache_gb", "features.max_gb"),
 )
-LEFT_OUT = (*UNTOLD, *map(".".join, REACH_DOWN.values()))
 
 
 class OccupiedError(ConfigError):
@@ -45,7 +44,7 @@ class OccupiedError(ConfigError):
 
 def digest(config: Config) -> str:
     """Return the SHA-256, in hexadecimal, of the resolved settings that affect a job's metrics."""
-    settings = dict(flat(asdict(config), left_out=UNTOLD))
+    settings = dict(flat(asdict(config), left_out=NO_EFFECT))
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
@@ -53,11 +52,7 @@ def digest(config: Config) -> str:
 class Job:
     """A job and the state of its run folder.
 
-    Attributes:
-        folder: the run folder.
-        digest: the digest of the settings; see `digest`.
-        settings: settings by dotted name, as `headstart runs` shows them.
-        monitor: the name of the monitored metric.
+    `digest` is that of the settings, and `settings` has them by dotted name, as `headstart runs` shows them.
     """
 
     folder: Path
@@ -66,9 +61,11 @@ class Job:
     monitor: str
 
     @classmethod
-    def of(cls, config: Config, folder: Path) -> Job:
+    def from_config(cls, config: Config, folder: Path) -> Job:
         """Create the job of a configuration."""
-        return cls(folder, digest(config), dict(flat(asdict(config), left_out=LEFT_OUT)), config.monitor)
+        copies = map(".".join, TOP_LEVEL_KEYS.values())
+        settings = dict(flat(asdict(config), left_out=(*NO_EFFECT, *copies)))
+        return cls(folder, digest(config), settings, config.monitor)
 
     @property
     def name(self) -> str:
@@ -95,7 +92,7 @@ class Job:
     def reason(self) -> str | None:
         """Return why the job failed; None if it did not."""
         record, metrics = self.record, self.metrics
-        return diverged(metrics, self.monitor) if metrics else record.get("reason")
+        return describe_divergence(metrics, self.monitor) if metrics else record.get("reason")
 
     @property
     def attempts(self) -> int:
@@ -117,33 +114,31 @@ class Job:
         if record.get("digest") == self.digest:
             return
         if record:
-            theirs = record["settings"]
-            names = [n for n in dict.fromkeys([*theirs, *self.settings]) if theirs.get(n) != self.settings.get(n)]
-            told = "; ".join(f"{name}={theirs.get(name)}, here {self.settings.get(name)}" for name in names[:5])
-            others = f"a job with other settings ({told or 'which `headstart runs` does not show'})"
+            differences = describe_differences(record["settings"], self.settings)
+            content = f"a job with other settings ({differences or 'which `headstart runs` does not show'})"
         else:
-            # Hidden files are ours: the lock, and a job.json whose writing was interrupted.
-            found = sorted(p.name for p in self.folder.glob("*") if not p.name.startswith(".") and p.suffix != ".log")
-            if not found:
+            # Hidden files belong to headstart: the lock, and a job.json whose writing was interrupted.
+            files = sorted(p.name for p in self.folder.glob("[!.]*") if p.suffix != ".log")
+            if not files:
                 return
-            others = f"what is not a job's ({', '.join(found[:3])})"
-        raise OccupiedError(f"{self.folder} holds {others}. Choose another sweep.name, or move that away.")
+            content = f"files that do not belong to a job ({', '.join(files[:3])})"
+        raise OccupiedError(f"{self.folder} holds {content}. Choose another sweep.name, or move that away.")
 
-    def begin(self) -> None:
+    def record_start(self) -> None:
         """Record the start of an attempt."""
         self._write(attempts=self.attempts + 1, started=time.time())
 
-    def end(self, reason: str | None) -> None:
+    def record_end(self, reason: str | None) -> None:
         """Record the end of the job, with the reason if it failed."""
         self._write(**{**self.record, "reason": reason, "ended": time.time()})
 
-    def _write(self, **told: Any) -> None:
-        about = {"digest": self.digest, "monitor": self.monitor, "settings": dict(self.settings)}
-        write_json(self.folder / RECORD, {**told, **about})
+    def _write(self, **state: Any) -> None:
+        description = {"digest": self.digest, "monitor": self.monitor, "settings": dict(self.settings)}
+        write_json(self.folder / RECORD, {**state, **description})
 
     def clear(self) -> None:
-        """Remove what an attempt without a readable checkpoint left in the folder, except its log."""
-        for name in WRITTEN:
+        """Remove the files of an attempt that has no readable checkpoint, except its log."""
+        for name in RUN_FILES:
             path = self.folder / name
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -166,11 +161,17 @@ class Job:
             locks.close()
 
 
-def diverged(metrics: Mapping[str, float | None], monitor: str) -> str | None:
+def describe_divergence(metrics: Mapping[str, float | None], monitor: str) -> str | None:
     """Describe which losses, or whether the monitored metric, are not finite; return None if all are."""
-    telling = [name for name in metrics if name.endswith("/loss") or name == monitor]
-    bad = [name for name in telling if (value := metrics[name]) is None or not math.isfinite(value)]
+    names = [name for name in metrics if name.endswith("/loss") or name == monitor]
+    bad = [name for name in names if (value := metrics[name]) is None or not math.isfinite(value)]
     return f"diverged: {', '.join(bad)} is not a finite number; try a lower lr" if bad else None
+
+
+def describe_differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> str:
+    """Describe at most five settings whose stored values differ from the current ones, such as `lr=1, here 2`."""
+    names = [name for name in dict.fromkeys([*stored, *current]) if stored.get(name) != current.get(name)]
+    return "; ".join(f"{name}={stored.get(name)}, here {current.get(name)}" for name in names[:5])
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -183,7 +184,9 @@ def read_record(folder: Path) -> dict[str, Any]:
     return dict(record)
 
 
-def jobs_below(folder: Path) -> list[Job]:
+def find_jobs(folder: Path) -> list[Job]:
     """Return the jobs of a sweep that were started, sorted by name."""
     records = {path.parent: read_record(path.parent) for path in sorted(folder.glob(f"*/{RECORD}"))}
-    return [Job(path, found["digest"], found["settings"], found["monitor"]) for path, found in records.items() if found]
+    return [
+        Job(path, record["digest"], record["settings"], record["monitor"]) for path, record in records.items() if record
+    ]

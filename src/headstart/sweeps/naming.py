@@ -9,63 +9,53 @@ from collections.abc import Collection, Iterable, Sequence
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
-from headstart.sweeps.jobs import UNTOLD
+from headstart.sweeps import jobs
 
-LONGEST = 120  # bytes; most file systems allow 255
-# Overrides that do not change results: a command that differs only in these resumes the same sweep.
-ELSEWHERE = ("launcher", *UNTOLD)
+MAX_BYTES = 120  # most file systems allow 255
+# A command that differs only in overrides of these keys resumes the same sweep.
+NO_EFFECT = ("launcher", *jobs.NO_EFFECT)
 
 
-def sweep_name(choice: str, words: Sequence[str]) -> str:
-    """Return the name of a sweep, which does not depend on the order of its overrides.
+def sweep_name(choice: str, overrides: Sequence[str]) -> str:
+    """Return the name of a sweep, such as grid-head-lr-1f0a3b42, from a choice of the group `sweep` and overrides.
 
-    Args:
-        choice: the choice of the config group `sweep`, such as grid or optuna.
-        words: the overrides, such as `lr=1e-3,1e-2`; those of `ELSEWHERE` are ignored.
-
-    Returns:
-        A name such as grid-head-lr-1f0a3b42.
+    The order of the overrides does not matter, and those without effect on results are ignored.
     """
-    telling = sorted(word for word in words if not is_elsewhere(word))
-    swept = "-".join(swept_keys(OverridesParser.create().parse_overrides(telling)))
-    digest = hashlib.sha256("\n".join([choice, *telling]).encode()).hexdigest()[:8]
+    overrides = sorted(filter(affects_results, overrides))
+    swept = "-".join(swept_keys(OverridesParser.create().parse_overrides(overrides)))
+    digest = hashlib.sha256("\n".join([choice, *overrides]).encode()).hexdigest()[:8]
     return "-".join(part for part in (choice, _clean(swept)[:60].strip("-"), digest) if part)
 
 
-def is_elsewhere(word: str) -> bool:
-    """Tell whether an override is one of `ELSEWHERE`."""
-    key = word.lstrip("+~").partition("=")[0]
-    return any(key == name or key.startswith(f"{name}.") for name in ELSEWHERE)
+def affects_results(override: str) -> bool:
+    """Tell whether an override may change the weights or metrics of a job."""
+    key = override.lstrip("+~").partition("=")[0]
+    return not any(key == name or key.startswith(f"{name}.") for name in NO_EFFECT)
 
 
-def swept_keys(words: Iterable[Override]) -> list[str]:
+def swept_keys(overrides: Iterable[Override]) -> list[str]:
     """Return the keys of overrides that have several values."""
-    return [word.get_key_element().lstrip("+") for word in words if word.is_sweep_override()]
+    return [override.get_key_element().lstrip("+") for override in overrides if override.is_sweep_override()]
 
 
-def job_name(words: Sequence[str], swept: Collection[str]) -> str:
-    """Return the name of a job, made of its swept overrides.
+def job_name(overrides: Sequence[str], swept: Collection[str]) -> str:
+    """Return the name of a job, such as head=mlp,lr=0.01, made of its overrides of swept keys.
 
-    Args:
-        words: the overrides of one job, such as `head=mlp` and `lr=0.01`.
-        swept: the keys that have several values in the sweep.
-
-    Returns:
-        A name such as head=mlp,lr=0.01. If a value was shortened or has characters that a file name cannot have, six
-        digits of a digest make the name unique.
+    If a value was shortened or has characters that a file name cannot have, six digits of a digest make the name
+    unique.
     """
     # Sorted, so that the order of the overrides does not matter.
-    telling = sorted(word.lstrip("+") for word in words if word.lstrip("+").partition("=")[0] in swept)
-    shown = ",".join(_shown(word) for word in telling)
-    if shown == ",".join(telling) and 0 < len(shown.encode()) <= LONGEST and not shown.startswith("."):
-        return shown
-    digest = hashlib.sha256("\n".join(telling).encode()).hexdigest()[:6]
-    kept = shown.encode()[: LONGEST - 7].decode(errors="ignore")  # omits a character that was cut in two
-    return f"{kept}-{digest}".lstrip("-.")
+    pairs = sorted(text.lstrip("+") for text in overrides if text.lstrip("+").partition("=")[0] in swept)
+    name = ",".join(map(_shorten, pairs))
+    if name == ",".join(pairs) and 0 < len(name.encode()) <= MAX_BYTES and not name.startswith("."):
+        return name
+    digest = hashlib.sha256("\n".join(pairs).encode()).hexdigest()[:6]
+    start = name.encode()[: MAX_BYTES - 7].decode(errors="ignore")  # omits a character that was cut in two
+    return f"{start}-{digest}".lstrip("-.")
 
 
-def _shown(word: str) -> str:
-    key, _, value = word.partition("=")
+def _shorten(override: str) -> str:
+    key, _, value = override.partition("=")
     try:
         number = float(value)
         value = f"{number:.4g}" if len(value) > 8 else value

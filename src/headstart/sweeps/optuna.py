@@ -20,27 +20,24 @@ class OptunaSweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Name the sweep, create its folder and store what Hydra passes to a sweeper."""
-        from headstart.sweeps.launching import prepare
+        from headstart.sweeps.launching import prepare_sweep
 
-        prepare(config)
+        prepare_sweep(config)
         self.config, self.hydra_context = config, hydra_context
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run the trials and print the results.
-
-        Args:
-            arguments: the overrides of the command line.
+        """Run the trials of the command line's overrides and print the results.
 
         Raises:
             SystemExit: the settings do not fit, another process controls the study, or a job failed and
                 `sweep.allow_failures` is false.
         """
-        from headstart.sweeps.study import search
+        from headstart.sweeps.study import run_search
 
         assert self.hydra_context is not None
         assert self.launcher is not None
         assert self.config is not None
-        search(self.launcher, self.hydra_context.config_loader, self.config, arguments)
+        run_search(self.launcher, self.hydra_context.config_loader, self.config, arguments)

@@ -17,27 +17,23 @@ from headstart.report.style import short, svg
 from headstart.runs.listing import TABLE_METRICS, format_setting
 from headstart.sweeps import charts
 from headstart.sweeps.results import Sweep
-from headstart.sweeps.seeds import SEED, Repeated
+from headstart.sweeps.seeds import SEED, SeedGroup
 from headstart.utils.errors import format_error
 from headstart.utils.files import write_text
 
 log = logging.getLogger(__name__)
 
-CHARTS = 12  # most settings that get a chart
-LOGS = 20  # most failed jobs whose log is shown
-LINES = 15  # last lines of a log that are shown
-COMPARED = 4  # best jobs in the suggested command that compares runs
+MAX_CHARTS = 12  # most settings that get a chart
+MAX_LOGS = 20  # most failed jobs whose log is shown
+LOG_LINES = 15  # last lines of a log that are shown
+MAX_COMPARED = 4  # best jobs in the suggested command that compares runs
 
 
 def report_sweep(sweep: Sweep, importance: Mapping[str, float]) -> list[str]:
-    """Write the sweep's index.html, and the report of its best run unless that is up to date.
+    """Write the index.html of a sweep with a finished job, and the report of its best run unless that is up to date.
 
-    Args:
-        sweep: the results of a sweep with at least one finished job.
-        importance: the importance of each hyperparameter of an Optuna study; empty for a grid.
-
-    Returns:
-        Lines of text with the paths of the reports.
+    The importance of hyperparameters is that of an Optuna study; it is empty for a grid. Return lines of text with the
+    paths of the reports.
     """
     lines, best = [], sweep.best.folder
     page = best / "report" / "index.html"
@@ -49,75 +45,75 @@ def report_sweep(sweep: Sweep, importance: Mapping[str, float]) -> list[str]:
         lines.append(f"report of the best run: {page}")
     except Exception as error:  # such as missing images, which the sweep's own report does not need
         log.warning("there is no report of the best run: %s", format_error(error))
-    write_text(sweep.folder / "index.html", page_of(sweep, importance))
+    write_text(sweep.folder / "index.html", render_page(sweep, importance))
     return [*lines, f"report of the sweep: {sweep.folder / 'index.html'}"]
 
 
-def page_of(sweep: Sweep, importance: Mapping[str, float]) -> str:
+def render_page(sweep: Sweep, importance: Mapping[str, float]) -> str:
     """Return the HTML of the sweep's page."""
-    drawn = {name: chart for name, draw in figures(sweep, importance).items() if (chart := attempt(name, draw))}
-    failed = list(sweep.failures)
+    functions = chart_functions(sweep, importance)
+    drawn = {name: chart for name, draw in functions.items() if (chart := draw_svg(name, draw))}
     others = [name for name in TABLE_METRICS if name != sweep.metric and not name.startswith(("epochs/", "time/"))]
     return render(
         "sweep.html.j2",
         sweep=sweep,
         unfinished=sweep.unfinished,
-        figure_text=figure_text,
-        spread_text=spread_text,
+        format_metric=format_metric,
+        format_deviation=format_deviation,
         groups=list(group_rows(sweep)),
         charts=drawn,
         setting_charts=[chart for name, chart in drawn.items() if name.startswith("by ")],
-        uncharted=max(0, len(charted(sweep, importance)) - CHARTS),
+        without_chart=max(0, len(charted_settings(sweep, importance)) - MAX_CHARTS),
         metrics=shown_metrics(sweep),
         scores=[name for name in others if sweep.best.metrics.get(name) is not None],
         short=short,
         setting=format_setting,
-        logs={name: tail(sweep.folder / name / "train.log") for name in failed[:LOGS]},
-        commands=commands(sweep),
+        logs={name: last_lines(sweep.folder / name / "train.log") for name in list(sweep.failures)[:MAX_LOGS]},
+        commands=suggested_commands(sweep),
     )
 
 
-def figure_text(metric: str, value: float | None) -> str:
+def format_metric(metric: str, value: float | None) -> str:
     """Format a metric for the page; None gives an empty string."""
     return "" if value is None else f"{value:.2%}" if "accuracy" in metric else f"{value:.4g}"
 
 
-def spread_text(metric: str, deviation: float | None) -> str:
+def format_deviation(metric: str, deviation: float | None) -> str:
     """Format a standard deviation to follow its mean; None gives an empty string."""
     return "" if deviation is None else f" ± {deviation:.2%}" if "accuracy" in metric else f" ± {deviation:.2g}"
 
 
 def shown_metrics(sweep: Sweep) -> list[str]:
     """Return the monitored metric, and the other metrics in which jobs differ."""
-    found = {name: {run.metrics.get(name) for run in sweep.done} for name in (sweep.metric, *TABLE_METRICS)}
-    return [name for name, values in found.items() if name == sweep.metric or len(values) > 1]
+    others = [name for name in TABLE_METRICS if len({run.metrics.get(name) for run in sweep.done}) > 1]
+    return list(dict.fromkeys((sweep.metric, *others)))
 
 
-def group_rows(sweep: Sweep) -> Iterator[tuple[Repeated, Repeated | None]]:
+def group_rows(sweep: Sweep) -> Iterator[tuple[SeedGroup, SeedGroup | None]]:
     """Yield each group of runs over seeds, with its test accuracy if another metric is monitored."""
     tests = [] if sweep.metric == "test/accuracy" else sweep.groups.get("test/accuracy", [])
     for group in sweep.groups.get(sweep.metric, []):
-        yield group, group.same_of(tests)
+        yield group, group.matching(tests)
 
 
-def commands(sweep: Sweep) -> dict[str, str]:
+def suggested_commands(sweep: Sweep) -> dict[str, str]:
     """Return suggested commands by purpose."""
     best = sweep.best.folder.resolve()
-    found = {
+    commands = {
         "To see the jobs on the terminal:": ["headstart", "runs", str(sweep.folder.resolve()), "--sort", sweep.metric],
         "To train the best job again:": ["python", "train.py", f"--config-path={best}", "--config-name=config"],
     }
-    first = [str(run.folder.resolve()) for run in sweep.done[:COMPARED]]
-    if len(first) > 1:
-        found["To compare the best ones image by image:"] = ["headstart", "report", *first]
-    return {purpose: shlex.join(words) for purpose, words in found.items()}
+    compared = [str(run.folder.resolve()) for run in sweep.done[:MAX_COMPARED]]
+    if len(compared) > 1:
+        commands["To compare the best ones image by image:"] = ["headstart", "report", *compared]
+    return {purpose: shlex.join(command) for purpose, command in commands.items()}
 
 
-def tail(path: Path) -> str:
-    """Return the last `LINES` lines of a log; an empty string if it cannot be read."""
+def last_lines(path: Path) -> str:
+    """Return the last `LOG_LINES` lines of a log; an empty string if it cannot be read."""
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
-            return "".join(deque(file, LINES)).rstrip()
+            return "".join(deque(file, LOG_LINES)).rstrip()
     except OSError:
         return ""
 
@@ -125,24 +121,23 @@ def tail(path: Path) -> str:
 # --- charts --------------------------------------------------------------------------------------------------
 
 
-def figures(sweep: Sweep, importance: Mapping[str, float]) -> dict[str, Callable[[], Figure]]:
+def chart_functions(sweep: Sweep, importance: Mapping[str, float]) -> dict[str, Callable[[], Figure]]:
     """Return functions that draw the charts, by name; names of charts by setting begin with "by "."""
-    metric, done = sweep.metric, sweep.done
-    found: dict[str, Callable[[], Figure]] = {}
+    metric, functions = sweep.metric, dict[str, Callable[[], Figure]]()
     if groups := sweep.groups.get(metric):
         named = [(group_name(sweep, group), group) for group in groups]
-        found["seeds"] = partial(charts.by_seeds, named, metric)
+        functions["seeds"] = partial(charts.by_seeds, named, metric)
     if importance:
         in_order = sorted(sweep.runs, key=lambda run: sweep.started[run.folder.name])
-        found["history"] = partial(charts.history, in_order, metric)
-        found["importance"] = partial(charts.importances, importance)
+        functions["history"] = partial(charts.history, in_order, metric)
+        functions["importance"] = partial(charts.importances, importance)
     failed = [run for run in sweep.runs if run.folder.name in sweep.failures]
-    for name in charted(sweep, importance)[:CHARTS]:
-        found[f"by {name}"] = partial(charts.by_setting, done, failed, name, metric)
-    return found
+    for name in charted_settings(sweep, importance)[:MAX_CHARTS]:
+        functions[f"by {name}"] = partial(charts.by_setting, sweep.done, failed, name, metric)
+    return functions
 
 
-def attempt(name: str, draw: Callable[[], Figure]) -> Markup | None:
+def draw_svg(name: str, draw: Callable[[], Figure]) -> Markup | None:
     """Draw a chart as SVG; if that raises, log a warning and return None, so that the page is still written."""
     try:
         return Markup(svg(draw()))
@@ -151,23 +146,16 @@ def attempt(name: str, draw: Callable[[], Figure]) -> Markup | None:
         return None
 
 
-def group_name(sweep: Sweep, group: Repeated) -> str:
+def group_name(sweep: Sweep, group: SeedGroup) -> str:
     """Return a name for a group of runs over seeds: its settings that differ within the sweep."""
-    return ", ".join(word.replace(".name=", "=", 1) for word in sweep.words(group.settings)) or "all jobs"
+    return ", ".join(text.replace(".name=", "=", 1) for text in sweep.overrides(group.settings)) or "all jobs"
 
 
-def charted(sweep: Sweep, importance: Mapping[str, float]) -> list[str]:
+def charted_settings(sweep: Sweep, importance: Mapping[str, float]) -> list[str]:
     """Return the settings that get charts, the most important first, without a seed that groups average over."""
-    shares = {name.lstrip("+"): share for name, share in importance.items()}
-
-    def share(name: str) -> float:
-        return shares.get(name, shares.get(name.removesuffix(".name"), 0.0))
-
-    names = [
-        name
-        for name in sweep.names
-        if len(sweep.done) > 1
-        and not (name == SEED and sweep.groups)
-        and any(name in run.settings for run in sweep.done)
-    ]
-    return sorted(names, key=share, reverse=True)
+    if len(sweep.done) < 2:
+        return []
+    by_key = {name.lstrip("+"): fraction for name, fraction in importance.items()}
+    having_values = {name for run in sweep.done for name in run.settings}
+    names = [name for name in sweep.names if name in having_values and not (name == SEED and sweep.groups)]
+    return sorted(names, key=lambda name: by_key.get(name, by_key.get(name.removesuffix(".name"), 0.0)), reverse=True)

@@ -10,7 +10,7 @@ from headstart.utils.errors import ConfigError
 OPTUNA = ("hydra_plugins.hydra_optuna_sweeper", "sweep")
 SUBMITIT = ("hydra_plugins.hydra_submitit_launcher", "sweep")
 # Overrides, with the module that each needs and the extra that installs it.
-NEEDS = {
+REQUIREMENTS = {
     "sweep=optuna": OPTUNA,
     "sweep=head_lr": OPTUNA,
     "sweep=finetune": OPTUNA,
@@ -21,22 +21,19 @@ NEEDS = {
 }
 
 
-def check_plugins(words: Sequence[str]) -> None:
+def check_plugins(overrides: Sequence[str]) -> None:
     """Check that the packages that a command needs are installed; Hydra's own error would not name them.
-
-    Args:
-        words: the overrides of the command line.
 
     Raises:
         ConfigError: a package is not installed.
     """
-    for word in words:
-        module, extra = NEEDS.get(word, (None, None))
-        if module is not None and not _there(module):
-            raise ConfigError(f'{word} needs packages that are not installed: pip install -e ".[{extra}]"')
+    for override in overrides:
+        module, extra = REQUIREMENTS.get(override, (None, None))
+        if module is not None and not _is_installed(module):
+            raise ConfigError(f'{override} needs packages that are not installed: pip install -e ".[{extra}]"')
 
 
-def _there(module: str) -> bool:
+def _is_installed(module: str) -> bool:
     try:
         return find_spec(module) is not None
     except ModuleNotFoundError:  # its parent package is missing, too

@@ -10,10 +10,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from headstart.runs.listing import Plain, Run, differing, format_setting, sorted_by
-from headstart.sweeps.jobs import jobs_below
-from headstart.sweeps.seeds import Repeated, repeated
+from headstart.sweeps.jobs import find_jobs
+from headstart.sweeps.seeds import SeedGroup, group_by_seed
 
-REPEATED = ("val/accuracy", "val/loss", "test/accuracy")  # metrics that are averaged over seeds, too
+AVERAGED = ("val/accuracy", "val/loss", "test/accuracy")  # metrics that are averaged over seeds, too
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,9 @@ class Sweep:
         Args:
             folder: the folder of the sweep.
             metric: the monitored metric, used if there is no job that records it.
-            lost: reasons of jobs that could not record their failure, by job name; jobs that have finished since are
-                ignored.
+            lost: reasons of jobs that could not record their failure, by name; those that finished since are ignored.
         """
-        jobs = jobs_below(folder)
+        jobs = find_jobs(folder)
         metric = jobs[0].monitor if jobs else metric  # an experiment may have set it
         reasons = {job.name: job.reason for job in jobs if job.reason or job.finished}
         failures = {name: reason for name, reason in {**lost, **reasons}.items() if reason}
@@ -68,13 +67,13 @@ class Sweep:
         return sum(not run.metrics and run.folder.name not in self.failures for run in self.runs)
 
     @cached_property
-    def groups(self) -> dict[str, list[Repeated]]:
+    def groups(self) -> dict[str, list[SeedGroup]]:
         """Return groups of runs that differ only in their seeds, the best mean first, by metric.
 
         The monitored metric comes first; metrics without such groups are left out.
         """
-        found = {name: repeated(self.runs, name) for name in dict.fromkeys((self.metric, *REPEATED))}
-        return {name: groups for name, groups in found.items() if groups}
+        names = dict.fromkeys((self.metric, *AVERAGED))
+        return {name: groups for name in names if (groups := group_by_seed(self.runs, name))}
 
     @cached_property
     def names(self) -> list[str]:
@@ -82,11 +81,11 @@ class Sweep:
 
         A setting that only some jobs have, such as `head.hidden`, counts only if it differs among these.
         """
-        differ = differing(self.runs)
-        values = {name: {repr(run.settings[name]) for run in self.runs if name in run.settings} for name in differ}
-        return [name for name in differ if len(values[name]) > 1]
+        names = differing(self.runs)
+        values = {name: {repr(run.settings[name]) for run in self.runs if name in run.settings} for name in names}
+        return [name for name in names if len(values[name]) > 1]
 
-    def words(self, settings: Mapping[str, Plain | None]) -> list[str]:
+    def overrides(self, settings: Mapping[str, Plain | None]) -> list[str]:
         """Return the given settings that differ within the sweep, as overrides such as `lr=0.01`."""
         return [f"{name}={format_setting(value)}" for name in self.names if (value := settings.get(name)) is not None]
 

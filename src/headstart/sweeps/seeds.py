@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import Any
 
-import numpy as np
-
-from headstart.runs.listing import Plain, Run, differing, format_setting
+from headstart.runs.listing import Plain, Run, differing
 from headstart.utils.metrics import direction
 
 SEED = "seed"
-FIGURES = ("mean", "sd", "low", "high")
+STATISTICS = ("mean", "sd", "low", "high")
 
 
 @dataclass(frozen=True)
-class Repeated:
+class SeedGroup:
     """A metric of runs that differ only in their seeds.
 
     Attributes:
@@ -30,12 +29,12 @@ class Repeated:
     @property
     def mean(self) -> float:
         """Return the mean of the values."""
-        return float(np.mean(self.values))
+        return fmean(self.values)
 
     @property
     def deviation(self) -> float | None:
         """Return the sample standard deviation (n - 1) of the values; None for a single value."""
-        return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
+        return stdev(self.values) if len(self.values) > 1 else None
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -47,44 +46,42 @@ class Repeated:
         margin = float(stats.t.ppf(0.975, len(self.values) - 1)) * self.deviation / len(self.values) ** 0.5
         return self.mean - margin, self.mean + margin
 
-    def same_of(self, others: Sequence[Repeated]) -> Repeated | None:
+    def matching(self, others: Sequence[SeedGroup]) -> SeedGroup | None:
         """Return the group with the same settings among groups of another metric; None if there is none."""
         return next((other for other in others if other.settings == self.settings), None)
 
+    def text(self) -> str:
+        """Format the statistics, such as 0.9576 ± 0.0060 (0.9548 to 0.9604)."""
+        if self.interval is None:
+            return f"{self.mean:.4f}"
+        return f"{self.mean:.4f} ± {self.deviation:.4f} ({self.interval[0]:.4f} to {self.interval[1]:.4f})"
 
-def repeated(runs: Sequence[Run], metric: str) -> list[Repeated]:
-    """Group runs by all settings that differ except the seed.
+    def cells(self) -> list[str]:
+        """Return `STATISTICS` at full precision; empty strings where there are none."""
+        numbers = (self.mean, self.deviation, *(self.interval or (None, None)))
+        return ["" if number is None else repr(number) for number in numbers]
 
-    Args:
-        runs: the runs; those without the metric are left out.
-        metric: a metric such as test/accuracy.
+
+def group_by_seed(runs: Sequence[Run], metric: str) -> list[SeedGroup]:
+    """Group the runs that have a metric by all settings that differ except the seed.
 
     Returns:
         Groups, the best mean first; empty if no group has two seeds.
     """
     names = [name for name in differing(runs) if name != SEED]
-    groups: dict[tuple[Any, ...], dict[Any, float]] = {}
+    values: dict[tuple[Any, ...], dict[Any, float]] = {}
     for run in runs:
         value = run.metrics.get(metric)
         if value is not None:
             key = tuple(run.settings.get(name) for name in names)
-            groups.setdefault(key, {})[run.settings.get(SEED)] = value  # one value for each seed
-    found = [Repeated(dict(zip(names, key, strict=True)), tuple(values.values())) for key, values in groups.items()]
-    if all(len(group.values) == 1 for group in found):
+            values.setdefault(key, {})[run.settings.get(SEED)] = value  # one value for each seed
+    groups = [SeedGroup(dict(zip(names, key, strict=True)), tuple(by_seed.values())) for key, by_seed in values.items()]
+    if all(len(group.values) == 1 for group in groups):
         return []
-    return sorted(found, key=lambda group: group.mean, reverse=direction(metric) == "max")
+    return sorted(groups, key=lambda group: group.mean, reverse=direction(metric) == "max")
 
 
-def told(group: Repeated | None) -> str:
-    """Format a group's statistics, such as 0.9576 ± 0.0060 (0.9548 to 0.9604); None gives an empty string."""
-    if group is None:
-        return ""
-    if group.interval is None:
-        return f"{group.mean:.4f}"
-    return f"{group.mean:.4f} ± {group.deviation:.4f} ({group.interval[0]:.4f} to {group.interval[1]:.4f})"
-
-
-def seed_rows(groups: Mapping[str, Sequence[Repeated]], *, plain: bool) -> list[list[str]]:
+def seed_rows(groups: Mapping[str, Sequence[SeedGroup]], *, plain: bool) -> list[list[str]]:
     """Return a header and a row for each group; the cells of metrics that a group lacks are empty.
 
     Args:
@@ -92,20 +89,13 @@ def seed_rows(groups: Mapping[str, Sequence[Repeated]], *, plain: bool) -> list[
         plain: whether each number gets its own column, for programs, or each metric one column, for people.
     """
     first = next(iter(groups.values()))
-    columns = [f"{name} {figure}" for name in groups for figure in FIGURES] if plain else list(groups)
+    columns = [f"{name} {statistic}" for name in groups for statistic in STATISTICS] if plain else list(groups)
     rows = [[*first[0].settings, "seeds", *columns]]
-    for one in first:
-        cells = [*map(format_setting, one.settings.values()), str(len(one.values))]
-        for found in groups.values():
-            group = one.same_of(found)
-            cells += numbers(group) if plain else [told(group)]
+    for row_group in first:
+        cells = [*map(format_setting, row_group.settings.values()), str(len(row_group.values))]
+        for others in groups.values():
+            group = row_group.matching(others)
+            empty = [""] * (len(STATISTICS) if plain else 1)
+            cells += empty if group is None else group.cells() if plain else [group.text()]
         rows.append(cells)
     return rows
-
-
-def numbers(group: Repeated | None) -> list[str]:
-    """Return the statistics of `FIGURES` at full precision; empty strings where there are none."""
-    if group is None:
-        return [""] * len(FIGURES)
-    low, high = group.interval or (None, None)
-    return ["" if number is None else repr(number) for number in (group.mean, group.deviation, low, high)]

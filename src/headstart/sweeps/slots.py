@@ -38,13 +38,10 @@ def slot(folder: Path, first: int, slots: int) -> Iterator[int]:
         locks.close()
 
 
-def share(number: int, slots: int, *, gpu: bool) -> dict[str, str]:
-    """Return the environment variables of a process in a slot: its number of cores, and a GPU.
+def slot_environment(number: int, slots: int, *, gpu: bool) -> dict[str, str]:
+    """Return the environment variables of a process in a slot: its number of cores and, if requested, its GPU.
 
-    Args:
-        number: the number of the slot.
-        slots: the number of slots.
-        gpu: whether to assign a GPU by the slot's number; with fewer GPUs than slots, several slots use the same GPU.
+    With fewer GPUs than slots, several slots use the same GPU.
     """
     environment = {CORES: str(max(1, available_cores() // slots))}
     gpus = visible_gpus() if gpu else []
@@ -53,10 +50,10 @@ def share(number: int, slots: int, *, gpu: bool) -> dict[str, str]:
 
 def visible_gpus() -> list[str]:
     """Return the NVIDIA GPUs that this process may use, in the format of `CUDA_VISIBLE_DEVICES`."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        return [name.strip() for name in chosen.split(",") if name.strip()]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name.strip() for name in visible.split(",") if name.strip()]
     if shutil.which("nvidia-smi") is None:
         return []
     listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False, timeout=60)
-    return [str(place) for place, _ in enumerate(listed.stdout.splitlines())] if listed.returncode == 0 else []
+    return [str(index) for index, _ in enumerate(listed.stdout.splitlines())] if listed.returncode == 0 else []

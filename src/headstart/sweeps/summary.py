@@ -11,8 +11,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from headstart.runs.listing import table
-from headstart.sweeps.job_process import call
-from headstart.sweeps.launching import Launched
+from headstart.sweeps.job_process import call_in_worker
+from headstart.sweeps.launching import JobLauncher
 from headstart.sweeps.results import Sweep
 from headstart.sweeps.seeds import seed_rows
 from headstart.sweeps.worker import DiedError, FailedError
@@ -23,12 +23,12 @@ from headstart.utils.tables import show_rows
 
 log = logging.getLogger(__name__)
 
-SHOWN = 25  # most jobs printed; sweep.csv has all
+MAX_SHOWN = 25  # most jobs printed; sweep.csv has all
 CSV, SEEDS_CSV = "sweep.csv", "seeds.csv"
 
 
 @contextmanager
-def ended(launched: Launched, cfg: DictConfig) -> Iterator[None]:
+def final_summary(launcher: JobLauncher, cfg: DictConfig) -> Iterator[None]:
     """Summarise the jobs that are run in this context, also after an interruption.
 
     Raises:
@@ -40,59 +40,49 @@ def ended(launched: Launched, cfg: DictConfig) -> Iterator[None]:
     except HeadstartError as error:  # Hydra would print a traceback for wrong settings
         raise SystemExit(f"headstart: {error}") from None
     except KeyboardInterrupt:
-        summarise(launched, str(cfg.monitor), report=False)
-        raise SystemExit("interrupted; the same command goes on where it stopped") from None
-    failed = summarise(launched, str(cfg.monitor), report=cfg.report is not False)
+        summarise(launcher, str(cfg.monitor), report=False)
+        raise SystemExit("interrupted; the same command continues where it stopped") from None
+    failed = summarise(launcher, str(cfg.monitor), report=cfg.report is not False)
     if failed and not cfg.sweep.allow_failures:
         raise SystemExit(1)
 
 
-def summarise(launched: Launched, metric: str, *, report: bool) -> int:
-    """Print the sweep's tables, and write them and the sweep's report.
+def summarise(launcher: JobLauncher, metric: str, *, report: bool) -> int:
+    """Print and write the tables of all jobs in the sweep's folder, write its report, and count the failed jobs.
 
-    Args:
-        launched: the jobs of this command; the tables include all jobs in the folder.
-        metric: the monitored metric, used if there is no job that records it.
-        report: whether to write the report.
-
-    Returns:
-        The number of failed jobs.
+    The metric is used if no job has recorded the monitored one.
     """
-    sweep = Sweep.read(launched.folder, metric, launched.failures)
-    metric, table_of_all = sweep.metric, sweep.folder / CSV
+    sweep = Sweep.read(launcher.folder, metric, launcher.failures)
+    metric, path = sweep.metric, sweep.folder / CSV
     rows = job_rows(sweep)
-    _keep(table_of_all, rows)
-    show_jobs(rows, failed=bool(sweep.failures))
+    _write_csv(path, rows)
+    # Job names repeat the settings, and the reasons of failures are long.
+    show_rows([row[1 : -1 if sweep.failures else None] for row in rows[: MAX_SHOWN + 1]])
+    if len(rows) > MAX_SHOWN + 1:
+        print(f"and {len(rows) - MAX_SHOWN - 1} more")
     if metric in sweep.groups:
-        _keep(sweep.folder / SEEDS_CSV, seed_rows(sweep.groups, plain=True))
+        _write_csv(sweep.folder / SEEDS_CSV, seed_rows(sweep.groups, plain=True))
         print("mean ± standard deviation over seeds (95 % interval of the mean)")
         show_rows(seed_rows(sweep.groups, plain=False))
-    shares = launched.importance()
-    if shares:
-        print("share of the differences that each setting explains: ", end="")
-        print(", ".join(f"{name} {share:.0%}" for name, share in shares.items()))
+    importance = launcher.importance()
+    if importance:
+        fractions = ", ".join(f"{name} {fraction:.0%}" for name, fraction in importance.items())
+        print(f"importance, the fraction of the variance that each setting explains: {fractions}")
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    for line in told_failures(sweep.failures, sweep.folder):
+    for line in format_failures(sweep.failures, sweep.folder):
         console.print(printable(line))
     counts = {"finished": len(sweep.done), "failed": len(sweep.failures), "unfinished": sweep.unfinished}
-    told = ", ".join(f"{count} {what}" for what, count in counts.items() if count or what == "finished")
-    console.print(printable(f"{told}: {table_of_all}"))
+    states = ", ".join(f"{count} {state}" for state, count in counts.items() if count or state == "finished")
+    console.print(printable(f"{states}: {path}"))
     if sweep.done:
         best = sweep.best
         console.print(f"best run: {one_line(str(best.folder))}, {metric} {best.metrics[metric]:.4f}")
         if report:
-            write_report(sweep, shares)
+            write_report(sweep, importance)
     return len(sweep.failures)
 
 
-def show_jobs(rows: Sequence[Sequence[str]], *, failed: bool) -> None:
-    """Print the first rows without job names, which repeat the settings, and without the long reasons of failures."""
-    show_rows([row[1 : -1 if failed else None] for row in rows[: SHOWN + 1]])
-    if len(rows) > SHOWN + 1:
-        print(f"and {len(rows) - SHOWN - 1} more")
-
-
-def told_failures(failures: Mapping[str, str], folder: Path) -> Iterator[str]:
+def format_failures(failures: Mapping[str, str], folder: Path) -> Iterator[str]:
     """Yield lines that describe the failures, with jobs that failed for the same reason together."""
     logs = {name: f"{name} ({folder / name / 'train.log'})" for name in failures}
     for reason in dict.fromkeys(failures.values()):
@@ -101,11 +91,11 @@ def told_failures(failures: Mapping[str, str], folder: Path) -> Iterator[str]:
             yield f"failed: {logs[names[0]]}: {reason}"
         else:
             yield f"{len(names)} failed: {reason}"
-            yield from (f"    {logs[name]}" for name in names[:SHOWN])
-            yield from [f"    and {len(names) - SHOWN} more"] * (len(names) > SHOWN)
+            yield from (f"    {logs[name]}" for name in names[:MAX_SHOWN])
+            yield from [f"    and {len(names) - MAX_SHOWN} more"] * (len(names) > MAX_SHOWN)
 
 
-def _keep(path: Path, rows: Sequence[Sequence[str]]) -> None:
+def _write_csv(path: Path, rows: Sequence[Sequence[str]]) -> None:
     try:
         write_text(path, csv_text(rows))
     except (OSError, DiskError) as error:  # the table is printed anyway, and the command can be repeated
@@ -121,8 +111,8 @@ def job_rows(sweep: Sweep) -> list[list[str]]:
     for row in rows:
         if row[0] in sweep.failures:
             row[row.index("not ended")] = "failed"
-    begun = {row[0] for row in rows}
-    rows += [[name, *[""] * (len(header) - 1)] for name in sweep.failures if name not in begun]
+    started = {row[0] for row in rows}
+    rows += [[name, *[""] * (len(header) - 1)] for name in sweep.failures if name not in started]
     return [[*header, "failure"], *([*row, sweep.failures.get(row[0], "")] for row in rows)]
 
 
@@ -131,7 +121,7 @@ def write_report(sweep: Sweep, importance: Mapping[str, float]) -> None:
     from headstart.sweeps.report import report_sweep
 
     try:
-        for line in call(report_sweep, sweep, dict(importance)):
+        for line in call_in_worker(report_sweep, sweep, dict(importance)):
             print(printable(line))
     except (HeadstartError, FailedError, DiedError) as error:
         log.warning("there is no report of the sweep: %s", error)

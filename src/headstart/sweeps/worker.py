@@ -35,10 +35,7 @@ class Worker:
     its standard input and output; what it prints goes to standard error.
 
     Args:
-        environment: environment variables to add to this process's.
-
-    Attributes:
-        environment: those environment variables.
+        environment: environment variables to add to those of this process.
     """
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
@@ -68,7 +65,7 @@ class Worker:
             self._process.stdin.flush()
             kind, value = pickle.load(self._process.stdout)  # trusted: from our own process
         except (BrokenPipeError, EOFError, pickle.UnpicklingError):
-            raise DiedError(told_exit(self._process.wait())) from None
+            raise DiedError(describe_exit(self._process.wait())) from None
         except BaseException:  # such as Ctrl-C: the result is not needed any more
             self.close()
             raise
@@ -91,12 +88,12 @@ class Worker:
         self._process.wait()
 
 
-def told_exit(code: int) -> str:
+def describe_exit(code: int) -> str:
     """Describe how a process ended."""
     if code >= 0:
         return f"its process ended with exit status {code}"
     name = signal.Signals(-code).name
-    out_of_memory = ", as the system does to what takes too much memory" if name == "SIGKILL" else ""
+    out_of_memory = ", as the system does when memory runs out" if name == "SIGKILL" else ""
     return f"its process was killed by {name}{out_of_memory}"
 
 
@@ -106,7 +103,7 @@ def serve() -> None:
     for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    answers = os.fdopen(os.dup(1), "wb")
+    results = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     # Forked processes, such as a DataLoader's, close sys.stdin, and would wait for the thread that reads it.
     stdin, sys.stdin = sys.stdin, Path(os.devnull).open()  # noqa: SIM115 (it stays open for the life of the process)
@@ -115,13 +112,13 @@ def serve() -> None:
     while True:
         function, arguments = requests.get()
         try:
-            answer = ("returned", function(*arguments))
+            result = ("returned", function(*arguments))
         except HeadstartError as error:
-            answer = ("headstart", str(error))
+            result = ("headstart", str(error))
         except Exception as error:  # any error of a job is its result
-            answer = ("unfit" if isinstance(error, UNFIT) else "raised", format_error(error))
-        pickle.dump(answer, answers)
-        answers.flush()
+            result = ("unfit" if isinstance(error, UNFIT) else "raised", format_error(error))
+        pickle.dump(result, results)
+        results.flush()
 
 
 def _receive(source: BinaryIO, requests: queue.SimpleQueue[Any]) -> None:

@@ -191,7 +191,7 @@ def build_classifier(
             "monitor": config.monitor,
             "ema": config.callbacks.ema,
             "split": split_sha256(split),
-            "data": config.data.told(),
+            "data": config.data.description(),
         },
     )
     check_monitor(config.monitor, classifier.logged_metrics)

@@ -49,15 +49,16 @@ def show_run(metrics: Mapping[str, float], folder: Path) -> None:
     console.print(f"run folder: {one_line(str(folder))}", soft_wrap=True, highlight=False, markup=False)
 
 
-def show_rows(rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; all columns but the first are right-aligned.
+def show_rows(rows: Sequence[Sequence[str]], *, left_aligned: int = 1) -> None:
+    """Print a table.
 
     Args:
         rows: the header, then the rows.
+        left_aligned: the number of left-aligned columns; those after them are right-aligned.
     """
     header = (Column(Text(one_line(name))) for name in rows[0])  # Text, because rich takes brackets in a str for markup
     table = Table(*header, box=box.SIMPLE_HEAD)
-    for column in table.columns[1:]:
+    for column in table.columns[left_aligned:]:
         column.justify = "right"
     for row in rows[1:]:
         table.add_row(*(Text(one_line(cell)) for cell in row))
