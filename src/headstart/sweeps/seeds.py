@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from headstart.runs.listing import Plain, Run, differing
+from headstart.runs.listing import Plain, Run, differing, format_setting
 from headstart.utils.metrics import direction
 
 SEED = "seed"
