@@ -39,11 +39,11 @@ def show_run(metrics: Mapping[str, float], folder: Path) -> None:
         metrics: metrics as in metrics.json.
         folder: the run folder.
     """
-    console = Console()
+    console, epochs = Console(), metrics["epochs/run"]
     show_metrics(metrics)
     console.print(
         f"{metrics['params/trainable']:,} of {metrics['params/total']:,} parameters trained for "
-        f"{metrics['epochs/run']} epochs in {metrics['time/fit_s']:.1f} s, "
+        f"{epochs} {'epoch' if epochs == 1 else 'epochs'} in {metrics['time/fit_s']:.1f} s, "
         f"{metrics['time/total_s']:.1f} s in all"
     )
     console.print(f"run folder: {one_line(str(folder))}", soft_wrap=True, highlight=False, markup=False)
