@@ -193,7 +193,7 @@ FAULTS = (
     Fault(
         "a checkpoint goes by way of another folder",
         "training/trainer.py",
-        "            plugins=[WholeCheckpoints()],\n",
+        "            plugins=[AtomicCheckpointIO()],\n",
         "",
         ("end_to_end/test_robustness.py",),
     ),
@@ -302,8 +302,8 @@ FAULTS = (
     Fault(
         "a checkpoint is written in its place",
         "training/checkpoints.py",
-        "    write_atomically(path, write, size=size)\n\n\nclass WholeCheckpoints",
-        "    write(path)\n\n\nclass WholeCheckpoints",
+        "    write_atomically(path, write, size=size)\n\n\nclass AtomicCheckpointIO",
+        "    write(path)\n\n\nclass AtomicCheckpointIO",
         ("end_to_end/test_robustness.py",),
     ),
     Fault(
@@ -411,7 +411,7 @@ FAULTS = (
         "images are read before a block that there is not is said",
         "train.py",
         "    classifier = build_classifier(",
-        "    next(iter(data.train_dataloader()))\n    classifier = build_classifier(",
+        '    next(iter(datamodule.evaluation_dataloader("train")))\n    classifier = build_classifier(',
         ("end_to_end/test_robustness.py",),
     ),
     Fault(
@@ -423,7 +423,7 @@ FAULTS = (
     ),
     Fault(
         "heads on cached features have small batches, however many the images",
-        "training/tuning/auto.py",
+        "training/tuning/tuner.py",
         "        size *= 2",
         "        return size",
         ("training/test_batch_size.py",),

@@ -18,7 +18,7 @@ from headstart.data.preprocessing import Preprocessing
 from headstart.models import small_networks
 from headstart.models.backbone import build_backbone, check_input
 from headstart.models.head import build_head
-from headstart.models.weights import described_preprocessing
+from headstart.models.weights import read_preprocessing
 from headstart.utils.errors import ModelError
 from headstart.utils.files import write_json
 
@@ -130,7 +130,7 @@ def test_a_file_named_like_torchvisions_gets_its_preprocessing(network: nn.Modul
 @pytest.mark.parametrize(
     ("beside", "message"),
     [
-        ("{", "model.json is damaged .* Copy it again, or take it away from the weights."),
+        ("{", "model.json is damaged .* Copy it again, or move it away from the weights."),
         ('{"preprocessing": {"crop": 1000000000}}', "model.json is damaged or was changed: resize is missing. Copy it"),
         ('{"preprocessing": [1]}', "model.json is damaged or was changed"),
     ],
@@ -139,7 +139,7 @@ def test_what_lies_beside_weights_is_checked(beside: str, message: str, network:
     save_file(network.state_dict(), tmp_path / "model.safetensors")
     (tmp_path / "model.json").write_text(beside)
     with pytest.raises(ModelError, match=message):
-        described_preprocessing(tmp_path / "model.safetensors")
+        read_preprocessing(tmp_path / "model.safetensors")
 
 
 def test_a_file_of_headstarts_own_brings_its_preprocessing(network: nn.Module, tmp_path: Path) -> None:

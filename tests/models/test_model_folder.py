@@ -17,10 +17,11 @@ from safetensors.torch import load_file, save_file
 import headstart
 from headstart.inference.model import Model
 from headstart.models.backbone import build_backbone
-from headstart.models.model_folder import FORMAT_VERSION, described_sha256, find_artifact, read_artifact, save_model
+from headstart.models.model_folder import FORMAT_VERSION, find_artifact, read_artifact, save_model
 from headstart.models.network import Uninitialised
 from headstart.training.checkpoints import load_checkpoint
 from headstart.utils.errors import DataError, ModelError
+from headstart.utils.hashing import description_sha256
 from tests.helpers.disk import limited_memory
 
 
@@ -311,7 +312,7 @@ def test_a_run_that_has_not_ended_names_its_checkpoint(trained: Path, tmp_path: 
 
 def test_tuples_and_lists_are_the_same_description() -> None:
     described = {"class_names": ("a",), "preprocessing": {"mean": (0.1, 0.2, 0.3)}}
-    assert described_sha256(described) == described_sha256(json.loads(json.dumps(described)))
+    assert description_sha256(described) == description_sha256(json.loads(json.dumps(described)))
 
 
 def test_what_was_read_can_be_saved_again(trained: Path, tmp_path: Path) -> None:

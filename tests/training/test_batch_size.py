@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -15,20 +13,15 @@ from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor, nn
 
 from headstart.training.classifier import TransferClassifier
-from headstart.training.tuning import auto, batch_size
-from headstart.training.tuning.batch_size import best_batch_size, kept_bytes, random_batch, sizes_for
-from headstart.training.tuning.trial_steps import Rehearsal
+from headstart.training.tuning import batch_size, tuner
+from headstart.training.tuning.batch_size import LARGEST, LARGEST_ON_CPU, best_batch_size, candidate_sizes
 from headstart.utils.errors import ConfigError
 from tests.helpers.classifiers import CPU, classifier, random_states, same
 from tests.helpers.runs import FEW, Train, interrupt_after, weights
 
-Setup = Callable[..., Any]
-
 
 def measure(model: TransferClassifier, train_images: int = 2000) -> batch_size.BatchSize:
-    return best_batch_size(
-        model, image_size=16, train_images=train_images, device=CPU, precision=Precision()
-    )  # fmt: skip
+    return best_batch_size(model, image_size=16, train_images=train_images, device=CPU, precision=Precision())
 
 
 @pytest.mark.parametrize("freeze", [False, "block1"])
@@ -46,12 +39,10 @@ def test_model_and_random_states_are_as_they_were(freeze: bool | str) -> None:
 
 
 def test_sizes_leave_twenty_steps_an_epoch() -> None:
-    assert sizes_for(100_000) == [8, 16, 32, 64, 128, 256, 512, 1024]
-    assert sizes_for(1481) == [8, 16, 32, 64]
-    assert sizes_for(160) == [8]
-    assert sizes_for(100) == sizes_for(8) == [8]  # fewer steps, but no smaller batch
-    assert sizes_for(7) == [4]
-    assert sizes_for(3) == [2]
+    sizes = {100_000: [8, 16, 32, 64, 128, 256, 512, 1024], 1481: [8, 16, 32, 64], 160: [8]}
+    sizes |= {100: [8], 8: [8], 7: [4], 3: [2]}  # fewer steps, but no smaller batch
+    assert {images: candidate_sizes(images, LARGEST) for images in sizes} == sizes
+    assert candidate_sizes(100_000, LARGEST_ON_CPU) == [8, 16, 32]
 
 
 CLOCK = [0.0]  # seconds: those of the machine that the tests run on are anybody's guess
@@ -75,14 +66,14 @@ class Waits(nn.Module):
         return images.mean(dim=(2, 3))
 
 
-@pytest.mark.parametrize("together", [16, 64])
+@pytest.mark.parametrize(
+    ("together", "size", "reason"), [(16, 16, "32 are no faster"), (64, 32, "the largest that is tried on cpu")]
+)
 @pytest.mark.usefixtures("clock")
-def test_it_stops_where_larger_batches_are_no_faster(together: int) -> None:
-    model = TransferClassifier(Waits(together), nn.Linear(3, 2), ("a", "b"))
-    found = measure(model, 10_000)
-    assert found.size == together
-    assert found.reason == f"{2 * together} are no faster"
-    assert list(found.speeds) == [2**power for power in range(3, (2 * together).bit_length())]
+def test_it_stops_where_larger_batches_are_no_faster_or_not_tried(together: int, size: int, reason: str) -> None:
+    found = measure(TransferClassifier(Waits(together), nn.Linear(3, 2), ("a", "b")), 10_000)
+    assert (found.size, found.reason) == (size, reason)
+    assert list(found.speeds) == [8, 16, 32]
 
 
 class Large(nn.Module):
@@ -101,23 +92,10 @@ class Large(nn.Module):
 
 @pytest.mark.usefixtures("clock")
 def test_out_of_memory_is_not_the_end() -> None:
-    found = measure(TransferClassifier(Large(40), nn.Linear(3, 2), ("a", "b")), 10_000)
-    assert (found.size, found.reason) == (32, "64 would take too much memory")
+    found = measure(TransferClassifier(Large(20), nn.Linear(3, 2), ("a", "b")), 10_000)
+    assert (found.size, found.reason) == (16, "32 would take too much memory")
     with pytest.raises(ConfigError, match=r"not even 8 images of 16 × 16 pixels fit .* Take smaller images"):
         measure(TransferClassifier(Large(4), nn.Linear(3, 2), ("a", "b")))
-
-
-@pytest.mark.usefixtures("clock")
-def test_a_machine_is_not_asked_for_memory_that_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of its memory a quarter is for what a step keeps."""
-    wide = nn.Sequential(Large(999), nn.Linear(3, 100_000))
-    model = TransferClassifier(wide, nn.Linear(100_000, 2), ("a", "b"), freeze=False)
-    rehearsal = Rehearsal(model, CPU, Precision(), lr=1e-3)
-    needed = kept_bytes(rehearsal, random_batch(rehearsal, 2, 16)) / 2
-    assert 400_000 <= needed < 500_000  # the hidden layer in float32, and not its weights
-    monkeypatch.setattr(batch_size, "memory_bytes", lambda: 4 * 20 * needed)
-    found = measure(model, 10_000)
-    assert (found.size, found.reason) == (16, "32 would take too much memory")
 
 
 # --- whole runs ----------------------------------------------------------------------------------------------
@@ -162,8 +140,8 @@ def test_heads_on_features_of_many_images_have_larger_batches(
     train: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = {1: 32, 6_400: 32, 6_401: 64, 35_000: 256, 1_000_000: 256}
-    assert {images: auto.suitable_batch_size(images) for images in sizes} == sizes
-    monkeypatch.setattr(auto, "STEPS", 2)
+    assert {images: tuner.head_batch_size(images) for images in sizes} == sizes
+    monkeypatch.setattr(tuner, "STEPS_PER_EPOCH", 2)
     caplog.set_level("INFO")
     train("epochs=1", folder=tmp_path / "null")
     assert "batch_size: 64, for a head on cached features of 100 images" in caplog.text

@@ -24,9 +24,9 @@ from headstart.training.tuning.choose_strategy import (
     SCRATCH,
     SIMILAR,
     USELESS,
-    chosen,
+    balanced_subset,
+    decide,
     similarity,
-    some_of,
 )
 from headstart.utils.errors import ModelError
 from tests.helpers.commands import ended, script
@@ -47,11 +47,11 @@ from tests.helpers.runs import Train, choices, composed, findings, interrupt_aft
     ],
 )
 def test_the_cases(images: float, alike: float | None, strategy: str) -> None:
-    choice = chosen(images, alike)
+    choice = decide(images, alike)
     assert choice.strategy == strategy
     why, then = str(choice).splitlines()
-    assert f"{images:,.0f} a class" in why
-    measured = "too few to try" if alike is None else f"{alike:.0%} of the way from guessing to no mistake"
+    assert f"{images:,.0f} per class" in why
+    measured = "too few to measure" if alike is None else f"{alike:.0%} of the way from guessing to no errors"
     assert measured in why
     assert "To choose yourself: finetune=NAME, or freeze=true" in then
     assert strategy in (FROZEN, SCRATCH) or f"finetune={strategy}" in then
@@ -78,7 +78,7 @@ def test_many_classes_and_rare_ones_are_looked_at() -> None:
     pixels = np.zeros((len(labels), 8, 8, 3), dtype=np.uint8)
     transform = evaluation_transform(build_backbone("headstart", "glyphnet", None).preprocessing)
     train = {"train": Samples(pixels, labels, [""] * len(labels))}
-    some = some_of(ImageDataModule(train, training=transform, evaluation=transform, batch_size=32), 0)
+    some = balanced_subset(ImageDataModule(train, training=transform, evaluation=transform, batch_size=32), 0)
     counts = np.bincount(some.splits["train"].labels)
     assert (counts[:800] == LEAST).all()
     assert (counts[800:] == [2, 1]).all()
@@ -87,7 +87,7 @@ def test_many_classes_and_rare_ones_are_looked_at() -> None:
     assert found is not None
     assert found > 0.9
     few = np.repeat([0, 1], [1950, 3])
-    some = some_of(
+    some = balanced_subset(
         ImageDataModule(
             {"train": Samples(pixels[:1953], few, [""] * 1953)}, training=transform, evaluation=transform, batch_size=32
         ),

@@ -43,7 +43,7 @@ def test_the_training_loss_is_smoothed_and_weighted_and_that_of_evaluation_is_no
     torch.testing.assert_close(classifier.training_step(batch, 0), expected)
     classifier.validation_step(batch, 0)
     plain = F.cross_entropy(classifier(batch[0]), batch[1])
-    torch.testing.assert_close(classifier.take_figures("val")["loss"], plain)
+    torch.testing.assert_close(classifier.compute_metrics("val")["loss"], plain)
 
 
 def rates(name: str, epochs: int = 10, *, head_epochs: int = 0, **settings: float) -> list[float]:

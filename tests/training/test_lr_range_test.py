@@ -20,7 +20,7 @@ from headstart.models.unfreezing import Finetuning
 from headstart.report.run_report import write_report
 from headstart.training.classifier import TransferClassifier
 from headstart.training.optimization import build_optimizer
-from headstart.training.tuning.lr_range_test import DIVERGED, STEPS, lr_range_test, smooth, suggested
+from headstart.training.tuning.lr_range_test import DIVERGED, STEPS, lr_range_test, smooth, suggest_lr
 from headstart.utils.errors import ConfigError
 from tests.helpers.classifiers import CPU, classifier, images, random_states, same, to_tensor
 from tests.helpers.commands import command
@@ -191,13 +191,17 @@ def test_fewer_images_than_steps_are_shown_again() -> None:
 def test_a_loss_that_is_not_finite_is_said() -> None:
     model = classifier()
     nn.init.constant_(model.head[1].weight, float("nan"))  # type: ignore[index]
-    with pytest.raises(ConfigError, match=r"lr=auto: the loss is not finite .*look for weights that are not finite"):
+    with pytest.raises(
+        ConfigError, match=r"lr=auto: the loss is not finite .*Check the weights for values that are not finite"
+    ):
         lr_range_test(model, images(), device=CPU, precision=Precision())
 
 
 def test_a_loss_that_falls_nowhere_is_said() -> None:
     model = TransferClassifier(Sign(0.0), Logits(), ("dark", "bright"))
-    with pytest.raises(ConfigError, match=r"lr=auto: the loss falls at no rate .*give a number, such as lr=1e-3"):
+    with pytest.raises(
+        ConfigError, match=r"lr=auto: the loss falls at no learning rate .*set a number, such as lr=1e-3"
+    ):
         lr_range_test(model, images(), device=CPU, precision=Precision())
 
 
@@ -205,7 +209,7 @@ def test_the_suggestion_is_where_most_of_the_fall_is_done() -> None:
     rates = np.geomspace(1e-7, 10, 100)
     losses = 1 + 1 / (1 + (rates / 1e-3) ** 2)  # from 2 to 1, half of it at 1e-3
     losses[rates > 1] = 7.0
-    lr = suggested(rates, losses, losses)
+    lr = suggest_lr(rates, losses, losses)
     assert 1e-3 < lr < 3e-3
     assert lr == float(f"{lr:.1e}")  # to be repeated from what the log says
     assert smooth([2.0, 2.0, 2.0]).tolist() == pytest.approx([2.0, 2.0, 2.0])

@@ -28,7 +28,7 @@ from headstart.models.backbone import Backbone
 from headstart.models.unfreezing import Finetuning, Strategy
 from headstart.training import profiler as training_profiler
 from headstart.training.classifier import TransferClassifier
-from headstart.training.profiler import FETCH, STAGES, StepClock, TrainingProfiler, larger_batch, verdict
+from headstart.training.profiler import FETCH, STAGES, StepClock, TrainingProfiler, describe_speed, larger_batch
 from tests.helpers.images import class_folders
 from tests.helpers.runs import Train, composed
 
@@ -262,9 +262,8 @@ def test_the_verdict(
     splits = {"train": Samples(np.zeros((4000, 64, 64, 3), np.uint8), np.zeros(4000, np.int64), [""] * 4000)}
     workers = config.data.num_workers
     data = ImageDataModule(splits, training=PIXELS, evaluation=PIXELS, batch_size=32, num_workers=workers)
-    name = "vit_b_16" if "model=vit_b_16" in words else "resnet18"
-    backbone = Backbone(nn.Identity(), 3, SMALL, {"library": "torchvision", "name": name})
-    line = verdict(profiler, config, data, Strategy(backbone, config.freeze, Finetuning()))
+    backbone = Backbone(nn.Identity(), 3, SMALL, {}, fixed_size="model=vit_b_16" in words)
+    line = describe_speed(profiler, config, data, Strategy(backbone, config.freeze, Finetuning()))
     assert line.startswith("speed: 212 images/s; ")
     assert line.endswith(expected)
 

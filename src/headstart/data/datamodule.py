@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from headstart.config.data_schema import USUAL_BATCH
 from headstart.data.dataset import Samples
 from headstart.data.image_io import decode_image, read_bytes
 from headstart.data.loading_times import Stopwatch
@@ -146,8 +147,9 @@ class ImageDataModule(pl.LightningDataModule):
         splits: "train", "val" and optionally "test", as `make_splits` returns them; any of them for evaluation only.
         training: the transform of training images, which may be random.
         evaluation: the transform of images outside training.
-        batch_size: images in a training batch on each device; it may be changed before the loaders are created.
-        evaluation_batch_size: images in a batch outside training; None uses `batch_size`.
+        batch_size: images in a training batch on each device; None until it is known, before training.
+        evaluation_batch_size: images in a batch outside training; None uses `batch_size`, or the default while
+            that is not known.
         num_workers: processes that decode and transform. None uses 0 for small images in memory, and otherwise
             `default_workers(processes)`.
         processes: training processes on this machine, each with its own loaders.
@@ -161,7 +163,7 @@ class ImageDataModule(pl.LightningDataModule):
         *,
         training: Transform,
         evaluation: Transform,
-        batch_size: int,
+        batch_size: int | None = None,
         evaluation_batch_size: int | None = None,
         num_workers: int | None = None,
         processes: int = 1,
@@ -183,7 +185,7 @@ class ImageDataModule(pl.LightningDataModule):
     @property
     def evaluation_batch_size(self) -> int:
         """Return the number of images in a batch outside training."""
-        return self._evaluation_batch_size or self.batch_size
+        return self._evaluation_batch_size or self.batch_size or USUAL_BATCH
 
     def take_prepared(self, training: Prepared, evaluation: Mapping[str, Prepared]) -> None:
         """Make loaders that are created from now on read prepared images.
@@ -196,6 +198,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return a loader of training images in random order with the training transform."""
+        assert self.batch_size is not None
         sampler = self.training_sampler(*self._share())
         drop_last = drops_last(len(sampler), self.batch_size)
         stopwatch = None if self._prepared_training else Stopwatch(self.num_workers)  # it times reading and decoding

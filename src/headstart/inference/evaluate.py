@@ -27,9 +27,9 @@ from headstart.data.splits import split_sha256, split_table
 from headstart.models.model_folder import Artifact, read_artifact
 from headstart.runs.predictions import Evaluation, image_names
 from headstart.training.callbacks import ProgressBar
-from headstart.training.checkpoints import classifier_of, without_backbone
+from headstart.training.checkpoints import restore_classifier, without_backbone
 from headstart.training.classifier import TransferClassifier
-from headstart.training.split_metrics import KeepOutputs, figures_of_splits
+from headstart.training.split_metrics import OutputCollector, compute_split_metrics
 from headstart.training.trainer import build_trainer, quiet_lightning
 from headstart.utils.errors import ConfigError, DataError
 
@@ -77,7 +77,7 @@ def evaluate(path: str | Path, *words: str | Path, split: str | None = None, tta
     if folder and set(splits) == {"train"}:
         splits = {"test": splits["train"]}  # a folder without splits is evaluated as a test split
     quiet_lightning()
-    classifier = classifier_of(artifact)
+    classifier = restore_classifier(artifact)
     chosen = split or next(name for name in FIRST if name in splits)
     if chosen not in splits:
         raise DataError(f"these data have no {chosen} split; there are {', '.join(splits)}.")
@@ -97,20 +97,20 @@ def evaluate(path: str | Path, *words: str | Path, split: str | None = None, tta
         evaluation_batch_size=config.data.evaluation_batch_size,
         num_workers=config.data.num_workers,
     )
-    keep = KeepOutputs()
+    collector = OutputCollector()
     bars = [ProgressBar(leave=False)] if config.trainer.enable_progress_bar else []
     # One process on one device: each image is counted once, in a known order.
     whole = {"devices": 1, "num_nodes": 1, "strategy": "auto", "fast_dev_run": False, "limit_test_batches": 1.0}
     arguments = asdict(config.trainer) | whole | {"limit_train_batches": 1.0, "limit_val_batches": 1.0}
-    trainer = build_trainer([keep, *bars], [], arguments)
+    trainer = build_trainer([collector, *bars], [], arguments)
     if tta:
         classifier.backbone, classifier.head = (
             OfEachView(classifier.backbone),
             MeanOfViews(classifier.head, temperature),
         )
     batches = (None if tta else features_of(classifier, data, trainer, config.features)) or data
-    with without_backbone(classifier, aside=batches is not data):
-        figures, outputs = figures_of_splits(trainer, classifier, batches, keep, kept=(chosen,))
+    with without_backbone(classifier, batches is not data):
+        figures, outputs = compute_split_metrics(trainer, classifier, batches, collector, collected=(chosen,))
     return Evaluation(
         name=_name(artifact, chosen if tta is None else f"{chosen}-{tta}", folder, settings),
         split=chosen,

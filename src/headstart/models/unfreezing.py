@@ -68,9 +68,9 @@ class Unfreezing:
 
     def __init__(self, backbone: nn.Module, freeze: bool | str, finetuning: Finetuning) -> None:
         self.backbone, self.finetuning = backbone, finetuning
-        self._for_good = freeze_backbone(backbone, freeze)
+        self._permanent = freeze_backbone(backbone, freeze)
         if finetuning.batchnorm == "frozen":
-            self._for_good += freeze_batchnorm(backbone)
+            self._permanent += freeze_batchnorm(backbone)
         self._trainable = {name: p for name, p in backbone.named_parameters() if p.requires_grad}
         self._blocks = [
             block for block in blocks_of(backbone) if not self._trainable.keys().isdisjoint(block.parameters)
@@ -110,7 +110,7 @@ class Unfreezing:
         below = self._blocks[: len(self._blocks) - count]
         head_alone = count == 0 and self.finetuning.has_stages  # freezes what follows the last block, too
         up_to = True if head_alone else below[-1].name if below else False
-        self.frozen = [*self._for_good, *freeze_backbone(self.backbone, up_to)]
+        self.frozen = [*self._permanent, *freeze_backbone(self.backbone, up_to)]
 
     def parameter_groups(self, head: nn.Module) -> list[ParameterGroup]:
         """Return all parameters that are not frozen permanently, grouped by learning rate.
@@ -150,10 +150,10 @@ class ParameterGroup:
 
 
 class Strategy(NamedTuple):
-    """A choice of the weights that a run starts from, and of the parts that it trains.
+    """The weights that a run starts from, and the parts that it trains.
 
     Attributes:
-        backbone: the backbone, with pretrained weights, or with random ones if `finetune=auto` has found that the
+        backbone: the backbone, with pretrained weights, or with random ones if `finetune=auto` has measured that the
             pretrained ones do not help.
         freeze: part of the backbone that stays frozen; see `freezing.freeze_backbone`.
         finetuning: settings for the parts that are not frozen.

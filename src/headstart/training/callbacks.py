@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, Rich
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from headstart.data.samplers import mixed_seed
-from headstart.training.checkpoints import KeepBest, KeepLast
+from headstart.training.checkpoints import BestCheckpoint, LastCheckpoint
 from headstart.training.classifier import TransferClassifier
 from headstart.utils.metrics import direction
 
@@ -111,7 +111,7 @@ class StopEarly(EarlyStopping):
 
 
 class AveragedWeights(WeightAveraging):
-    """Lightning's weight averaging, which also applies the average if no epoch was left to train."""
+    """Lightning's weight averaging, which also applies the average if no epoch remained to train."""
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Copy the averaged weights into the model, as Lightning does only if it has trained an epoch."""
@@ -152,7 +152,7 @@ def build_callbacks(
 
     Args:
         folder: the run folder.
-        monitor: the metric that early stopping and the best checkpoint go by.
+        monitor: the metric that decides on early stopping and the best checkpoint.
         seed: the seed of the run.
         resumed: the checkpoint that is resumed, if any.
         progress: show progress bars.
@@ -181,7 +181,8 @@ def build_callbacks(
         average = get_ema_multi_avg_fn(ema)  # type: ignore[no-untyped-call]
         callbacks.append(AveragedWeights(multi_avg_fn=average))
     if checkpoint:
-        # KeepBest comes first, so that the state in last.ckpt includes the best checkpoint.
+        # BestCheckpoint comes first, so that the state in last.ckpt includes the best checkpoint.
         checkpoints = folder / "checkpoints"
-        callbacks += [KeepBest(checkpoints, monitor, Path(resumed) if resumed else None), KeepLast(checkpoints)]
+        best = BestCheckpoint(checkpoints, monitor, Path(resumed) if resumed else None)
+        callbacks += [best, LastCheckpoint(checkpoints)]
     return callbacks

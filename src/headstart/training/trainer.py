@@ -17,7 +17,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.loggers import Logger
 
-from headstart.training.checkpoints import KeepBest, WholeCheckpoints
+from headstart.training.checkpoints import AtomicCheckpointIO, BestCheckpoint
 from headstart.utils.errors import ConfigError, DiskError, ProcessError, brief, has_no_room, no_room, suggestion
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from glibc's malloc.h
@@ -69,7 +69,7 @@ def build_trainer(callbacks: list[pl.Callback], loggers: list[Logger], settings:
     Raises:
         ConfigError: this machine does not support the settings.
     """
-    settings = settings | {"precision": chosen_precision(settings["precision"], settings["accelerator"])}
+    settings = settings | {"precision": resolve_precision(settings["precision"], settings["accelerator"])}
     # With mixed precision, use TensorFloat-32 for what stays in float32. Otherwise keep PyTorch's defaults: full
     # float32 for matrix products, TensorFloat-32 for convolutions.
     torch.set_float32_matmul_precision("high" if "mixed" in settings["precision"] else "highest")
@@ -77,17 +77,17 @@ def build_trainer(callbacks: list[pl.Callback], loggers: list[Logger], settings:
         trainer = pl.Trainer(
             callbacks=callbacks,
             logger=loggers,
-            plugins=[WholeCheckpoints()],
-            enable_checkpointing=any(isinstance(callback, KeepBest) for callback in callbacks),
+            plugins=[AtomicCheckpointIO()],
+            enable_checkpointing=any(isinstance(callback, BestCheckpoint) for callback in callbacks),
             enable_model_summary=False,  # the table of results counts parameters
             use_distributed_sampler=False,  # our samplers shard the data, without duplicates in evaluation
             **settings,
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
         names = ("accelerator", "devices", "strategy", "precision")
-        asked = " ".join(f"trainer.{name}={settings[name]}" for name in names)
+        requested = " ".join(f"trainer.{name}={settings[name]}" for name in names)
         raise ConfigError(
-            f"Lightning cannot run here with {asked}: {str(error).strip()} trainer=default takes what is there."
+            f"Lightning cannot run here with {requested}: {str(error).strip()} trainer=default fits every machine."
         ) from None
     if isinstance(trainer.accelerator, CPUAccelerator):
         keep_freed_memory()
@@ -117,47 +117,47 @@ def resumable(folder: Path) -> Iterator[None]:
         if not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
             raise
         raise ProcessError(
-            f"another process of this run is gone: killed, out of memory, its machine lost, or stopped by an error "
-            f"that it has told above. {_resume(folder)}. ({brief(error)})"
+            f"another process of this run has ended: killed, out of memory, its machine lost, or stopped by an error "
+            f"that is printed above. {_resume(folder)}. ({brief(error)})"
         ) from error
 
 
 def _resume(folder: Path) -> str:
     last = folder / "checkpoints" / "last.ckpt"
-    return f"Resume by ckpt_path={last}" if last.exists() else "No epoch was finished: start anew"
+    return f"Resume by ckpt_path={last}" if last.exists() else "No epoch was finished: start the run again"
 
 
-def chosen_precision(asked: str, accelerator: str) -> str:
+def resolve_precision(precision: str, accelerator: str) -> str:
     """Resolve the precision "auto" for this machine.
 
     Args:
-        asked: the Trainer's `precision`, or "auto".
+        precision: the Trainer's `precision`, or "auto".
         accelerator: the Trainer's `accelerator`.
 
     Returns:
-        `asked`, unless it is "auto". Then "bf16-mixed" on a CUDA GPU with native bfloat16, "16-mixed" on other CUDA
+        `precision`, unless it is "auto". Then "bf16-mixed" on a CUDA GPU with native bfloat16, "16-mixed" on other CUDA
         GPUs, and "32-true" elsewhere.
     """
-    if asked != "auto":
-        return asked
+    if precision != "auto":
+        return precision
     if accelerator not in ("auto", "gpu") or not torch.cuda.is_available():
         return "32-true"
     return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
 
 
-def check_monitor(monitor: str, measured: Sequence[str]) -> None:
+def check_monitor(monitor: str, metrics: Sequence[str]) -> None:
     """Check that the monitored metric will be measured.
 
     Args:
         monitor: the metric, with its split, such as "val/accuracy".
-        measured: the names of the metrics measured for train and val, without the split.
+        metrics: the names of the metrics measured for train and val, without the split.
 
     Raises:
         ConfigError: the metric is not among them; the message lists those that are.
     """
-    known = [f"{split}/{name}" for split in ("train", "val") for name in measured]
+    known = [f"{split}/{name}" for split in ("train", "val") for name in metrics]
     if monitor not in known:
         raise ConfigError(
-            f"monitor={monitor}: this is not measured here (top5_accuracy is, with more than five classes)."
+            f"monitor={monitor}: this metric is not measured here (top5_accuracy needs more than five classes)."
             f"{suggestion(monitor, known)} There are {', '.join(known)}."
         )

@@ -16,19 +16,19 @@ from headstart.training.classifier import TransferClassifier
 
 
 @contextmanager
-def random_states_kept() -> Iterator[None]:
+def preserve_random_states() -> Iterator[None]:
     """Restore the random states of torch (on the CPU and all GPUs), numpy and Python at the end of the block."""
-    python, arrays = random.getstate(), np.random.get_state()
+    python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             yield
     finally:
-        random.setstate(python)
-        np.random.set_state(arrays)
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
 
 
-class Rehearsal:
-    """A copy of a classifier that takes the same training steps as a Trainer would.
+class TrialTrainer:
+    """A trainer of a copy of a classifier, which takes the same steps as Lightning's Trainer would.
 
     All blocks of the copy that are ever trained are unfrozen from the start.
 
@@ -53,10 +53,10 @@ class Rehearsal:
         lr: float,
         gradient_clip: float | None = None,
     ) -> None:
-        copied = precision.convert_module(deepcopy(classifier)).to(device)
-        assert isinstance(copied, TransferClassifier)
-        copied.unfreezing.unfreeze_all()  # measure with everything that will ever be trained
-        self.classifier = copied.train()
+        copy = precision.convert_module(deepcopy(classifier)).to(device)
+        assert isinstance(copy, TransferClassifier)
+        copy.unfreezing.unfreeze_all()  # measure with everything that will ever be trained
+        self.classifier = copy.train()
         self.optimizer = self.classifier.build_optimizer(lr=lr)
         self.device, self.precision, self.gradient_clip = device, precision, gradient_clip
         # The GradScaler of 16-mixed; a copy, so that training does not start with the scale reached here.
