@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import lightning.pytorch as pl
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,12 @@ from headstart.data.datamodule import ImageDataModule
 from headstart.data.dataset import Samples
 from headstart.training.classifier import TransferClassifier
 
-CPU = torch.device("cpu")
+
+def quiet_trainer(**settings: Any) -> pl.Trainer:
+    """A Trainer that writes and prints nothing."""
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    quiet |= {"enable_model_summary": False, "use_distributed_sampler": False}
+    return pl.Trainer(**({"accelerator": "cpu"} | quiet | settings))
 
 
 def to_tensor(image: Any) -> Tensor:

@@ -9,19 +9,18 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor, nn
 
 from headstart.training.classifier import TransferClassifier
 from headstart.training.tuning import batch_size, tuner
 from headstart.training.tuning.batch_size import LARGEST, LARGEST_ON_CPU, best_batch_size, candidate_sizes
 from headstart.utils.errors import ConfigError
-from tests.helpers.classifiers import CPU, classifier, random_states, same
+from tests.helpers.classifiers import classifier, quiet_trainer, random_states, same
 from tests.helpers.runs import FEW, Train, interrupt_after, weights
 
 
 def measure(model: TransferClassifier, train_images: int = 2000) -> batch_size.BatchSize:
-    return best_batch_size(model, image_size=16, train_images=train_images, device=CPU, precision=Precision())
+    return best_batch_size(model, quiet_trainer(), image_size=16, train_images=train_images)
 
 
 @pytest.mark.parametrize("freeze", [False, "block1"])
@@ -159,9 +158,8 @@ def test_heads_on_features_of_many_images_have_larger_batches(
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_a_gpu_keeps_room_to_spare() -> None:
-    gpu = torch.device("cuda")
     model, drawn = classifier(), torch.cuda.get_rng_state()
-    found = best_batch_size(model, image_size=64, train_images=100_000, device=gpu, precision=Precision())
+    found = best_batch_size(model, quiet_trainer(accelerator="gpu", devices=1), image_size=64, train_images=100_000)
     assert 8 <= found.size <= 1024
     assert torch.equal(torch.cuda.get_rng_state(), drawn)
     assert next(model.parameters()).device.type == "cpu"

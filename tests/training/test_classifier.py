@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from functools import partial
 
-import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
@@ -18,6 +17,7 @@ from headstart.data.dataset import Samples
 from headstart.models.unfreezing import Finetuning
 from headstart.training.classifier import TransferClassifier
 from headstart.training.optimization import build_optimizer, build_schedule, direction
+from tests.helpers.classifiers import quiet_trainer
 
 
 def test_balanced_weights_are_the_inverse_of_the_shares() -> None:
@@ -67,8 +67,7 @@ def rates(name: str, epochs: int = 10, *, head_epochs: int = 0, **settings: floa
         monitor="train/accuracy",
     )
     data = TensorDataset(torch.zeros(4, 3, 2, 2), torch.zeros(4, dtype=torch.long))
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = pl.Trainer(accelerator="cpu", max_epochs=epochs, enable_checkpointing=False, **quiet)
+    trainer = quiet_trainer(max_epochs=epochs)
     trainer.fit(classifier, DataLoader(data))
     assert trainer.optimizers[0].param_groups[0]["momentum"] == 0.5
     return seen

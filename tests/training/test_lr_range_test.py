@@ -13,7 +13,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 
 from headstart.models.unfreezing import Finetuning
@@ -22,7 +22,7 @@ from headstart.training.classifier import TransferClassifier
 from headstart.training.optimization import build_optimizer
 from headstart.training.tuning.lr_range_test import DIVERGED, STEPS, lr_range_test, smooth, suggest_lr
 from headstart.utils.errors import ConfigError
-from tests.helpers.classifiers import CPU, classifier, images, random_states, same, to_tensor
+from tests.helpers.classifiers import classifier, images, quiet_trainer, random_states, same, to_tensor
 from tests.helpers.commands import command
 from tests.helpers.runs import SMALL, Train, composed, interrupt_after, small, weights
 
@@ -39,7 +39,7 @@ def test_model_and_random_states_are_as_they_were(freeze: bool | str, workers: i
     needs = [parameter.requires_grad for parameter in model.parameters()]
     children = multiprocessing.active_children()
 
-    lr_range_test(model, data, device=CPU, precision=Precision())
+    lr_range_test(model, data, quiet_trainer())
 
     assert random_states() == drawn
     assert same(model.state_dict(), state)
@@ -59,32 +59,29 @@ def test_random_states_are_as_they_were_when_it_fails() -> None:
     model, drawn = classifier(), random_states()
     nn.init.constant_(model.head[1].weight, float("nan"))  # type: ignore[index]
     with pytest.raises(ConfigError):
-        lr_range_test(model, images(), device=CPU, precision=Precision())
+        lr_range_test(model, images(), quiet_trainer())
     assert random_states() == drawn
 
 
 def test_the_scale_of_mixed_precision_is_as_it_was() -> None:
     precision = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**40, growth_interval=3))
     before = precision.state_dict()
-    found = lr_range_test(classifier(), images(), device=CPU, precision=precision)
+    found = lr_range_test(classifier(), images(), quiet_trainer(plugins=[precision]))
     assert precision.state_dict() == before
     assert np.isfinite(found.losses).all()
 
 
 def test_a_fit_after_it_is_the_fit_without_it() -> None:
-    def fit(rehearse: bool) -> dict[str, Tensor]:
+    def fit(tested_before: bool) -> dict[str, Tensor]:
         model, data = classifier(optimizer=partial(build_optimizer, name="adam", lr=1e-2)), images()
         pl.seed_everything(3, verbose=False)
-        trainer = pl.Trainer(
-            accelerator="cpu", max_epochs=2, logger=False, enable_progress_bar=False, enable_checkpointing=False,
-            enable_model_summary=False, use_distributed_sampler=False,
-        )  # fmt: skip
-        if rehearse:
-            lr_range_test(model, data, device=CPU, precision=trainer.precision_plugin)
+        trainer = quiet_trainer(max_epochs=2)
+        if tested_before:
+            lr_range_test(model, data, trainer)
         trainer.fit(model, data)
         return model.state_dict()
 
-    assert same(fit(rehearse=True), fit(rehearse=False))
+    assert same(fit(tested_before=True), fit(tested_before=False))
 
 
 @pytest.mark.parametrize("words", [("freeze=false", "augment=pad_crop"), ("head=mlp", "model.weights=default")])
@@ -100,11 +97,11 @@ def test_a_run_is_the_run_with_that_number(words: tuple[str, ...], train: Train,
 
 
 def test_the_same_seed_finds_the_same_rate() -> None:
-    first, second = (lr_range_test(classifier(), images(), device=CPU, precision=Precision()) for _ in range(2))
+    first, second = (lr_range_test(classifier(), images(), quiet_trainer()) for _ in range(2))
     assert np.array_equal(first.losses, second.losses)
     torch.manual_seed(99)  # whatever was drawn before
-    assert lr_range_test(classifier(), images(), device=CPU, precision=Precision()).lr == first.lr
-    other = lr_range_test(classifier(), images(), device=CPU, precision=Precision(), seed=1)
+    assert lr_range_test(classifier(), images(), quiet_trainer()).lr == first.lr
+    other = lr_range_test(classifier(), images(), quiet_trainer(), seed=1)
     assert not np.array_equal(first.losses, other.losses)  # another dropout
 
 
@@ -140,7 +137,7 @@ def test_the_rate_follows_the_curvature(size: float) -> None:
     """Gradient descent is stable below 2 / curvature; near it, one step does what is to be done."""
     sgd = partial(build_optimizer, name="sgd", lr=1.0)
     model = TransferClassifier(Sign(size), Logits(), ("dark", "bright"), optimizer=sgd)
-    found = lr_range_test(model, images(transform=to_tensor), device=CPU, precision=Precision())
+    found = lr_range_test(model, images(transform=to_tensor), quiet_trainer())
     stable = 2 / (size**2 / 4)
     assert stable / 100 < found.lr < stable
 
@@ -154,7 +151,7 @@ def test_groups_keep_their_ratios() -> None:
         model = classifier(optimizer=sgd, freeze=freeze, finetuning=finetuning)
         for dropout in (model.head[0], model.backbone.block2[-1]):  # type: ignore[index]
             dropout.p = 0.0  # as in a frozen backbone
-        return lr_range_test(model, images(), device=CPU, precision=Precision()).losses
+        return lr_range_test(model, images(), quiet_trainer()).losses
 
     still, frozen, trained = losses(1e-12, freeze=False), losses(1.0, freeze=True), losses(0.1, freeze=False)
     assert np.allclose(still, frozen)
@@ -165,7 +162,7 @@ def test_what_is_frozen_stays_frozen_in_the_copy() -> None:
     """Its BatchNorm would drift, and the losses with it."""
     model = classifier(freeze=True)
     model.head[0].p = 0.0  # type: ignore[index, union-attr]
-    found = lr_range_test(model, images(transform=to_tensor), device=CPU, precision=Precision())
+    found = lr_range_test(model, images(transform=to_tensor), quiet_trainer())
     model.eval()
     data = images(transform=to_tensor)
     pixels, labels = next(iter(data.train_dataloader()))
@@ -177,14 +174,14 @@ def test_it_stops_where_the_loss_diverges() -> None:
     model = TransferClassifier(Sign(20.0), Logits(), ("dark", "bright"), optimizer=sgd)
     mislabelled = images(transform=to_tensor)
     mislabelled.splits["train"].labels[::5] = 0  # no weight is right for all of them
-    found = lr_range_test(model, mislabelled, device=CPU, precision=Precision())
+    found = lr_range_test(model, mislabelled, quiet_trainer())
     assert 10 < len(found.rates) < STEPS
     assert found.smoothed[-1] > DIVERGED * found.smoothed.min()
     assert found.lr < found.rates[-1]
 
 
 def test_fewer_images_than_steps_are_shown_again() -> None:
-    found = lr_range_test(classifier(), images(9), device=CPU, precision=Precision())
+    found = lr_range_test(classifier(), images(9), quiet_trainer())
     assert len(found.losses) == STEPS
 
 
@@ -194,7 +191,7 @@ def test_a_loss_that_is_not_finite_is_said() -> None:
     with pytest.raises(
         ConfigError, match=r"lr=auto: the loss is not finite .*Check the weights for values that are not finite"
     ):
-        lr_range_test(model, images(), device=CPU, precision=Precision())
+        lr_range_test(model, images(), quiet_trainer())
 
 
 def test_a_loss_that_falls_nowhere_is_said() -> None:
@@ -202,7 +199,7 @@ def test_a_loss_that_falls_nowhere_is_said() -> None:
     with pytest.raises(
         ConfigError, match=r"lr=auto: the loss falls at no learning rate .*set a number, such as lr=1e-3"
     ):
-        lr_range_test(model, images(), device=CPU, precision=Precision())
+        lr_range_test(model, images(), quiet_trainer())
 
 
 def test_the_suggestion_is_where_most_of_the_fall_is_done() -> None:

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
@@ -29,6 +28,7 @@ from headstart.models.unfreezing import Finetuning, Strategy
 from headstart.training import profiler as training_profiler
 from headstart.training.classifier import TransferClassifier
 from headstart.training.profiler import FETCH, STAGES, StepClock, TrainingProfiler, describe_speed, larger_batch
+from tests.helpers.classifiers import quiet_trainer
 from tests.helpers.images import class_folders
 from tests.helpers.runs import Train, composed
 
@@ -187,8 +187,7 @@ def test_a_head_that_trained_on_features_does_not_count() -> None:
 
     profiler, head_first = TrainingProfiler(), Finetuning(head_epochs=5)
     classifier = TransferClassifier(nn.Flatten(), nn.Linear(12, 2), "ab", freeze=False, finetuning=head_first)
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "limit_val_batches": 0}
-    trainer = pl.Trainer(accelerator="cpu", max_epochs=7, enable_checkpointing=False, callbacks=[profiler], **quiet)
+    trainer = quiet_trainer(max_epochs=7, callbacks=[profiler], limit_val_batches=0)
     trainer.fit(classifier, Batches())
     assert (profiler.steps, profiler.images) == (2 * 3, 2 * 3 * 4)
 

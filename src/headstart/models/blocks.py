@@ -78,12 +78,12 @@ def _is_chain(module: nn.Module, *, root: bool) -> bool:
 
 
 def _is_one_layer(children: list[nn.Module]) -> bool:
-    """Tell whether a sequence has at most one layer with weights, such as convolution, normalisation, activation."""
+    """Return whether a sequence has at most one layer with weights, such as convolution, normalisation, activation."""
     return sum(map(_layers, children)) <= 1
 
 
 def _is_stack(module: nn.Module) -> bool:
-    """Tell whether a module contains several blocks of the same type, each of more than one layer."""
+    """Return whether a module contains several blocks of the same type, each of more than one layer."""
     children = [child for child in module.children() if next(child.parameters(), None) is not None]
     types = {type(child) for child in children}
     uniform = len(children) > 1 and len(types) == 1 and nn.Sequential not in types  # Sequentials are parallel branches

@@ -80,10 +80,7 @@ def network_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_artifact(path: str | Path) -> Artifact:
-    """Read a trained classifier, without pickle.
-
-    Args:
-        path: a run folder, a model folder, one of its files, or a checkpoint written by headstart.
+    """Read a trained classifier from a run folder, a model folder, one of its files or a checkpoint, without pickle.
 
     Raises:
         ModelError: if there is no classifier, or it is damaged, modified, or written by a newer version of headstart.
@@ -159,7 +156,7 @@ def _from_checkpoint(path: Path) -> Artifact:
 
 
 def has_backbone(checkpoint: Mapping[str, Any]) -> bool:
-    """Tell whether a checkpoint contains the backbone, not only the head; see `checkpoints.without_backbone`."""
+    """Return whether a checkpoint contains the backbone, not only the head; see `checkpoints.without_backbone`."""
     return any(name.startswith(PARTS[0]) for name in checkpoint["state_dict"])
 
 

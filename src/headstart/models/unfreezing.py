@@ -35,17 +35,11 @@ class Finetuning:
 
     @property
     def has_stages(self) -> bool:
-        """Tell whether parts of the backbone are unfrozen during training."""
+        """Return whether parts of the backbone are unfrozen during training."""
         return self.head_epochs > 0 or self.unfrozen_by > 0
 
     def unfrozen(self, blocks: int, epoch: int, epochs: int) -> int:
-        """Return how many blocks, counted from the last, train in an epoch.
-
-        Args:
-            blocks: number of blocks that can be unfrozen.
-            epoch: index of the epoch, counted from 0.
-            epochs: number of epochs of the whole training.
-        """
+        """Return how many blocks, counted from the last, train in an epoch, counted from 0, of `epochs` in all."""
         if epoch < self.head_epochs:
             return 0
         stages = max(1, math.ceil(self.unfrozen_by * (epochs - self.head_epochs)))
@@ -79,11 +73,7 @@ class Unfreezing:
         self._unfreeze(0 if finetuning.has_stages else len(self._blocks))
 
     def begin_epoch(self, epoch: int, epochs: int) -> bool:
-        """Unfreeze the blocks that train in an epoch, and freeze the others.
-
-        Args:
-            epoch: index of the epoch, counted from 0.
-            epochs: number of epochs of the whole training.
+        """Unfreeze the blocks that train in an epoch, counted from 0, of `epochs` in all, and freeze the others.
 
         Returns:
             Whether the number of unfrozen blocks has changed.
@@ -96,7 +86,7 @@ class Unfreezing:
 
     @property
     def is_complete(self) -> bool:
-        """Tell whether everything that is not frozen permanently is unfrozen."""
+        """Return whether everything that is not frozen permanently is unfrozen."""
         return self._unfrozen == len(self._blocks)
 
     def unfreeze_all(self) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import lightning.pytorch as pl
+from lightning.pytorch.callbacks import LearningRateMonitor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from headstart.config.compose import finetune_preset
 from headstart.config.ranges import AUTO
@@ -20,7 +22,15 @@ from headstart.data.splits import split_sha256
 from headstart.models.backbone import Backbone, build_backbone
 from headstart.models.head import build_head
 from headstart.models.unfreezing import Finetuning, Strategy
-from headstart.training.callbacks import ClassCurves, Timings, build_callbacks
+from headstart.training.callbacks import (
+    AveragedWeights,
+    ClassCurves,
+    ProgressBar,
+    SeedEpochs,
+    StopEarly,
+    Timings,
+)
+from headstart.training.checkpoints import BestCheckpoint, LastCheckpoint
 from headstart.training.classifier import TransferClassifier
 from headstart.training.loggers import build_loggers
 from headstart.training.optimization import build_optimizer, build_schedule, schedule_hyperparameters
@@ -30,6 +40,7 @@ from headstart.training.trainer import build_trainer, check_monitor
 from headstart.training.tuning.choose_strategy import FROZEN, SCRATCH, StrategyChoice, choose_strategy
 from headstart.training.tuning.tuner import Tuner
 from headstart.utils.hashing import module_sha256
+from headstart.utils.metrics import direction
 
 log = logging.getLogger(__name__)
 
@@ -69,27 +80,36 @@ def open_trainer(config: Config, folder: Path) -> tuple[pl.Trainer, RunCallbacks
     tuner = Tuner(config.optimizer.lr, config.data.batch_size, config.ckpt_path)
     run_callbacks = RunCallbacks(OutputCollector(), ClassCurves(), TrainingProfiler(), tuner, Timings())
     loggers = build_loggers(folder, **asdict(config.logger))
-    others = build_callbacks(
-        folder,
-        monitor=config.monitor,
-        seed=config.seed,
-        resumed=config.ckpt_path,
-        progress=config.trainer.enable_progress_bar,
-        **(asdict(config.callbacks) | ({} if loggers else {"learning_rate": False})),
-    )
-    return build_trainer([*run_callbacks, *others], loggers, asdict(config.trainer)), run_callbacks
+    callbacks = [*run_callbacks, *build_callbacks(config, folder)]
+    return build_trainer(callbacks, loggers, asdict(config.trainer)), run_callbacks
+
+
+def build_callbacks(config: Config, folder: Path) -> list[pl.Callback]:
+    """Build the callbacks that the config chooses, and the one that seeds every epoch."""
+    settings, monitor = config.callbacks, config.monitor
+    callbacks: list[pl.Callback] = [SeedEpochs(config.seed)]
+    if config.trainer.enable_progress_bar:
+        callbacks.append(ProgressBar(leave=False))
+    if settings.early_stopping is not None:
+        stopping = {**asdict(settings.early_stopping), "mode": direction(monitor)}
+        callbacks.append(StopEarly(monitor, check_on_train_epoch_end=True, **stopping))
+    if settings.learning_rate and (config.logger.tensorboard or config.logger.csv):
+        callbacks.append(LearningRateMonitor(logging_interval="epoch"))
+    if settings.ema is not None:
+        # Lightning's EMAWeightAveraging changes frozen weights by rounding errors; torch's lerp keeps them bit for bit.
+        average = get_ema_multi_avg_fn(settings.ema)  # type: ignore[no-untyped-call]
+        callbacks.append(AveragedWeights(multi_avg_fn=average))
+    if settings.checkpoint:
+        # BestCheckpoint comes first, so that the state in last.ckpt includes the best checkpoint.
+        checkpoints, resumed = folder / "checkpoints", Path(config.ckpt_path) if config.ckpt_path else None
+        callbacks += [BestCheckpoint(checkpoints, monitor, resumed), LastCheckpoint(checkpoints)]
+    return callbacks
 
 
 def resolve_strategy(
     config: Config, backbone: Backbone, datamodule: ImageDataModule, trainer: pl.Trainer
 ) -> tuple[Strategy, StrategyChoice | None]:
     """Return the fine-tuning strategy of the config or, for `finetune=auto`, choose one.
-
-    Args:
-        config: the checked config.
-        backbone: the backbone with its pretrained weights.
-        datamodule: the images of the run.
-        trainer: the Trainer of the run.
 
     Returns:
         The strategy, and the choice of `finetune=auto`, with its measurements, or None.

@@ -39,10 +39,6 @@ AT_EPOCH_END: dict[str, Any] = {
 def write_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
     """Write a checkpoint atomically: completely or not at all.
 
-    Args:
-        path: the file to write.
-        checkpoint: what `torch.save` writes.
-
     Raises:
         DiskError: the disk is full; a previous checkpoint at this path stays as it was.
     """
@@ -72,9 +68,6 @@ class LastCheckpoint(ModelCheckpoint):
     """A callback that saves `last.ckpt` after every epoch, to resume from.
 
     Lightning's `save_last` is not enough: it saves only when there is a new best checkpoint.
-
-    Args:
-        folder: the folder of the checkpoint.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -142,11 +135,7 @@ def load_checkpoint(path: str | Path) -> TransferClassifier:
 
 
 def restore_classifier(artifact: Artifact) -> TransferClassifier:
-    """Build a classifier, in evaluation mode, from the contents of a checkpoint or model folder.
-
-    Args:
-        artifact: see `model_folder.read_artifact`.
-    """
+    """Build a classifier, in evaluation mode, from the contents of a checkpoint or model folder."""
     network = build_network(artifact)
     classifier = TransferClassifier(
         network.get_submodule("backbone").requires_grad_(),
@@ -184,11 +173,6 @@ def head_only_checkpoints(folder: Path, classifier: TransferClassifier, enabled:
     """Remove the backbone inside the `with` block, and add it to the run's checkpoints afterwards.
 
     The checkpoints are completed even if the block raises.
-
-    Args:
-        folder: the run folder.
-        classifier: see `without_backbone`.
-        enabled: see `without_backbone`.
     """
     try:
         with without_backbone(classifier, enabled):
@@ -203,10 +187,6 @@ def complete_checkpoints(folder: Path, classifier: TransferClassifier) -> None:
 
     Checkpoints with another `backbone_sha256` stay as they are. A checkpoint that cannot be completed is logged as
     a warning. Only the process of rank 0 does this.
-
-    Args:
-        folder: the folder of checkpoints; it need not exist.
-        classifier: the classifier, with its backbone.
     """
     if classifier.hparams.get("backbone_sha256") is None:
         return  # the backbone was trained at least in part, so checkpoints contain it
@@ -224,10 +204,6 @@ def complete_checkpoints(folder: Path, classifier: TransferClassifier) -> None:
 
 def check_checkpoint(path: str | Path, classifier: TransferClassifier) -> int:
     """Check that this classifier can resume a checkpoint.
-
-    Args:
-        path: the checkpoint.
-        classifier: the classifier to be trained.
 
     Returns:
         The number of epochs that the checkpoint was trained for.
@@ -257,10 +233,6 @@ def _format(value: object) -> str:
 
 def restore_best(trainer: pl.Trainer, classifier: TransferClassifier) -> dict[str, int]:
     """Load the weights of the best checkpoint into the classifier, if the run has one.
-
-    Args:
-        trainer: the Trainer after `fit`.
-        classifier: the classifier; it is modified in place.
 
     Returns:
         `epochs/run`, the number of epochs trained, and, if there is a best checkpoint, `epochs/best`, its epoch,

@@ -36,9 +36,6 @@ def write_layout(loggers: Sequence[Logger]) -> None:
     """Write the layout of TensorBoard's Custom Scalars tab, where train, val and test share a chart.
 
     Only the process of rank 0 does this.
-
-    Args:
-        loggers: the loggers of the run; only TensorBoard's are used.
     """
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
@@ -76,13 +73,7 @@ def _is_split_metric(name: str, value: float) -> bool:
 
 
 def build_loggers(folder: Path, *, tensorboard: bool, csv: bool) -> list[Logger]:
-    """Build the loggers of a run.
-
-    Args:
-        folder: the run folder.
-        tensorboard: log to `tensorboard/` in the run folder.
-        csv: log to `csv/metrics.csv` in the run folder.
-    """
+    """Build the loggers of a run, which write `tensorboard/` and `csv/metrics.csv` in the run folder."""
     loggers: list[Logger] = []
     if tensorboard:
         # Lightning's own hp_metric would be a meaningless second metric beside the monitored one.

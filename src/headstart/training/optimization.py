@@ -64,7 +64,7 @@ def build_optimizer(
 
 
 def can_fuse(trainer: pl.Trainer) -> bool:
-    """Tell whether the optimizer may be fused: on a GPU, unless gradients are clipped with 16-mixed precision.
+    """Return whether the optimizer may be fused: on a GPU, unless gradients are clipped with 16-mixed precision.
 
     A fused optimizer unscales the gradients itself, so that they could not be clipped before.
     """

@@ -157,12 +157,6 @@ def fractions(seconds: dict[str, float]) -> dict[str, float]:
 def describe_speed(profiler: TrainingProfiler, config: Config, datamodule: ImageDataModule, strategy: Strategy) -> str:
     """Describe the training speed, the bottleneck and the settings that would help.
 
-    Args:
-        profiler: the profiler of a finished `fit`.
-        config: the run's config.
-        datamodule: the run's images.
-        strategy: which part of the network was trained.
-
     Returns:
         One line; empty if no step was taken, as when a run that has ended is resumed.
     """

@@ -37,15 +37,7 @@ def evaluate_splits(
     images: LabelledImages,
     collector: OutputCollector,
 ) -> Results:
-    """Evaluate a trained classifier on every split of its run, and fit the temperature on val.
-
-    Args:
-        trainer: the Trainer, with `collector` among its callbacks.
-        classifier: the classifier, with the weights to evaluate.
-        batches: the batches to evaluate on.
-        images: the same images, with their names and classes.
-        collector: the callback that collects the outputs.
-    """
+    """Evaluate a classifier on every split, and fit the temperature on val; `collector` is one of the callbacks."""
     metrics, outputs = compute_split_metrics(trainer, classifier, batches.evaluation, collector, collected=KEPT)
     temperature = 1.0
     if "val" in outputs:

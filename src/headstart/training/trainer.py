@@ -98,9 +98,6 @@ def build_trainer(callbacks: list[pl.Callback], loggers: list[Logger], settings:
 def resumable(folder: Path) -> Iterator[None]:
     """Add to errors raised in the `with` block how to resume the run: a full disk, or the end of another process.
 
-    Args:
-        folder: the run folder.
-
     Raises:
         DiskError: the disk is full.
         ProcessError: another process of the run has ended, which torch.distributed reports as a RuntimeError.
@@ -129,10 +126,6 @@ def _resume(folder: Path) -> str:
 
 def resolve_precision(precision: str, accelerator: str) -> str:
     """Resolve the precision "auto" for this machine.
-
-    Args:
-        precision: the Trainer's `precision`, or "auto".
-        accelerator: the Trainer's `accelerator`.
 
     Returns:
         `precision`, unless it is "auto". Then "bf16-mixed" on a CUDA GPU with native bfloat16, "16-mixed" on other CUDA

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
 
+import lightning.pytorch as pl
 import torch
-from lightning.pytorch.plugins.precision import Precision
 
 from headstart.config.data_schema import USUAL_BATCH
 from headstart.data.datamodule import Batch
 from headstart.training.classifier import TransferClassifier
-from headstart.training.tuning.trial_steps import TrialTrainer, preserve_random_states
+from headstart.training.tuning.trial_steps import TrialTrainer, preserve_random_states, shows_progress
 from headstart.utils.errors import ConfigError
 from headstart.utils.progress import progress_bar
 
@@ -55,14 +55,7 @@ class BatchSize:
 
 
 def best_batch_size(
-    classifier: TransferClassifier,
-    *,
-    image_size: int,
-    train_images: int,
-    device: torch.device,
-    precision: Precision,
-    gradient_clip: float | None = None,
-    show_progress: bool = False,
+    classifier: TransferClassifier, trainer: pl.Trainer, *, image_size: int, train_images: int
 ) -> BatchSize:
     """Find the batch size that trains fastest, by training a copy of the classifier on random images.
 
@@ -72,25 +65,24 @@ def best_batch_size(
 
     Args:
         classifier: the classifier, with its backbone.
+        trainer: the Trainer that will train it.
         image_size: the height and width of its images, in pixels.
         train_images: the number of training images of this process, divided by the number of batches that are
             accumulated. Unless it is very small, an epoch keeps at least `STEPS_PER_EPOCH` optimizer steps.
-        device: the device that will train it.
-        precision: the Trainer's precision plugin.
-        gradient_clip: the Trainer's `gradient_clip_val`.
-        show_progress: show a progress bar.
 
     Raises:
         ConfigError: not even the smallest batch fits into the GPU's memory.
     """
-    start, largest = time.perf_counter(), LARGEST_ON_CPU if device.type == "cpu" else LARGEST
+    start, device = time.perf_counter(), trainer.strategy.root_device
+    largest = LARGEST_ON_CPU if device.type == "cpu" else LARGEST
     sizes = candidate_sizes(train_images, largest)
     best, speeds = 0, dict[int, float]()
     reason = f"a larger batch would leave fewer than {STEPS_PER_EPOCH} steps per epoch"
     if sizes[-1] == largest:
         reason = f"the largest that is tried on {device}"
-    with preserve_random_states(), progress_bar("Finding the batch size", len(sizes), shown=show_progress) as advance:
-        trial = TrialTrainer(classifier, device, precision, lr=TRIAL_LR, gradient_clip=gradient_clip)
+    shown = shows_progress(trainer)
+    with preserve_random_states(), progress_bar("Finding the batch size", len(sizes), shown=shown) as advance:
+        trial = TrialTrainer(classifier, trainer, lr=TRIAL_LR)
         limit = _memory_limit(device)
         for size in sizes:
             speed = images_per_second(trial, random_batch(trial, size, image_size))

@@ -72,20 +72,13 @@ class StrategyChoice:
 
 
 def decide(images: float, similarity: float | None) -> StrategyChoice:
-    """Choose a strategy by the number of images per class and the similarity.
-
-    Args:
-        images: the mean number of training images per class.
-        similarity: see `StrategyChoice`.
-    """
-    if similarity is None:
-        strategy = FROZEN if images < FEW else "head_then_full"
-    elif similarity < USELESS and images >= MANY:
+    """Choose a strategy by the number of images per class and the similarity."""
+    if similarity is not None and similarity < USELESS and images >= MANY:
         strategy = SCRATCH
-    elif similarity >= SIMILAR:
-        strategy = FROZEN if images < FEW else "head_then_full"
+    elif images >= FEW:
+        strategy = "head_then_full"
     else:
-        strategy = "gradual" if images < FEW else "head_then_full"
+        strategy = FROZEN if similarity is None or similarity >= SIMILAR else "gradual"
     return StrategyChoice(strategy, images, similarity)
 
 

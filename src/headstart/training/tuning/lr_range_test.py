@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, islice
 
+import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.plugins.precision import Precision
 from numpy.typing import NDArray
 
 from headstart.cache.feature_loaders import FeatureDataModule
 from headstart.data.datamodule import Batch, ImageDataModule
 from headstart.data.samplers import EpochSampler, mixed_seed
 from headstart.training.classifier import TransferClassifier
-from headstart.training.tuning.trial_steps import TrialTrainer, preserve_random_states
+from headstart.training.tuning.trial_steps import TrialTrainer, preserve_random_states, shows_progress
 from headstart.utils.errors import ConfigError
 from headstart.utils.files import csv_text
 from headstart.utils.progress import progress_bar
@@ -65,12 +65,9 @@ class RangeTest:
 def lr_range_test(
     classifier: TransferClassifier,
     data: Batches,
+    trainer: pl.Trainer,
     *,
-    device: torch.device,
-    precision: Precision,
-    gradient_clip: float | None = None,
     seed: int = 0,
-    show_progress: bool = False,
 ) -> RangeTest:
     """Find a learning rate by training a copy of a classifier at increasing learning rates.
 
@@ -84,11 +81,8 @@ def lr_range_test(
     Args:
         classifier: the classifier in any state; its optimizer's learning rate is not used.
         data: the training images, or their features for a classifier without its backbone.
-        device: the device that will train it.
-        precision: the Trainer's precision plugin.
-        gradient_clip: the Trainer's `gradient_clip_val`.
+        trainer: the Trainer that will train it.
         seed: seeds dropout and other random numbers; the same seed gives the same result on a CPU.
-        show_progress: show a progress bar.
 
     Returns:
         The learning rate, and the curve that it was chosen by.
@@ -98,9 +92,10 @@ def lr_range_test(
     """
     start = time.perf_counter()
     rates, losses = np.geomspace(LOWEST, HIGHEST, STEPS), list[float]()
-    with preserve_random_states(), progress_bar("Finding the learning rate", STEPS, shown=show_progress) as advance:
+    shown = shows_progress(trainer)
+    with preserve_random_states(), progress_bar("Finding the learning rate", STEPS, shown=shown) as advance:
         torch.manual_seed(mixed_seed("learning rates", seed))
-        trial = TrialTrainer(classifier, device, precision, lr=1.0, gradient_clip=gradient_clip)
+        trial = TrialTrainer(classifier, trainer, lr=1.0)
         groups, default_lr = trial.optimizer.param_groups, trial.optimizer.defaults["lr"]
         ratios = [group["lr"] / default_lr for group in groups]
         for rate, batch in zip(rates, islice(endless_batches(data), STEPS), strict=True):

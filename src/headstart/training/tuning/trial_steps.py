@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 
+import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.plugins.precision import Precision
 
 from headstart.data.datamodule import Batch
 from headstart.training.classifier import TransferClassifier
@@ -27,6 +27,11 @@ def preserve_random_states() -> Iterator[None]:
         np.random.set_state(numpy_state)
 
 
+def shows_progress(trainer: pl.Trainer) -> bool:
+    """Return whether this process shows the progress bars of a Trainer."""
+    return trainer.progress_bar_callback is not None and trainer.is_global_zero
+
+
 class TrialTrainer:
     """A trainer of a copy of a classifier, which takes the same steps as Lightning's Trainer would.
 
@@ -34,33 +39,24 @@ class TrialTrainer:
 
     Args:
         classifier: the classifier to copy; it is not modified.
-        device: the device to train on.
-        precision: the Trainer's precision plugin.
+        trainer: gives device, precision and `gradient_clip_val`, the maximum norm of all gradients together.
         lr: the optimizer's learning rate; parameter groups keep their ratios to it.
-        gradient_clip: the Trainer's `gradient_clip_val`, the maximum norm of all gradients together.
 
     Attributes:
         classifier: the copy, on the device and in training mode.
         optimizer: the optimizer of the copy, over all parameters that are ever trained.
     """
 
-    def __init__(
-        self,
-        classifier: TransferClassifier,
-        device: torch.device,
-        precision: Precision,
-        *,
-        lr: float,
-        gradient_clip: float | None = None,
-    ) -> None:
-        copy = precision.convert_module(deepcopy(classifier)).to(device)
+    def __init__(self, classifier: TransferClassifier, trainer: pl.Trainer, *, lr: float) -> None:
+        self.device, self.precision = trainer.strategy.root_device, trainer.precision_plugin
+        self.gradient_clip = trainer.gradient_clip_val
+        copy = self.precision.convert_module(deepcopy(classifier)).to(self.device)
         assert isinstance(copy, TransferClassifier)
         copy.unfreezing.unfreeze_all()  # measure with everything that will ever be trained
         self.classifier = copy.train()
         self.optimizer = self.classifier.build_optimizer(lr=lr)
-        self.device, self.precision, self.gradient_clip = device, precision, gradient_clip
         # The GradScaler of 16-mixed; a copy, so that training does not start with the scale reached here.
-        self._scaler = deepcopy(getattr(precision, "scaler", None)) or torch.amp.GradScaler(enabled=False)
+        self._scaler = deepcopy(getattr(self.precision, "scaler", None)) or torch.amp.GradScaler(enabled=False)
 
     def step(self, batch: Batch) -> float:
         """Take an optimizer step, and return the loss before it.

@@ -78,11 +78,6 @@ class Tuner(pl.Callback):
         """Set the values that are known, for the DataLoaders, optimizers and checkpoints created from now on.
 
         Nothing else sets the learning rate and the batch size of a run; until then, both are None.
-
-        Args:
-            classifier: the classifier; its hyperparameters record the values.
-            datamodule: the images.
-            trainer: the Trainer that will train it.
         """
         self._datamodule = datamodule
         if self.lr is not None:
@@ -98,21 +93,9 @@ class Tuner(pl.Callback):
     ) -> None:
         """Determine the values that are still unknown, log them and set them as `apply` does.
 
-        Args:
-            classifier: the classifier, with its backbone.
-            datamodule: the images.
-            batches: the batches to train on: images, decoded or not, or features of a frozen backbone.
-            trainer: the Trainer that will train it.
-
         Raises:
             ConfigError: no batch size or learning rate works; see `best_batch_size` and `lr_range_test`.
         """
-        settings: dict[str, Any] = {
-            "device": trainer.strategy.root_device,
-            "precision": trainer.precision_plugin,
-            "gradient_clip": trainer.gradient_clip_val,
-            "show_progress": trainer.progress_bar_callback is not None and trainer.is_global_zero,
-        }
         count = len(datamodule.splits["train"]) // (trainer.world_size * trainer.accumulate_grad_batches)
         if self.batch_size is None and batches.head_only:
             self.batch_size = head_batch_size(count)
@@ -122,13 +105,13 @@ class Tuner(pl.Callback):
             self.batch_size = USUAL_BATCH
         elif self.batch_size is None and trainer.is_global_zero:
             image_size = classifier.hparams["preprocessing"]["crop"]
-            result = best_batch_size(classifier, image_size=image_size, train_images=count, **settings)
+            result = best_batch_size(classifier, trainer, image_size=image_size, train_images=count)
             self.batch_size = result.size
             log.info("batch_size=auto: %s", result)
         self.apply(classifier, datamodule, trainer)
         if self.lr is None and trainer.is_global_zero:
             with without_backbone(classifier, batches.head_only):
-                self.range_test = lr_range_test(classifier, batches.evaluation, seed=datamodule.seed, **settings)
+                self.range_test = lr_range_test(classifier, batches.evaluation, trainer, seed=datamodule.seed)
             self.lr = self.range_test.lr
             log.info("lr=auto: %s", self.range_test)
             self.apply(classifier, datamodule, trainer)
