@@ -214,8 +214,8 @@ FAULTS = (
     Fault(
         "the last epoch's weights are tested instead of the best ones",
         "training/checkpoints.py",
-        '            classifier.load_state_dict(checkpoint["state_dict"])',
-        "            pass",
+        '        classifier.load_state_dict(checkpoint["state_dict"])',
+        "        pass",
         ("end_to_end/test_train.py",),
     ),
     Fault(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import lightning.pytorch as pl
@@ -39,11 +41,7 @@ def images(count: int = 60, *, workers: int = 0, transform: Callable[[Any], Tens
     pixels = (rng.integers(0, 120, (count, 8, 8, 3)) + 130 * labels[:, None, None, None]).astype(np.uint8)
     samples = Samples(images=pixels, labels=labels, names=tuple(map(str, range(count))))
     return ImageDataModule(
-        {"train": samples, "val": samples},
-        training=transform,
-        evaluation=to_tensor,
-        batch_size=8,
-        num_workers=workers,
+        {"train": samples, "val": samples}, training=transform, evaluation=to_tensor, batch_size=8, num_workers=workers
     )
 
 
@@ -65,6 +63,20 @@ def classifier(*, freeze: bool | str = False, **settings: Any) -> TransferClassi
 
 def random_states() -> list[Any]:
     return [torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())]
+
+
+@contextmanager
+def unchanged(model: TransferClassifier) -> Iterator[None]:
+    """Checks that neither the model nor any random state is changed in the `with` block, not by a bit."""
+
+    def others() -> list[Any]:
+        modes = [module.training for module in model.modules()]
+        return [random_states(), modes, [(p.requires_grad, p.grad) for p in model.parameters()]]
+
+    state, before = deepcopy(model.state_dict()), others()
+    yield
+    assert same(model.state_dict(), state)
+    assert others() == before
 
 
 def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:

@@ -277,10 +277,7 @@ def test_what_a_checkpoint_says_is_checked(trained: Path, tmp_path: Path) -> Non
     ("make", "message"),
     [
         (Path.exists, "place: no such run folder, model folder or checkpoint."),
-        (
-            Path.mkdir,
-            "place holds no model.json: expected a run folder, a model folder or a checkpoint.",
-        ),
+        (Path.mkdir, "place holds no model.json: expected a run folder, a model folder or a checkpoint."),
         (
             lambda place: place.write_bytes(pickle.dumps(print)),
             "place is damaged, or no checkpoint of headstart's: it do",

@@ -104,16 +104,6 @@ def test_norms_and_biases_do_not_decay() -> None:
         assert len(build_optimizer([group], name, lr=0.1, **settings).param_groups) == 1  # nothing decays
 
 
-def test_frozen_batchnorm_stays_what_it_is() -> None:
-    backbone = GlyphNet()
-    unfreezing = Unfreezing(backbone, False, Finetuning(batchnorm="frozen"))
-    norms = [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)]
-    assert all(module in unfreezing.frozen for module in norms)
-    assert not any(p.requires_grad for norm in norms for p in norm.parameters())
-    held = {id(p) for group in unfreezing.parameter_groups(nn.Linear(416, 2)) for p in group.parameters}
-    assert held.isdisjoint({id(p) for norm in norms for p in norm.parameters()})
-
-
 def test_what_a_network_itself_never_trains_stays_frozen() -> None:
     """As the fixed position embeddings of some vision transformers."""
     backbone = GlyphNet()
@@ -240,7 +230,7 @@ def test_a_loss_that_is_not_finite_ends_a_run_before_anything_unfreezes(train: T
     assert train(*words)["epochs/run"] < 3
 
 
-def test_a_head_that_trains_first_above_blocks_that_never_thaw(train: Train) -> None:
+def test_a_head_may_train_first_above_blocks_that_stay_frozen(train: Train) -> None:
     assert train("finetune=head_then_full", "freeze=block3.1", "epochs=3", *FEW)["epochs/run"] == 3
 
 
@@ -328,23 +318,14 @@ def test_a_schedule_of_other_epochs_is_not_resumed(train: Train, tmp_path: Path)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (
-            ("finetune=gradual", "freeze=true"),
-            "freeze=true trains the head alone, and finetune=gradual the backbone",
-        ),
-        (
-            ("finetune=head_then_full", "epochs=1"),
-            "finetune.head_epochs=1: the backbone never unfreezes in epochs=1",
-        ),
+        (("finetune=gradual", "freeze=true"), "freeze=true trains the head alone, and finetune=gradual the backbone"),
+        (("finetune=head_then_full", "epochs=1"), "finetune.head_epochs=1: the backbone never unfreezes in epochs=1"),
         (("finetune.backbone_lr=0.1",), "freeze=true trains the head alone, and finetune=none and its backbone_lr the"),
         (("finetune=auto", "freeze=stem"), "finetune=auto decides what is frozen: leave freeze=stem out"),
         (("finetune=auto", "model.weights=null"), "finetune=auto looks at the images with pretrained weights"),
         (("data.sampling=balanced", "loss.class_weights=balanced"), "would weigh the smaller classes twice"),
         (("freeze=false", "finetune.unfrozen_by=1.5"), r"finetune.unfrozen_by=1.5: expected a number from 0 to 1"),
-        (
-            ("freeze=false", "finetune.layer_decay=0"),
-            "finetune.layer_decay=0.0: expected a number above 0",
-        ),
+        (("freeze=false", "finetune.layer_decay=0"), "finetune.layer_decay=0.0: expected a number above 0"),
         (("freeze=false", "finetune.batchnorm=off"), "finetune.batchnorm"),
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +14,7 @@ from headstart.training.classifier import TransferClassifier
 from headstart.training.tuning import batch_size, tuner
 from headstart.training.tuning.batch_size import LARGEST, LARGEST_ON_CPU, best_batch_size, candidate_sizes
 from headstart.utils.errors import ConfigError
-from tests.helpers.classifiers import classifier, quiet_trainer, random_states, same
+from tests.helpers.classifiers import classifier, quiet_trainer, same, unchanged
 from tests.helpers.runs import FEW, Train, interrupt_after, weights
 
 
@@ -26,13 +25,8 @@ def measure(model: TransferClassifier, train_images: int = 2000) -> batch_size.B
 @pytest.mark.parametrize("freeze", [False, "block1"])
 def test_model_and_random_states_are_as_they_were(freeze: bool | str) -> None:
     model = classifier(freeze=freeze)
-    state, modes = deepcopy(model.state_dict()), [module.training for module in model.modules()]
-    drawn = random_states()
-    found = measure(model)
-    assert random_states() == drawn
-    assert same(model.state_dict(), state)
-    assert [module.training for module in model.modules()] == modes
-    assert all(parameter.grad is None for parameter in model.parameters())
+    with unchanged(model):
+        found = measure(model)
     assert found.size in found.speeds
     assert f"{found.size} (" in str(found)
 

@@ -118,11 +118,7 @@ def test_a_run_chooses_and_a_resumed_one_keeps_its_choice(
     assert whole["auto/images_a_class"] == 10
     assert 0.5 < whole["auto/similarity"] <= 1
     saved = torch.load(tmp_path / "whole" / "checkpoints" / "last.ckpt", weights_only=True)["hyper_parameters"]
-    assert saved["chosen"] == {
-        "strategy": "gradual",
-        "images": 10,
-        "similarity": whole["auto/similarity"],
-    }
+    assert saved["chosen"] == {"strategy": "gradual", "images": 10, "similarity": whole["auto/similarity"]}
     assert saved["finetune"] == finetune_preset("gradual") | {"batchnorm": "frozen"}  # what was set goes first
     named = train("finetune=gradual", *words[1:], folder=tmp_path / "named")
     chosen = {name: value for name, value in findings(whole).items() if not name.startswith("auto/")}

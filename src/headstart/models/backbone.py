@@ -62,11 +62,7 @@ def build_backbone(library: str, name: str, weights: str | None) -> Backbone:
 
 
 def check_input(backbone: Backbone, image_size: int) -> None:
-    """Run the backbone on one black image, to detect an unsupported image size before training.
-
-    Args:
-        backbone: the backbone; the mode of its modules does not change.
-        image_size: height and width of images in pixels.
+    """Run the backbone on one black image of this height and width, to detect an unsupported size before training.
 
     Raises:
         ModelError: if the network does not return features of shape (1, num_features) for an image of this size.

@@ -31,9 +31,6 @@ def blocks_of(network: nn.Module) -> list[Block]:
     normalisation layer belongs to the block in front of it. A parameter outside of any layer, such as a position
     embedding, belongs to the block after it.
 
-    Args:
-        network: any network; it is not run.
-
     Returns:
         The blocks in forward order; every parameter is in one of them. Empty if the network has no parameters.
     """

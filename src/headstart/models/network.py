@@ -17,10 +17,7 @@ from headstart.utils.errors import ModelError
 
 
 def build_parts(description: Mapping[str, Any]) -> tuple[nn.Module, nn.Module]:
-    """Build the backbone and the head of a classifier with random weights.
-
-    Args:
-        description: the classifier's description; `model`, `head` and `class_names` are used.
+    """Build the backbone and the head that a classifier's description names, with random weights.
 
     Raises:
         ModelError: if there is no such network.

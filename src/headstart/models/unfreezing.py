@@ -107,9 +107,6 @@ class Unfreezing:
 
         Parameters that are frozen temporarily are included; they have no gradients until they are unfrozen.
 
-        Args:
-            head: the head, whose parameters have the full learning rate.
-
         Returns:
             The groups, from the head to the first block; one group called "all" if there is only one learning rate.
         """

@@ -22,14 +22,7 @@ from headstart.data.splits import split_sha256
 from headstart.models.backbone import Backbone, build_backbone
 from headstart.models.head import build_head
 from headstart.models.unfreezing import Finetuning, Strategy
-from headstart.training.callbacks import (
-    AveragedWeights,
-    ClassCurves,
-    ProgressBar,
-    SeedEpochs,
-    StopEarly,
-    Timings,
-)
+from headstart.training.callbacks import AveragedWeights, ClassCurves, ProgressBar, SeedEpochs, StopEarly, Timings
 from headstart.training.checkpoints import BestCheckpoint, LastCheckpoint
 from headstart.training.classifier import TransferClassifier
 from headstart.training.loggers import build_loggers

@@ -78,10 +78,7 @@ class Timings(pl.Callback):
     def metrics(self) -> dict[str, float]:
         """Return `time/fit_s` and, up to now, `time/total_s`, in seconds."""
         now = time.perf_counter()
-        return {
-            "time/fit_s": round(self._fit_end - self._fit_start, 3),
-            "time/total_s": round(now - self._start, 3),
-        }
+        return {"time/fit_s": round(self._fit_end - self._fit_start, 3), "time/total_s": round(now - self._start, 3)}
 
 
 class StopEarly(EarlyStopping):

@@ -238,11 +238,10 @@ def restore_best(trainer: pl.Trainer, classifier: TransferClassifier) -> dict[st
         `epochs/run`, the number of epochs trained, and, if there is a best checkpoint, `epochs/best`, its epoch,
         counted from 1.
     """
-    epochs = {"epochs/run": trainer.current_epoch}
-    for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, BestCheckpoint) and callback.best_model_path:
-            checkpoint = read_checkpoint(callback.best_model_path)
-            classifier.on_load_checkpoint(checkpoint)
-            classifier.load_state_dict(checkpoint["state_dict"])
-            epochs["epochs/best"] = int(checkpoint["epoch"]) + 1
+    epochs, best = {"epochs/run": trainer.current_epoch}, trainer.checkpoint_callback
+    if isinstance(best, BestCheckpoint) and best.best_model_path:
+        checkpoint = read_checkpoint(best.best_model_path)
+        classifier.on_load_checkpoint(checkpoint)
+        classifier.load_state_dict(checkpoint["state_dict"])
+        epochs["epochs/best"] = int(checkpoint["epoch"]) + 1
     return epochs

@@ -265,11 +265,7 @@ class TransferClassifier(pl.LightningModule):
             self.log_dict({f"{split}/class_accuracy/{name}": value for name, value in named}, logger=False)
 
     def build_optimizer(self, **settings: Any) -> Optimizer:
-        """Build the optimizer over all parameters that are ever trained.
-
-        Args:
-            **settings: override the optimizer's settings, such as `lr`.
-        """
+        """Build the optimizer over all parameters that are ever trained; `settings` override its own, such as `lr`."""
         return self.optimizer(self.unfreezing.parameter_groups(self.head), **settings)
 
     def set_lr(self, lr: float) -> None:

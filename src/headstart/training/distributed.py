@@ -38,9 +38,6 @@ def rewrap(strategy: Strategy) -> None:
 def check_agreement(choice: str) -> None:
     """Check that all processes of a run chose the same fine-tuning strategy, as each chooses for itself.
 
-    Args:
-        choice: the strategy that this process chose.
-
     Raises:
         ConfigError: the processes disagree; it is raised in all of them.
     """

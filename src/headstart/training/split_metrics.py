@@ -83,12 +83,7 @@ def compute_split_metrics(
 ) -> tuple[dict[str, float], dict[str, Outputs]]:
     """Compute the metrics of every split, including train, without augmentation or dropout.
 
-    Args:
-        trainer: the Trainer, with `collector` among its callbacks.
-        classifier: the classifier to evaluate.
-        data: the images or features of all splits.
-        collector: the callback that collects the outputs.
-        collected: the splits whose outputs are returned.
+    `collector`, one of the Trainer's callbacks, collects the outputs of the splits in `collected`.
 
     Returns:
         metrics: `split/metric` -> value, with accuracies as fractions in [0, 1]. The accuracies of classes that have no

@@ -56,15 +56,10 @@ def keep_freed_memory() -> None:
 
 
 def build_trainer(callbacks: list[pl.Callback], loggers: list[Logger], settings: dict[str, Any]) -> pl.Trainer:
-    """Build Lightning's Trainer.
+    """Build Lightning's Trainer from its own arguments, named as in `conf/trainer/`; `precision` may be "auto".
 
     It also sets torch's float32 matmul precision and, for training on a CPU, calls `keep_freed_memory`. Both apply to
     the whole process.
-
-    Args:
-        callbacks: the callbacks of the run.
-        loggers: the loggers of the run.
-        settings: the Trainer's own arguments, named as in `conf/trainer/`; `precision` may be "auto".
 
     Raises:
         ConfigError: this machine does not support the settings.

@@ -142,10 +142,6 @@ def choose_strategy(
 def balanced_subset(datamodule: ImageDataModule, seed: int) -> ImageDataModule:
     """Select a random subset of the training images, balanced over the classes.
 
-    Args:
-        datamodule: the images of the run.
-        seed: seeds the selection.
-
     Returns:
         A data module with the subset as its only split, "train", without augmentation. It holds `PROBED` images divided
         equally among the classes, but at least `LEAST` per class; of smaller classes, all images.

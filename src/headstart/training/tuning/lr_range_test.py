@@ -62,13 +62,7 @@ class RangeTest:
         return csv_text([HEADER, *zip(self.rates, self.losses, self.smoothed, strict=True)])
 
 
-def lr_range_test(
-    classifier: TransferClassifier,
-    data: Batches,
-    trainer: pl.Trainer,
-    *,
-    seed: int = 0,
-) -> RangeTest:
+def lr_range_test(classifier: TransferClassifier, data: Batches, trainer: pl.Trainer, *, seed: int = 0) -> RangeTest:
     """Find a learning rate by training a copy of a classifier at increasing learning rates.
 
     The learning rate increases exponentially from `LOWEST` to `HIGHEST` in `STEPS` steps, over as many epochs as that
