@@ -106,17 +106,17 @@ def test_a_file_is_loaded_without_its_old_classifier(form: str, network: nn.Modu
         torch.save({"state_dict": {**body, "head.weight": torch.zeros(7, 1280)}}, path)
     else:
         torch.save({"state_dict": state} if form == "state_dict" else state, path)
-    found = loaded(path)
-    assert set(found) == {name for name in state if not name.startswith("classifier.")}
-    assert all(torch.equal(value, state[name]) for name, value in found.items())
+    loaded_state = loaded(path)
+    assert set(loaded_state) == {name for name in state if not name.startswith("classifier.")}
+    assert all(torch.equal(value, state[name]) for name, value in loaded_state.items())
 
 
 def test_names_of_old_densenet_files_are_understood(tmp_path: Path) -> None:
     state = models.densenet121().state_dict()
     old = {name.replace("norm1.", "norm.1.").replace("conv2.", "conv.2."): v for name, v in state.items()}
     torch.save(old, tmp_path / "densenet.pth")
-    found = build_backbone("torchvision", "densenet121", str(tmp_path / "densenet.pth")).module.state_dict()
-    assert all(torch.equal(value, state[name]) for name, value in found.items())
+    loaded_state = build_backbone("torchvision", "densenet121", str(tmp_path / "densenet.pth")).module.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in loaded_state.items())
 
 
 def test_a_file_named_like_torchvisions_gets_its_preprocessing(network: nn.Module, tmp_path: Path) -> None:

@@ -26,9 +26,9 @@ def measure(model: TransferClassifier, train_images: int = 2000) -> batch_size.B
 def test_model_and_random_states_are_as_they_were(freeze: bool | str) -> None:
     model = classifier(freeze=freeze)
     with unchanged(model):
-        found = measure(model)
-    assert found.size in found.speeds
-    assert f"{found.size} (" in str(found)
+        result = measure(model)
+    assert result.size in result.speeds
+    assert f"{result.size} (" in str(result)
 
 
 def test_sizes_leave_twenty_steps_an_epoch() -> None:
@@ -48,7 +48,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Waits(nn.Module):
-    """Takes as long for a batch up to `together` as for one image, as a GPU does; then for each so many anew."""
+    """Takes as long for a batch up to `together` as for one image, as a GPU does; then for each so many again."""
 
     def __init__(self, together: int) -> None:
         super().__init__()
@@ -64,9 +64,9 @@ class Waits(nn.Module):
 )
 @pytest.mark.usefixtures("clock")
 def test_it_stops_where_larger_batches_are_no_faster_or_not_tried(together: int, size: int, reason: str) -> None:
-    found = measure(TransferClassifier(Waits(together), nn.Linear(3, 2), ("a", "b")), 10_000)
-    assert (found.size, found.reason) == (size, reason)
-    assert list(found.speeds) == [8, 16, 32]
+    result = measure(TransferClassifier(Waits(together), nn.Linear(3, 2), ("a", "b")), 10_000)
+    assert (result.size, result.reason) == (size, reason)
+    assert list(result.speeds) == [8, 16, 32]
 
 
 class Large(nn.Module):
@@ -85,41 +85,41 @@ class Large(nn.Module):
 
 @pytest.mark.usefixtures("clock")
 def test_out_of_memory_is_not_the_end() -> None:
-    found = measure(TransferClassifier(Large(20), nn.Linear(3, 2), ("a", "b")), 10_000)
-    assert (found.size, found.reason) == (16, "32 would take too much memory")
+    result = measure(TransferClassifier(Large(20), nn.Linear(3, 2), ("a", "b")), 10_000)
+    assert (result.size, result.reason) == (16, "32 would take too much memory")
     with pytest.raises(ConfigError, match=r"not even 8 images of 16 × 16 pixels fit .* Take smaller images"):
         measure(TransferClassifier(Large(4), nn.Linear(3, 2), ("a", "b")))
 
 
 # --- whole runs ----------------------------------------------------------------------------------------------
 
-WORDS = ("batch_size=auto", "freeze=false", "epochs=2")
-WORDS += ("data.train_per_class=32", "data.val_fraction=0.05", "data.test_fraction=0.05")
+OVERRIDES = ("batch_size=auto", "freeze=false", "epochs=2")
+OVERRIDES += ("data.train_per_class=32", "data.val_fraction=0.05", "data.test_fraction=0.05")
 
 
 def test_a_run_is_the_run_with_that_number(train: Train, tmp_path: Path) -> None:
-    found = train(*WORDS, folder=tmp_path / "auto")
-    size = found["auto/batch_size"]
+    result = train(*OVERRIDES, folder=tmp_path / "auto")
+    size = result["auto/batch_size"]
     assert size in (8, 16)
     assert "batch_size: auto\n" in (tmp_path / "auto" / "config.yaml").read_text()
     checkpoint = torch.load(tmp_path / "auto" / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["hyper_parameters"]["batch_size"] == size
     assert json.loads((tmp_path / "auto" / "model" / "model.json").read_text())["batch_size"] == size
-    given = train(*WORDS, f"batch_size={size}", folder=tmp_path / "number")
+    given = train(*OVERRIDES, f"batch_size={size}", folder=tmp_path / "number")
     assert same(weights(tmp_path / "auto"), weights(tmp_path / "number"))
-    assert found["val/loss"] == given["val/loss"]
+    assert result["val/loss"] == given["val/loss"]
 
 
 def test_a_resumed_run_takes_the_size_of_its_checkpoint(
     train: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    interrupt_after(1, *WORDS, "batch_size=16", folder=tmp_path / "part")
+    interrupt_after(1, *OVERRIDES, "batch_size=16", folder=tmp_path / "part")
     last = tmp_path / "part" / "checkpoints" / "last.ckpt"
     # 16 is what it was, whatever would be measured now; what takes a number may take another one.
-    resumed = train(*WORDS, f"ckpt_path={last}", folder=tmp_path / "resumed")
+    resumed = train(*OVERRIDES, f"ckpt_path={last}", folder=tmp_path / "resumed")
     assert resumed["auto/batch_size"] == 16
     assert "batch_size=auto" not in caplog.text
-    assert train(*WORDS, "batch_size=5", f"ckpt_path={last}", folder=tmp_path / "five")["epochs/run"] == 2
+    assert train(*OVERRIDES, "batch_size=5", f"ckpt_path={last}", folder=tmp_path / "five")["epochs/run"] == 2
 
 
 def test_features_need_no_search(train: Train, caplog: pytest.LogCaptureFixture) -> None:
@@ -138,9 +138,9 @@ def test_heads_on_features_of_many_images_have_larger_batches(
     caplog.set_level("INFO")
     train("epochs=1", folder=tmp_path / "null")
     assert "batch_size: 64, for a head on cached features of 100 images" in caplog.text
-    for words, size in ((("batch_size=16",), 16), (("freeze=false",), 32), (("features=off",), 32)):
-        train("epochs=1", *words, *FEW, folder=tmp_path / words[0])
-        checkpoint = torch.load(tmp_path / words[0] / "checkpoints" / "last.ckpt", weights_only=True)
+    for overrides, size in ((("batch_size=16",), 16), (("freeze=false",), 32), (("features=off",), 32)):
+        train("epochs=1", *overrides, *FEW, folder=tmp_path / overrides[0])
+        checkpoint = torch.load(tmp_path / overrides[0] / "checkpoints" / "last.ckpt", weights_only=True)
         assert checkpoint["hyper_parameters"]["batch_size"] == size
     resumed = f"ckpt_path={tmp_path / 'null' / 'checkpoints' / 'last.ckpt'}"
     train("epochs=2", resumed, folder=tmp_path / "resumed")
@@ -153,7 +153,7 @@ def test_heads_on_features_of_many_images_have_larger_batches(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_a_gpu_keeps_room_to_spare() -> None:
     model, drawn = classifier(), torch.cuda.get_rng_state()
-    found = best_batch_size(model, quiet_trainer(accelerator="gpu", devices=1), image_size=64, train_images=100_000)
-    assert 8 <= found.size <= 1024
+    result = best_batch_size(model, quiet_trainer(accelerator="gpu", devices=1), image_size=64, train_images=100_000)
+    assert 8 <= result.size <= 1024
     assert torch.equal(torch.cuda.get_rng_state(), drawn)
     assert next(model.parameters()).device.type == "cpu"

@@ -83,9 +83,9 @@ def test_many_classes_and_rare_ones_are_looked_at() -> None:
     assert (counts[:800] == LEAST).all()
     assert (counts[800:] == [2, 1]).all()
     features = torch.randn(802, 64)[torch.from_numpy(some.splits["train"].labels)]
-    found = similarity(features + 0.1 * torch.randn(features.shape), some.splits["train"].labels, 0)
-    assert found is not None
-    assert found > 0.9
+    separation = similarity(features + 0.1 * torch.randn(features.shape), some.splits["train"].labels, 0)
+    assert separation is not None
+    assert separation > 0.9
     few = np.repeat([0, 1], [1950, 3])
     some = balanced_subset(
         ImageDataModule(
@@ -110,9 +110,9 @@ def test_a_run_chooses_and_a_resumed_one_keeps_its_choice(
         short = train("finetune=auto", "model.weights=default", "epochs=1", folder=tmp_path / "short")
     assert short["params/trainable"] == short["params/total"]  # few epochs leave something to unfreeze in
     caplog.clear()
-    words = ("finetune=auto", "model.weights=default", "epochs=4", "finetune.batchnorm=frozen")
+    overrides = ("finetune=auto", "model.weights=default", "epochs=4", "finetune.batchnorm=frozen")
     with caplog.at_level(logging.INFO):
-        whole = train(*words, folder=tmp_path / "whole")
+        whole = train(*overrides, folder=tmp_path / "whole")
     lines = [record.message for record in caplog.records if record.message.startswith("finetune=auto")]
     assert len(lines) == 2
     assert whole["auto/images_a_class"] == 10
@@ -120,16 +120,16 @@ def test_a_run_chooses_and_a_resumed_one_keeps_its_choice(
     saved = torch.load(tmp_path / "whole" / "checkpoints" / "last.ckpt", weights_only=True)["hyper_parameters"]
     assert saved["chosen"] == {"strategy": "gradual", "images": 10, "similarity": whole["auto/similarity"]}
     assert saved["finetune"] == finetune_preset("gradual") | {"batchnorm": "frozen"}  # what was set goes first
-    named = train("finetune=gradual", *words[1:], folder=tmp_path / "named")
+    named = train("finetune=gradual", *overrides[1:], folder=tmp_path / "named")
     chosen = {name: value for name, value in findings(whole).items() if not name.startswith("auto/")}
     assert findings(named) == chosen
 
-    interrupt_after(2, *words, folder=tmp_path / "part")
+    interrupt_after(2, *overrides, folder=tmp_path / "part")
     last = f"ckpt_path={tmp_path}/part/checkpoints/last.ckpt"
-    rest = train(*words, last, folder=tmp_path / "rest")
+    rest = train(*overrides, last, folder=tmp_path / "rest")
     assert findings(rest) == findings(whole)
     with pytest.raises(ModelError, match="is not of a run with finetune=auto"):
-        train(*words, f"ckpt_path={tmp_path}/named/checkpoints/last.ckpt")
+        train(*overrides, f"ckpt_path={tmp_path}/named/checkpoints/last.ckpt")
 
 
 def test_a_frozen_choice_is_the_run_of_a_frozen_backbone(

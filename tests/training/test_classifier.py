@@ -20,7 +20,7 @@ from headstart.training.optimization import build_optimizer, build_schedule, dir
 from tests.helpers.classifiers import quiet_trainer
 
 
-def test_balanced_weights_are_the_inverse_of_the_shares() -> None:
+def test_balanced_weights_are_the_inverse_of_the_fractions() -> None:
     labels = np.array([0] * 6 + [1] * 2 + [2] * 4)
     samples = Samples([""] * 12, labels, [""] * 12)
     weights = class_weights("balanced", samples, 3)
@@ -95,7 +95,7 @@ def test_schedules() -> None:
 
 
 def test_what_unfreezes_has_a_schedule_of_its_own() -> None:
-    """The head's four epochs rise and fall; those after them begin anew."""
+    """The head's four epochs rise and fall; those after them begin again."""
     for name, settings in {"cosine": {"warmup_epochs": 1.0}, "onecycle": {"pct_start": 0.3}}.items():
         staged = rates(name, head_epochs=4, **settings)
         assert staged == pytest.approx(rates(name, 4, **settings) + rates(name, 6, **settings))

@@ -49,9 +49,9 @@ def metrics_of(model: TransferClassifier) -> list[Any]:
 def test_the_scale_of_mixed_precision_is_as_it_was() -> None:
     precision = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**40, growth_interval=3))
     before = precision.state_dict()
-    found = lr_range_test(classifier(), images(), quiet_trainer(plugins=[precision]))
+    result = lr_range_test(classifier(), images(), quiet_trainer(plugins=[precision]))
     assert precision.state_dict() == before
-    assert np.isfinite(found.losses).all()
+    assert np.isfinite(result.losses).all()
 
 
 def test_a_fit_after_it_is_the_fit_without_it() -> None:
@@ -67,14 +67,14 @@ def test_a_fit_after_it_is_the_fit_without_it() -> None:
     assert same(fit(tested_before=True), fit(tested_before=False))
 
 
-@pytest.mark.parametrize("words", [("freeze=false", "augment=pad_crop"), ("head=mlp", "model.weights=default")])
-def test_a_run_is_the_run_with_that_number(words: tuple[str, ...], train: Train, tmp_path: Path) -> None:
+@pytest.mark.parametrize("overrides", [("freeze=false", "augment=pad_crop"), ("head=mlp", "model.weights=default")])
+def test_a_run_is_the_run_with_that_number(overrides: tuple[str, ...], train: Train, tmp_path: Path) -> None:
     """Through the network, and on the features of a frozen one."""
-    common = (*words, "batch_size=8", "epochs=2")
-    found = train(*common, "lr=auto", folder=tmp_path / "auto")
-    given = train(*common, f"lr={found['auto/lr']}", folder=tmp_path / "number")
+    common = (*overrides, "batch_size=8", "epochs=2")
+    result = train(*common, "lr=auto", folder=tmp_path / "auto")
+    given = train(*common, f"lr={result['auto/lr']}", folder=tmp_path / "number")
     assert same(weights(tmp_path / "auto"), weights(tmp_path / "number"))
-    assert {key: value for key, value in found.items() if not key.startswith(("time/", "auto/", "features/"))} == {
+    assert {key: value for key, value in result.items() if not key.startswith(("time/", "auto/", "features/"))} == {
         key: value for key, value in given.items() if not key.startswith(("time/", "features/"))
     }
 
@@ -120,9 +120,9 @@ def test_the_rate_follows_the_curvature(size: float) -> None:
     """Gradient descent is stable below 2 / curvature; near it, one step does what is to be done."""
     sgd = partial(build_optimizer, name="sgd", lr=1.0)
     model = TransferClassifier(Sign(size), Logits(), ("dark", "bright"), optimizer=sgd)
-    found = lr_range_test(model, images(transform=to_tensor), quiet_trainer())
+    result = lr_range_test(model, images(transform=to_tensor), quiet_trainer())
     stable = 2 / (size**2 / 4)
-    assert stable / 100 < found.lr < stable
+    assert stable / 100 < result.lr < stable
 
 
 def test_groups_keep_their_ratios() -> None:
@@ -145,11 +145,11 @@ def test_what_is_frozen_stays_frozen_in_the_copy() -> None:
     """Its BatchNorm would drift, and the losses with it."""
     model = classifier(freeze=True)
     model.head[0].p = 0.0  # type: ignore[index, union-attr]
-    found = lr_range_test(model, images(transform=to_tensor), quiet_trainer())
+    result = lr_range_test(model, images(transform=to_tensor), quiet_trainer())
     model.eval()
     data = images(transform=to_tensor)
     pixels, labels = next(iter(data.train_dataloader()))
-    assert found.losses[0] == pytest.approx(nn.functional.cross_entropy(model(pixels), labels).item(), abs=1e-6)
+    assert result.losses[0] == pytest.approx(nn.functional.cross_entropy(model(pixels), labels).item(), abs=1e-6)
 
 
 def test_it_stops_where_the_loss_diverges() -> None:
@@ -157,15 +157,15 @@ def test_it_stops_where_the_loss_diverges() -> None:
     model = TransferClassifier(Sign(20.0), Logits(), ("dark", "bright"), optimizer=sgd)
     mislabelled = images(transform=to_tensor)
     mislabelled.splits["train"].labels[::5] = 0  # no weight is right for all of them
-    found = lr_range_test(model, mislabelled, quiet_trainer())
-    assert 10 < len(found.rates) < STEPS
-    assert found.smoothed[-1] > DIVERGED * found.smoothed.min()
-    assert found.lr < found.rates[-1]
+    result = lr_range_test(model, mislabelled, quiet_trainer())
+    assert 10 < len(result.rates) < STEPS
+    assert result.smoothed[-1] > DIVERGED * result.smoothed.min()
+    assert result.lr < result.rates[-1]
 
 
 def test_fewer_images_than_steps_are_shown_again() -> None:
-    found = lr_range_test(classifier(), images(9), quiet_trainer())
-    assert len(found.losses) == STEPS
+    result = lr_range_test(classifier(), images(9), quiet_trainer())
+    assert len(result.losses) == STEPS
 
 
 def test_a_loss_that_is_not_finite_is_said_and_changes_nothing() -> None:
@@ -230,12 +230,12 @@ def test_a_report_shows_the_curve_also_when_it_is_made_again(finished: Path) -> 
 def test_a_resumed_run_takes_the_rate_of_its_checkpoint(
     train: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    words = ("lr=auto", "freeze=false", "batch_size=8", "data.train_per_class=6", "epochs=3", "scheduler=cosine")
-    whole = train(*words, folder=tmp_path / "whole")
-    interrupt_after(1, *words, folder=tmp_path / "part")
+    overrides = ("lr=auto", "freeze=false", "batch_size=8", "data.train_per_class=6", "epochs=3", "scheduler=cosine")
+    whole = train(*overrides, folder=tmp_path / "whole")
+    interrupt_after(1, *overrides, folder=tmp_path / "part")
     caplog.clear()
     last = tmp_path / "part" / "checkpoints" / "last.ckpt"
-    resumed = train(*words, f"ckpt_path={last}", folder=tmp_path / "resumed")
+    resumed = train(*overrides, f"ckpt_path={last}", folder=tmp_path / "resumed")
     assert "lr=auto" not in caplog.text
     assert resumed["auto/lr"] == whole["auto/lr"]
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "resumed"))
@@ -243,8 +243,8 @@ def test_a_resumed_run_takes_the_rate_of_its_checkpoint(
 
 
 def test_all_processes_train_at_the_rate_of_the_first(tmp_path: Path) -> None:
-    words = ("trainer=ddp", "trainer.accelerator=cpu", "epochs=1", "freeze=false", "batch_size=auto", *SMALL[2:])
-    result = command(*words, "lr=auto", "data.train_per_class=null", f"hydra.run.dir={tmp_path}")
+    overrides = ("trainer=ddp", "trainer.accelerator=cpu", "epochs=1", "freeze=false", "batch_size=auto", *SMALL[2:])
+    result = command(*overrides, "lr=auto", "data.train_per_class=null", f"hydra.run.dir={tmp_path}")
     assert result.returncode == 0, result.stderr
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     checkpoint = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)

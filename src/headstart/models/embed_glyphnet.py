@@ -17,12 +17,7 @@ METRICS = ("accuracy", "loss", "top5_accuracy", "macro_accuracy")
 
 
 def embed(run: Path, path: Path = WEIGHTS) -> None:
-    """Copy the backbone of a run into the package, and write a record of its origin beside it.
-
-    Args:
-        run: folder of a finished run of `experiment=pretrain_glyphs`.
-        path: the weights file to write; the record has the same name with the suffix .json.
-    """
+    """Copy the backbone of a finished run of `experiment=pretrain_glyphs` into the package, and record its origin."""
     state = load_file(run / "model" / "model.safetensors")
     backbone = {n.removeprefix("backbone."): t for n, t in state.items() if n.startswith("backbone.")}
     write_tensors(path, backbone)

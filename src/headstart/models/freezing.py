@@ -71,11 +71,7 @@ def freeze_batchnorm(backbone: nn.Module) -> list[nn.Module]:
 
 
 def hold_in_eval(frozen: Iterable[nn.Module]) -> None:
-    """Set frozen modules to evaluation mode: BatchNorm uses its running statistics, and dropout is inactive.
-
-    Args:
-        frozen: the modules; only they are set, not their submodules.
-    """
+    """Set modules, not their submodules, to evaluation mode: BatchNorm keeps its statistics, and dropout is off."""
     for module in frozen:
         module.training = False
 

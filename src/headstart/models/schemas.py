@@ -163,14 +163,7 @@ JSON_OBJECT: TypeAdapter[dict[Text, Any]] = TypeAdapter(dict[Text, Any], config=
 
 
 def check_values(schema: type[BaseModel], values: Any, path: Path, error: type[HeadstartError], remedy: str) -> None:
-    """Validate values against a schema.
-
-    Args:
-        schema: the pydantic model.
-        values: values as they were read from the file.
-        path: path of the file, for the message.
-        error: class of the error to raise.
-        remedy: a sentence for the message that says what to do.
+    """Validate the values of the file at `path` against a schema; `remedy`, a sentence, ends the message.
 
     Raises:
         HeadstartError: an `error`, if a value is missing, unknown, of another type, or out of range.

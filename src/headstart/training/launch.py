@@ -12,10 +12,6 @@ def check_launch(environment: Mapping[str, str], overrides: Sequence[str]) -> No
 
     The default name of a run folder contains the time, so each process would create a folder of its own.
 
-    Args:
-        environment: the environment variables; torchrun sets WORLD_SIZE, srun sets SLURM_STEP_NUM_TASKS.
-        overrides: the command-line arguments.
-
     Raises:
         ConfigError: there are several processes, and no argument names the run folder or starts a sweep.
     """
@@ -34,7 +30,7 @@ def check_processes(environment: Mapping[str, str], world_size: int, images: Map
     """Check that the processes that were started train together, and that each gets an image of every split.
 
     Args:
-        environment: see `check_launch`.
+        environment: the environment variables, of which `started_processes` reads two.
         world_size: the Trainer's `world_size`.
         images: split -> number of its images.
 

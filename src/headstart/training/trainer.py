@@ -134,11 +134,7 @@ def resolve_precision(precision: str, accelerator: str) -> str:
 
 
 def check_monitor(monitor: str, metrics: Sequence[str]) -> None:
-    """Check that the monitored metric will be measured.
-
-    Args:
-        monitor: the metric, with its split, such as "val/accuracy".
-        metrics: the names of the metrics measured for train and val, without the split.
+    """Check that the monitored metric, such as "val/accuracy", is one of these metrics of train or val.
 
     Raises:
         ConfigError: the metric is not among them; the message lists those that are.
