@@ -18,7 +18,7 @@ import numpy as np
 from common import build_parser, run_metrics
 from numpy.typing import NDArray
 
-from headstart.training.tuning.lr_range_test import suggested
+from headstart.training.tuning.lr_range_test import suggest_lr
 
 GRID = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 COMMON = ("trainer=cpu", "trainer.enable_progress_bar=false", "report=false", "logger=csv")
@@ -76,7 +76,7 @@ def main() -> None:
                 grid = {lr: trained([*overrides, f"lr={lr}"], folder / str(lr)) for lr in GRID}
             log_rates = np.log(GRID)
             accuracies, losses = (np.array([run[f"val/{key}"] for run in grid.values()]) for key in KEYS)
-            rates = {"lr=auto": suggested(*curve), **{name: rule(curve[0], curve[2]) for name, rule in RULES.items()}}
+            rates = {"lr=auto": suggest_lr(*curve), **{name: rule(curve[0], curve[2]) for name, rule in RULES.items()}}
             for name, rate in rates.items():
                 accuracy = np.interp(np.log(rate), log_rates, accuracies)
                 loss = np.exp(np.interp(np.log(rate), log_rates, np.log(losses)))

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import lightning.pytorch as pl
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from headstart.cache.build import build_batches
 from headstart.config.check import to_yaml
@@ -22,12 +23,12 @@ from headstart.models.backbone import Backbone
 from headstart.models.build import open_backbone
 from headstart.report.run_report import report_run
 from headstart.runs.folder import check_folder, record_end, record_evaluations, record_model, record_start
-from headstart.training.build import Observers, build_classifier, open_trainer, strategy_of
+from headstart.training.build import RunCallbacks, build_classifier, open_trainer, resolve_strategy
 from headstart.training.checkpoints import check_checkpoint, head_only_checkpoints, restore_best
 from headstart.training.classifier import TransferClassifier
 from headstart.training.launch import check_processes
 from headstart.training.loggers import write_hyperparameters, write_layout
-from headstart.training.profiler import verdict
+from headstart.training.profiler import describe_speed
 from headstart.training.results import Results, evaluate_splits
 from headstart.training.split_metrics import parameter_counts
 from headstart.training.trainer import quiet_lightning, resumable
@@ -48,36 +49,36 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
         The value of the monitored metric for the best checkpoint, as Hydra's sweepers expect it.
 
     Raises:
-        HeadstartError: what stops the run, such as another run in the folder, an image that cannot be read or a full
-            disk; see `utils.errors`.
+        HeadstartError: what stops the run, such as an image that cannot be read or a full disk; see `utils.errors`.
     """
-    trainer, observers = begin(config, folder)
+    trainer, callbacks = start_run(config, folder)
     images = open_images(config.data)
     check_images(images, trainer)
     backbone = open_backbone(config)
-    data = build_data(config, images, backbone.preprocessing, observers.tuning.first_batch_size, trainer.num_devices)
-    strategy, choice = strategy_of(config, backbone, data, trainer)
-    split, lr = split_table(images), observers.tuning.lr
-    classifier = build_classifier(config, images, data, strategy, trainer, choice=choice, split=split, lr=lr)
+    datamodule = build_data(config, images, backbone.preprocessing, trainer.num_devices)
+    strategy, choice = resolve_strategy(config, backbone, datamodule, trainer)
+    split = split_table(images)
+    classifier = build_classifier(config, images, strategy, choice, split)
+    callbacks.tuner.apply(classifier, datamodule, trainer)
     epochs_done = check_checkpoint(config.ckpt_path, classifier) if config.ckpt_path is not None else 0
-    batches = build_batches(config, classifier.hparams, data, strategy, trainer, epochs_done=epochs_done)
-    observers.tuning.measure(classifier, data, batches.evaluation, trainer)
-    classifier.compile_backbone(config.compile and not batches.head_only)
-    record_settings(config, folder, split, trainer, observers, sweep)
-    with head_only_checkpoints(folder, classifier, aside=batches.head_only), resumable(folder):
+    batches = build_batches(config, classifier.hparams, datamodule, strategy, trainer, epochs_done=epochs_done)
+    callbacks.tuner.measure(classifier, datamodule, batches, trainer)
+    if config.compile and not batches.head_only:
+        classifier.compile_backbone()
+    record_settings(config, folder, split, trainer, callbacks, sweep)
+    with head_only_checkpoints(folder, classifier, batches.head_only), resumable(folder):
         trainer.fit(classifier, batches.training, ckpt_path=config.ckpt_path, weights_only=True)
         epochs = restore_best(trainer, classifier)
-        results = evaluate_splits(trainer, classifier, batches, images, observers.outputs)
+        results = evaluate_splits(trainer, classifier, batches, images, callbacks.outputs)
     metrics = {**results.metrics, **parameter_counts(classifier), **images.metrics, **epochs}
-    metrics |= {**(choice.metrics if choice else {}), **batches.metrics, **observers.metrics}
-    record_results(config, folder, classifier, backbone, results, metrics, trainer, observers)
-    if trainer.is_global_zero:
-        tell(metrics, folder, verdict(observers.profiler, config, data, strategy), sweep)
-    report_results(config, folder, data, results, sweep)
+    metrics |= {**(choice.metrics if choice else {}), **batches.metrics, **callbacks.metrics}
+    record_results(config, folder, classifier, backbone, results, metrics, trainer, callbacks)
+    show_results(metrics, folder, describe_speed(callbacks.profiler, config, datamodule, strategy), sweep)
+    report_results(config, folder, datamodule, results, sweep)
     return metrics[config.monitor]
 
 
-def begin(config: Config, folder: Path) -> tuple[pl.Trainer, Observers]:
+def start_run(config: Config, folder: Path) -> tuple[pl.Trainer, RunCallbacks]:
     """Check the run folder, build the Trainer and seed all random number generators.
 
     Raises:
@@ -87,9 +88,9 @@ def begin(config: Config, folder: Path) -> tuple[pl.Trainer, Observers]:
     gc.collect()  # Lightning's objects are in reference cycles: frees the networks of a sweep's previous job
     quiet_lightning()
     check_folder(folder, config.ckpt_path)
-    trainer, observers = open_trainer(config, folder)
+    trainer, callbacks = open_trainer(config, folder)
     pl.seed_everything(config.seed, verbose=False)  # for the head's initial weights
-    return trainer, observers
+    return trainer, callbacks
 
 
 def check_images(images: LabelledImages, trainer: pl.Trainer) -> None:
@@ -105,13 +106,13 @@ def check_images(images: LabelledImages, trainer: pl.Trainer) -> None:
 
 
 def record_settings(
-    config: Config, folder: Path, split: str, trainer: pl.Trainer, observers: Observers, sweep: bool
+    config: Config, folder: Path, split: str, trainer: pl.Trainer, callbacks: RunCallbacks, sweep: bool
 ) -> None:
     """Write config, environment, split and range test to the run folder, before training begins."""
     # Only the sweep sets ckpt_path in its jobs, to resume them, so it is left out of config.yaml.
     settings = replace(config, ckpt_path=None) if sweep else config
-    curve = observers.tuning.range_test.csv() if observers.tuning.range_test else None
-    record_start(folder, to_yaml(settings), split, curve)
+    range_test = callbacks.tuner.range_test
+    record_start(folder, to_yaml(settings), split, range_test.csv() if range_test else None)
     write_layout(trainer.loggers)
 
 
@@ -123,7 +124,7 @@ def record_results(
     results: Results,
     metrics: Mapping[str, float],
     trainer: pl.Trainer,
-    observers: Observers,
+    callbacks: RunCallbacks,
 ) -> None:
     """Write the model folder, the predictions and metrics.json to the run folder.
 
@@ -133,15 +134,16 @@ def record_results(
         DiskError: the disk is full.
         ProcessError: another process of the run has ended.
     """
-    about = {"licence": backbone.licence, "temperature": results.temperature, "metrics": metrics}
+    outcome = {"licence": backbone.licence, "temperature": results.temperature, "metrics": metrics}
     with resumable(folder):
-        record_model(folder, classifier.state_dict(), {**classifier.hparams, **about})
-        record_evaluations(folder, results.evaluations, observers.class_curves.epochs)
+        record_model(folder, classifier.state_dict(), {**classifier.hparams, **outcome})
+        record_evaluations(folder, results.evaluations, callbacks.class_curves.epochs)
         write_hyperparameters(trainer.loggers, asdict(config), metrics)
         record_end(folder, metrics)
 
 
-def tell(metrics: Mapping[str, float], folder: Path, speed: str, sweep: bool) -> None:
+@rank_zero_only
+def show_results(metrics: Mapping[str, float], folder: Path, speed: str, sweep: bool) -> None:
     """Print a table of the results, unless this is a job of a sweep, and log the training speed."""
     if not sweep:  # a sweep prints a table of its own
         show_run(metrics, folder)
@@ -149,9 +151,9 @@ def tell(metrics: Mapping[str, float], folder: Path, speed: str, sweep: bool) ->
         log.info(speed)
 
 
-def report_results(config: Config, folder: Path, data: ImageDataModule, results: Results, sweep: bool) -> None:
+def report_results(config: Config, folder: Path, datamodule: ImageDataModule, results: Results, sweep: bool) -> None:
     """Write the report, if the config asks for one and there are predictions for all images of a split."""
     if not results.evaluations:
         log.info("there is no report: only some of the images were evaluated")
     elif config.report is True or (config.report == "auto" and not sweep):
-        report_run(folder, data)
+        report_run(folder, datamodule)

@@ -129,7 +129,8 @@ def test_curves_of_splits_are_on_the_same_charts(board: str, open_tab: OpenTab) 
         page.get_by_text(title, exact=True).first.wait_for()
     page.get_by_text("Matches (3)").first.wait_for()  # train, val and test
     page.get_by_text("learning rate", exact=True).first.wait_for()
-    page.get_by_text("shares of time: waiting, transfer, compute", exact=True).first.wait_for(state="attached")
+    page.get_by_text("fractions of time: waiting, transfer, compute", exact=True).first.wait_for(state="attached")
+    page.close()
 
 
 def test_scalars(board: str, open_tab: OpenTab) -> None:

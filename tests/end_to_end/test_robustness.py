@@ -49,7 +49,7 @@ def test_a_run_whose_disk_fills_up_keeps_its_checkpoint_and_is_resumed(train: Tr
 def test_a_disk_that_is_full_from_the_beginning(train: Train, tmp_path: Path) -> None:
     with (
         limited(50_000),
-        pytest.raises(DiskError, match=r"(last|best)\.ckpt cannot .* No epoch was finished: start anew\."),
+        pytest.raises(DiskError, match=r"(last|best)\.ckpt cannot .* No epoch was finished: start the run again\."),
     ):
         train("freeze=false", "epochs=1", *FEW)
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []

@@ -386,7 +386,7 @@ def test_a_backbone_frozen_at_random_is_warned_of(train: Train, caplog: pytest.L
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there(train: Train) -> None:
     with pytest.raises(
-        ConfigError, match=r"cannot run here with trainer.accelerator=gpu .* trainer=default takes what is there"
+        ConfigError, match=r"cannot run here with trainer.accelerator=gpu .* trainer=default fits every machine"
     ):
         train("trainer=gpu")
     with pytest.raises(ConfigError, match=r"cannot run here with .*trainer.strategy=bananas"):
@@ -464,7 +464,7 @@ def test_a_process_that_is_lost_ends_the_run_with_a_message_and_the_run_resumes(
     lost = killed_at("an epoch begins", 2, who="process", rank=1)
     result = command(*overrides, "epochs=3", environment=lost)
     assert result.returncode == 1
-    assert "headstart: another process of this run is gone: killed, out of memory, its machine lost" in result.stderr
+    assert "headstart: another process of this run has ended: killed, out of memory, its machine lost" in result.stderr
     assert f"Resume by ckpt_path={last}" in result.stderr
     assert "Traceback" not in result.stderr
     assert torch.load(last, weights_only=True)["epoch"] == 0

@@ -193,7 +193,7 @@ FAULTS = (
     Fault(
         "a checkpoint goes by way of another folder",
         "training/trainer.py",
-        "            plugins=[WholeCheckpoints()],\n",
+        "            plugins=[AtomicCheckpointIO()],\n",
         "",
         ("end_to_end/test_robustness.py",),
     ),
@@ -214,8 +214,8 @@ FAULTS = (
     Fault(
         "the last epoch's weights are tested instead of the best ones",
         "training/checkpoints.py",
-        '            classifier.load_state_dict(checkpoint["state_dict"])',
-        "            pass",
+        '        classifier.load_state_dict(checkpoint["state_dict"])',
+        "        pass",
         ("end_to_end/test_train.py",),
     ),
     Fault(
@@ -309,8 +309,8 @@ FAULTS = (
     Fault(
         "a checkpoint is written in its place",
         "training/checkpoints.py",
-        "    write_atomically(path, write, size=size)\n\n\nclass WholeCheckpoints",
-        "    write(path)\n\n\nclass WholeCheckpoints",
+        "    write_atomically(path, write, size=size)\n\n\nclass AtomicCheckpointIO",
+        "    write(path)\n\n\nclass AtomicCheckpointIO",
         ("end_to_end/test_robustness.py",),
     ),
     Fault(
@@ -418,7 +418,7 @@ FAULTS = (
         "images are read before a block that there is not is said",
         "train.py",
         "    classifier = build_classifier(",
-        "    next(iter(data.train_dataloader()))\n    classifier = build_classifier(",
+        '    next(iter(datamodule.evaluation_dataloader("train")))\n    classifier = build_classifier(',
         ("end_to_end/test_robustness.py",),
     ),
     Fault(
@@ -430,7 +430,7 @@ FAULTS = (
     ),
     Fault(
         "heads on cached features have small batches, however many the images",
-        "training/tuning/auto.py",
+        "training/tuning/tuner.py",
         "        size *= 2",
         "        return size",
         ("training/test_batch_size.py",),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
+import lightning.pytorch as pl
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -14,7 +17,12 @@ from headstart.data.datamodule import ImageDataModule
 from headstart.data.dataset import Samples
 from headstart.training.classifier import TransferClassifier
 
-CPU = torch.device("cpu")
+
+def quiet_trainer(**settings: Any) -> pl.Trainer:
+    """A Trainer that writes and prints nothing."""
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    quiet |= {"enable_model_summary": False, "use_distributed_sampler": False}
+    return pl.Trainer(**({"accelerator": "cpu"} | quiet | settings))
 
 
 def to_tensor(image: Any) -> Tensor:
@@ -33,11 +41,7 @@ def images(count: int = 60, *, workers: int = 0, transform: Callable[[Any], Tens
     pixels = (rng.integers(0, 120, (count, 8, 8, 3)) + 130 * labels[:, None, None, None]).astype(np.uint8)
     samples = Samples(images=pixels, labels=labels, names=tuple(map(str, range(count))))
     return ImageDataModule(
-        {"train": samples, "val": samples},
-        training=transform,
-        evaluation=to_tensor,
-        batch_size=8,
-        num_workers=workers,
+        {"train": samples, "val": samples}, training=transform, evaluation=to_tensor, batch_size=8, num_workers=workers
     )
 
 
@@ -61,5 +65,19 @@ def random_states() -> list[Any]:
     return [torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())]
 
 
-def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
-    return ours.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in ours.items())
+@contextmanager
+def unchanged(model: TransferClassifier) -> Iterator[None]:
+    """Checks that neither the model nor any random state is changed in the `with` block, not by a bit."""
+
+    def others() -> list[Any]:
+        modes = [module.training for module in model.modules()]
+        return [random_states(), modes, [(p.requires_grad, p.grad) for p in model.parameters()]]
+
+    state, before = deepcopy(model.state_dict()), others()
+    yield
+    assert same(model.state_dict(), state)
+    assert others() == before
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())

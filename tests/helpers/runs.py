@@ -66,19 +66,19 @@ def tensors(folder: Path) -> dict[str, Tensor]:
 def interrupt_after(epochs: int, *overrides: str, folder: Path) -> None:
     """Start a run that dies when an epoch begins, as by a power cut."""
     from headstart.train import run
-    from headstart.training import callbacks
+    from headstart.training import build
 
     class PowerCutError(Exception):
         pass
 
-    class CutPower(callbacks.SeedEpochs):
+    class CutPower(build.SeedEpochs):
         def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
             if trainer.current_epoch == epochs:
                 raise PowerCutError
             super().on_train_epoch_start(trainer, pl_module)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(callbacks, "SeedEpochs", CutPower)
+        patch.setattr(build, "SeedEpochs", CutPower)
         with pytest.raises(PowerCutError):
             run(composed(*small(*overrides)), folder)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headstart.config.schema import Config
 from headstart.data.augmentation import build_mixing
 from headstart.models.unfreezing import Finetuning
-from headstart.training.callbacks import build_callbacks
+from headstart.training.build import build_callbacks
 from headstart.training.classifier import TransferClassifier
 from headstart.training.optimization import build_optimizer, build_schedule
 from headstart.training.trainer import build_trainer, quiet_lightning
@@ -41,9 +42,9 @@ def shaken(image: Any) -> Tensor:
 
 
 @cache
-def settings() -> dict[str, Any]:
-    """The Trainer's, as a run has them."""
-    return asdict(composed(*SMALL).trainer)
+def settings() -> Config:
+    """Those of a small run without loggers."""
+    return composed(*SMALL, "logger=csv", "logger.csv=false")
 
 
 def fitted(
@@ -86,10 +87,9 @@ def fitted(
         mixing=build_mixing(2, mixup=0.2, cutmix=1.0) if mixes else None,
     )
     watch = Watch(folder)
-    callbacks = build_callbacks(
-        folder, monitor="val/loss", seed=0, resumed=str(resumed) if resumed else None, progress=False,
-        early_stopping=None, checkpoint=True, learning_rate=False, ema=ema,
-    )  # fmt: skip
-    trainer = build_trainer([*callbacks, watch], False, settings() | {"max_epochs": epochs})
+    chosen = replace(settings().callbacks, early_stopping=None, ema=ema)
+    config = replace(settings(), callbacks=chosen, monitor="val/loss", ckpt_path=str(resumed) if resumed else None)
+    callbacks = [*build_callbacks(config, folder), watch]
+    trainer = build_trainer(callbacks, False, asdict(config.trainer) | {"max_epochs": epochs})
     trainer.fit(classifier, images(24, workers=workers, transform=shaken), ckpt_path=resumed, weights_only=True)
     return classifier, watch

@@ -18,7 +18,7 @@ from headstart.data.preprocessing import Preprocessing
 from headstart.models import small_networks
 from headstart.models.backbone import build_backbone, check_input
 from headstart.models.head import build_head
-from headstart.models.weights import described_preprocessing
+from headstart.models.weights import read_preprocessing
 from headstart.utils.errors import ModelError
 from headstart.utils.files import write_json
 
@@ -106,17 +106,17 @@ def test_a_file_is_loaded_without_its_old_classifier(form: str, network: nn.Modu
         torch.save({"state_dict": {**body, "head.weight": torch.zeros(7, 1280)}}, path)
     else:
         torch.save({"state_dict": state} if form == "state_dict" else state, path)
-    found = loaded(path)
-    assert set(found) == {name for name in state if not name.startswith("classifier.")}
-    assert all(torch.equal(value, state[name]) for name, value in found.items())
+    loaded_state = loaded(path)
+    assert set(loaded_state) == {name for name in state if not name.startswith("classifier.")}
+    assert all(torch.equal(value, state[name]) for name, value in loaded_state.items())
 
 
 def test_names_of_old_densenet_files_are_understood(tmp_path: Path) -> None:
     state = models.densenet121().state_dict()
     old = {name.replace("norm1.", "norm.1.").replace("conv2.", "conv.2."): v for name, v in state.items()}
     torch.save(old, tmp_path / "densenet.pth")
-    found = build_backbone("torchvision", "densenet121", str(tmp_path / "densenet.pth")).module.state_dict()
-    assert all(torch.equal(value, state[name]) for name, value in found.items())
+    loaded_state = build_backbone("torchvision", "densenet121", str(tmp_path / "densenet.pth")).module.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in loaded_state.items())
 
 
 def test_a_file_named_like_torchvisions_gets_its_preprocessing(network: nn.Module, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_file_named_like_torchvisions_gets_its_preprocessing(network: nn.Modul
 @pytest.mark.parametrize(
     ("beside", "message"),
     [
-        ("{", "model.json is damaged .* Copy it again, or take it away from the weights."),
+        ("{", "model.json is damaged .* Copy it again, or move it away from the weights."),
         ('{"preprocessing": {"crop": 1000000000}}', "model.json is damaged or was changed: resize is missing. Copy it"),
         ('{"preprocessing": [1]}', "model.json is damaged or was changed"),
     ],
@@ -139,7 +139,7 @@ def test_what_lies_beside_weights_is_checked(beside: str, message: str, network:
     save_file(network.state_dict(), tmp_path / "model.safetensors")
     (tmp_path / "model.json").write_text(beside)
     with pytest.raises(ModelError, match=message):
-        described_preprocessing(tmp_path / "model.safetensors")
+        read_preprocessing(tmp_path / "model.safetensors")
 
 
 def test_a_file_of_headstarts_own_brings_its_preprocessing(network: nn.Module, tmp_path: Path) -> None:

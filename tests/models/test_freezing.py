@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 
-import lightning.pytorch as pl
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from headstart.models.backbone import build_backbone
 from headstart.models.freezing import freeze_backbone
 from headstart.training.classifier import TransferClassifier
 from headstart.utils.errors import ModelError
+from tests.helpers.classifiers import quiet_trainer
 
 
 class Small(nn.Module):
@@ -38,11 +38,6 @@ def loader() -> DataLoader[tuple[Tensor, ...]]:
     return DataLoader(TensorDataset(images, torch.arange(12) % 3), batch_size=4)
 
 
-def trainer(**settings: object) -> pl.Trainer:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    return pl.Trainer(accelerator="cpu", max_epochs=2, enable_checkpointing=False, **quiet, **settings)  # type: ignore[arg-type]
-
-
 def changed(classifier: TransferClassifier, before: dict[str, Tensor]) -> set[str]:
     return {name for name, value in classifier.state_dict().items() if not torch.equal(value, before[name])}
 
@@ -52,7 +47,7 @@ def test_only_what_is_not_frozen_changes(freeze: bool | str) -> None:
     torch.manual_seed(0)
     classifier = TransferClassifier(Small(), nn.Linear(4, 3), ["a", "b", "c"], freeze=freeze)
     before = copy.deepcopy(classifier.state_dict())
-    fit = trainer()
+    fit = quiet_trainer(max_epochs=2)
     fit.fit(classifier, loader(), loader())
     fit.validate(classifier, loader(), verbose=False)
     fit.test(classifier, loader(), verbose=False)
@@ -80,7 +75,7 @@ def test_plain_requires_grad_would_not_do() -> None:
     classifier.unfreezing.frozen = []
     before = copy.deepcopy(classifier.state_dict())
     classifier.train()
-    trainer().fit(classifier, loader())
+    quiet_trainer(max_epochs=2).fit(classifier, loader())
     assert "backbone.block1.1.running_mean" in changed(classifier, before)
 
 
@@ -94,16 +89,21 @@ def test_frozen_modules_stay_in_evaluation_mode() -> None:
         assert classifier.head.training is mode
 
 
-def test_a_frozen_backbone_gives_the_same_features_in_training() -> None:
-    classifier = TransferClassifier(Small(), nn.Linear(4, 3), ["a", "b", "c"]).train()
-    images = torch.randn(4, 3, 16, 16)
-    assert torch.equal(classifier.backbone(images), classifier.backbone(images))  # no dropout
-    assert not classifier.backbone(images).requires_grad  # and nothing is kept for a backward pass
+@pytest.mark.parametrize(
+    ("backbone", "num_features"),
+    [(Small(), 4), (models.convnext_tiny(stochastic_depth_prob=0.9, num_classes=768), 768)],
+)
+def test_a_frozen_backbone_gives_the_same_features_in_training(backbone: nn.Module, num_features: int) -> None:
+    """Dropout and stochastic depth are off, and nothing is kept for a backward pass."""
+    classifier = TransferClassifier(backbone, nn.Linear(num_features, 3), ["a", "b", "c"]).train()
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(classifier.backbone(images), classifier.backbone(images))
+    assert not classifier.backbone(images).requires_grad
 
 
 def test_the_optimizer_gets_what_trains_and_nothing_else() -> None:
     classifier = TransferClassifier(Small(), nn.Linear(4, 3), ["a", "b", "c"], freeze="block1")
-    fit = trainer()
+    fit = quiet_trainer(max_epochs=2)
     fit.fit(classifier, loader())
     held = {id(p) for group in fit.optimizers[0].param_groups for p in group["params"]}
     trained = {*classifier.backbone.block2.parameters(), *classifier.head.parameters()}
@@ -128,14 +128,6 @@ def test_blocks_are_frozen_up_to_and_including_the_one_named(name: str, block: s
     assert names[0] == first_free
     every = [n for n, _ in backbone.named_parameters()]
     assert names == every[every.index(first_free) :]
-
-
-def test_stochastic_depth_is_off_in_what_is_frozen() -> None:
-    backbone = models.convnext_tiny(stochastic_depth_prob=0.9)
-    backbone.classifier[2] = nn.Identity()
-    classifier = TransferClassifier(backbone, nn.Linear(768, 2), ["a", "b"]).train()
-    images = torch.randn(2, 3, 32, 32)
-    assert torch.equal(classifier.backbone(images), classifier.backbone(images))
 
 
 def test_an_unknown_block_gets_a_suggestion() -> None:

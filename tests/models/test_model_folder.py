@@ -17,10 +17,11 @@ from safetensors.torch import load_file, save_file
 import headstart
 from headstart.inference.model import Model
 from headstart.models.backbone import build_backbone
-from headstart.models.model_folder import FORMAT_VERSION, described_sha256, find_artifact, read_artifact, save_model
+from headstart.models.model_folder import FORMAT_VERSION, find_artifact, read_artifact, save_model
 from headstart.models.network import Uninitialised
 from headstart.training.checkpoints import load_checkpoint
 from headstart.utils.errors import DataError, ModelError
+from headstart.utils.hashing import description_sha256
 from tests.helpers.disk import limited_memory
 
 
@@ -39,10 +40,8 @@ def test_a_run_a_model_a_file_of_it_and_a_checkpoint_are_the_same_classifier(
     trained: Path, model: Path, folders: Path
 ) -> None:
     image = folders / "cat" / "0.jpg"
-    places = (trained, trained / "model", trained / "model" / "model.json", model, model / "model.safetensors")
-    answers = {
-        headstart.load(place, "cpu").predict(image) for place in (*places, trained / "checkpoints" / "best.ckpt")
-    }
+    paths = (trained, trained / "model", trained / "model" / "model.json", model, model / "model.safetensors")
+    answers = {headstart.load(path, "cpu").predict(image) for path in (*paths, trained / "checkpoints" / "best.ckpt")}
     assert len(answers) == 1
     assert next(iter(answers)).class_name == "cat"
 
@@ -158,11 +157,11 @@ def test_a_network_that_this_version_builds_otherwise_is_refused(model: Path) ->
         Model(artifact)
 
 
-def changed(model: Path, place: str, value: object) -> Path:
+def changed(model: Path, key: str, value: object) -> Path:
     """A model folder whose digests fit and whose description says something else; DROPPED takes a key away."""
     artifact = read_artifact(model)
     description = json.loads(json.dumps(artifact.description))
-    *parents, last = place.split(".")
+    *parents, last = key.split(".")
     inner = description
     for parent in parents:
         inner = inner[parent]
@@ -178,7 +177,7 @@ THREE = [0.5, 0.5, 0.5]
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "message"),
+    ("key", "value", "message"),
     [
         ("model", {}, "model.library is missing"),
         ("model", "resnet18", "model='resnet18': "),
@@ -222,16 +221,14 @@ THREE = [0.5, 0.5, 0.5]
         ("format_version", 2.0, None),
     ],
 )
-def test_what_a_stranger_may_have_written_is_checked(
-    place: str, value: object, message: str | None, model: Path
-) -> None:
+def test_what_a_stranger_may_have_written_is_checked(key: str, value: object, message: str | None, model: Path) -> None:
     """The digests fit: who changes a description can make them fit."""
-    if place == "format_version":
+    if key == "format_version":
         description = json.loads((model / "model.json").read_text())
-        (model / "model.json").write_text(json.dumps({**description, place: value}))
+        (model / "model.json").write_text(json.dumps({**description, key: value}))
         message = "model.json is no description of headstart's"
     else:
-        changed(model, place, value)
+        changed(model, key, value)
         message = f"model.json is damaged or was changed: .*{message}"
     with pytest.raises(ModelError, match=message):
         headstart.load(model)
@@ -244,7 +241,7 @@ def test_a_description_that_is_nested_too_deeply(model: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "value"),
+    ("key", "value"),
     [
         ("model", {"library": "torchvision", "name": "vit_h_14"}),
         ("model", {"library": "timm", "name": "vit_giant_patch14_dinov2"}),
@@ -252,8 +249,8 @@ def test_a_description_that_is_nested_too_deeply(model: Path) -> None:
         ("class_names", [str(number) for number in range(200_000)]),
     ],
 )
-def test_no_memory_is_taken_for_what_the_weights_do_not_have(place: str, value: object, model: Path) -> None:
-    changed(model, place, value)
+def test_no_memory_is_taken_for_what_the_weights_do_not_have(key: str, value: object, model: Path) -> None:
+    changed(model, key, value)
     with limited_memory(1 << 30), pytest.raises(ModelError, match="its weights are not those of"):
         headstart.load(model)
 
@@ -275,32 +272,29 @@ def test_what_a_checkpoint_says_is_checked(trained: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (Path.exists, "place: no such run folder, model folder or checkpoint."),
+        (Path.exists, "path: no such run folder, model folder or checkpoint."),
+        (Path.mkdir, "path holds no model.json: expected a run folder, a model folder or a checkpoint."),
         (
-            Path.mkdir,
-            "place holds no model.json: expected a run folder, a model folder or a checkpoint.",
-        ),
-        (
-            lambda place: place.write_bytes(pickle.dumps(print)),
-            "place is damaged, or no checkpoint of headstart's: it do",
+            lambda path: path.write_bytes(pickle.dumps(print)),
+            "path is damaged, or no checkpoint of headstart's: it do",
         ),
         (
             Path.touch,
-            "place is damaged, or no checkpoint of headstart's: it does not hold tensors and plain values alone",
+            "path is damaged, or no checkpoint of headstart's: it does not hold tensors and plain values alone",
         ),
-        (lambda place: place.write_text("a text"), "place is damaged, or no checkpoint of headstart's"),
-        (lambda place: torch.save({"hyper_parameters": None}, place), "place is no checkpoint of headstart's."),
+        (lambda path: path.write_text("a text"), "path is damaged, or no checkpoint of headstart's"),
+        (lambda path: torch.save({"hyper_parameters": None}, path), "path is no checkpoint of headstart's."),
         (
-            lambda place: torch.save({"hyper_parameters": {"class_names": []}, "state_dict": {}}, place),
-            "place is no checkpoint of headstart's. To start from a file of weights, use model.weights=PATH.",
+            lambda path: torch.save({"hyper_parameters": {"class_names": []}, "state_dict": {}}, path),
+            "path is no checkpoint of headstart's. To start from a file of weights, use model.weights=PATH.",
         ),
-        (lambda place: torch.save({"a": torch.ones(1)}, place), "place is no checkpoint of headstart's."),
+        (lambda path: torch.save({"a": torch.ones(1)}, path), "path is no checkpoint of headstart's."),
     ],
 )
 def test_what_is_no_model_is_refused(make: Callable[[Path], object], message: str, tmp_path: Path) -> None:
-    make(tmp_path / "place")
+    make(tmp_path / "path")
     with pytest.raises(ModelError, match=message):
-        headstart.load(tmp_path / "place")
+        headstart.load(tmp_path / "path")
 
 
 def test_a_run_that_has_not_ended_names_its_checkpoint(trained: Path, tmp_path: Path) -> None:
@@ -311,7 +305,7 @@ def test_a_run_that_has_not_ended_names_its_checkpoint(trained: Path, tmp_path: 
 
 def test_tuples_and_lists_are_the_same_description() -> None:
     described = {"class_names": ("a",), "preprocessing": {"mean": (0.1, 0.2, 0.3)}}
-    assert described_sha256(described) == described_sha256(json.loads(json.dumps(described)))
+    assert description_sha256(described) == description_sha256(json.loads(json.dumps(described)))
 
 
 def test_what_was_read_can_be_saved_again(trained: Path, tmp_path: Path) -> None:

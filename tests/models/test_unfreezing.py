@@ -104,16 +104,6 @@ def test_norms_and_biases_do_not_decay() -> None:
         assert len(build_optimizer([group], name, lr=0.1, **settings).param_groups) == 1  # nothing decays
 
 
-def test_frozen_batchnorm_stays_what_it_is() -> None:
-    backbone = GlyphNet()
-    unfreezing = Unfreezing(backbone, False, Finetuning(batchnorm="frozen"))
-    norms = [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)]
-    assert all(module in unfreezing.frozen for module in norms)
-    assert not any(p.requires_grad for norm in norms for p in norm.parameters())
-    held = {id(p) for group in unfreezing.parameter_groups(nn.Linear(416, 2)) for p in group.parameters}
-    assert held.isdisjoint({id(p) for norm in norms for p in norm.parameters()})
-
-
 def test_what_a_network_itself_never_trains_stays_frozen() -> None:
     """As the fixed position embeddings of some vision transformers."""
     backbone = GlyphNet()
@@ -153,9 +143,9 @@ def test_resumed_with_workers_it_is_the_same_too(name: str, tmp_path: Path) -> N
 def test_a_run_trains_what_its_strategy_says_and_resumes_as_if_it_had_run_on(
     name: str, train: Train, tmp_path: Path
 ) -> None:
-    """What is frozen stays bit for bit, its buffers too; while the head trains alone, on features that are kept."""
-    words = (*QUICK, f"finetune={name}", "model.weights=default", "epochs=4")
-    whole, metrics = recorded(train, *words, folder=tmp_path / "whole")
+    """What is frozen stays bit for bit, its buffers too; while the head trains alone, on cached features."""
+    overrides = (*QUICK, f"finetune={name}", "model.weights=default", "epochs=4")
+    whole, metrics = recorded(train, *overrides, folder=tmp_path / "whole")
     start = build_backbone("headstart", "glyphnet", "default").module.state_dict()
     modules = sorted({name.rpartition(".")[0] for name in start})
     trained = {}
@@ -163,8 +153,8 @@ def test_a_run_trains_what_its_strategy_says_and_resumes_as_if_it_had_run_on(
         moved = {n for n, v in start.items() if not torch.equal(whole.states[epoch][f"backbone.{n}"], v)}
         trains = {n.removeprefix("backbone.") for n in whole.trains[epoch]}
         for module in modules:  # its buffers with its parameters
-            mine = {n for n in start if n.rpartition(".")[0] == module}
-            assert bool(mine & moved) == bool(mine & trains), (epoch, module)
+            of_module = {n for n in start if n.rpartition(".")[0] == module}
+            assert bool(of_module & moved) == bool(of_module & trains), (epoch, module)
         trained[epoch] = len(trains & start.keys())
     every = len(list(build_backbone("headstart", "glyphnet", None).module.parameters()))
     upper = sum(len(block.parameters) for block in blocks_of(GlyphNet())[3:])
@@ -184,14 +174,14 @@ def test_a_run_trains_what_its_strategy_says_and_resumes_as_if_it_had_run_on(
     assert metrics["params/trainable"] == head + sum(size for n, size in sizes.items() if n in trains)
 
     last = whole.folder / "before2" / "last.ckpt"
-    rest, again = recorded(train, *words, f"ckpt_path={last}", folder=tmp_path / "rest")
+    rest, again = recorded(train, *overrides, f"ckpt_path={last}", folder=tmp_path / "rest")
     check_same(rest, whole, range(2, 4))
     assert findings(again) == findings(metrics)
 
 
-@pytest.mark.parametrize("word", ["data.cache=none", "data.cache=decoded"])
+@pytest.mark.parametrize("override", ["data.cache=none", "data.cache=decoded"])
 def test_while_the_head_trains_alone_the_backbone_does_not_run(
-    word: str, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    override: str, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from headstart.training.classifier import TransferClassifier
 
@@ -204,58 +194,58 @@ def test_while_the_head_trains_alone_the_backbone_does_not_run(
         return forward(self, images)
 
     monkeypatch.setattr(TransferClassifier, "forward", counted)
-    words = ("finetune=head_then_full", "finetune.head_epochs=3", "epochs=5", "data.train_per_class=4", word)
-    metrics = train(*words, "model.weights=default", "augment=flip")
+    overrides = ("finetune=head_then_full", "finetune.head_epochs=3", "epochs=5", "data.train_per_class=4", override)
+    metrics = train(*overrides, "model.weights=default", "augment=flip")
     train_and_val = 40 + metrics["data/val_size"]
     assert seen == {0: 0, 1: 0, 2: 0, 3: train_and_val, 4: train_and_val}
     assert metrics["features/computed"] + metrics["features/cached"] == 3 * 40 + metrics["data/val_size"]  # three views
     seen.clear()
-    train(*words, "model.weights=default", "features=off", folder=tmp_path / "off")
+    train(*overrides, "model.weights=default", "features=off", folder=tmp_path / "off")
     assert set(seen.values()) == {train_and_val}
 
 
 def test_a_head_first_trained_on_features_is_that_of_the_network(train: Train, tmp_path: Path) -> None:
-    words = (*QUICK[1:], "finetune=head_then_full", "finetune.head_epochs=2", "model.weights=default", "epochs=4")
-    kept, metrics = recorded(train, *words, folder=tmp_path / "kept")
-    anew, others = recorded(train, *words, "features=off", folder=tmp_path / "anew")
+    overrides = (*QUICK[1:], "finetune=head_then_full", "finetune.head_epochs=2", "model.weights=default", "epochs=4")
+    cached, metrics = recorded(train, *overrides, folder=tmp_path / "cached")
+    uncached, others = recorded(train, *overrides, "features=off", folder=tmp_path / "uncached")
     for epoch in range(4):
-        ours, theirs = kept.states[epoch], anew.states[epoch]
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 if epoch < 2 else 1e-2)
-        assert kept.rates[epoch] == anew.rates[epoch]
+        states = cached.states[epoch], uncached.states[epoch]
+        torch.testing.assert_close(*states, rtol=1e-3, atol=1e-4 if epoch < 2 else 1e-2)
+        assert cached.rates[epoch] == uncached.rates[epoch]
     assert metrics["test/accuracy"] == pytest.approx(others["test/accuracy"], abs=0.01)
 
 
 def test_early_stopping_counts_from_where_everything_trains(train: Train, tmp_path: Path) -> None:
     """No epoch is an improvement by ten here."""
     impatient = ("callbacks.early_stopping.patience=1", "callbacks.early_stopping.min_delta=10")
-    words = ("finetune=gradual", "finetune.head_epochs=2", "epochs=9", *FEW, *impatient)
-    assert train(*words)["epochs/run"] == 2 + 4  # the head's, and until all has unfrozen, which is no better
+    overrides = ("finetune=gradual", "finetune.head_epochs=2", "epochs=9", *FEW, *impatient)
+    assert train(*overrides)["epochs/run"] == 2 + 4  # the head's, and until all has unfrozen, which is no better
     frozen = train("freeze=true", "epochs=9", *FEW, *impatient, folder=tmp_path / "frozen")
     assert frozen["epochs/run"] == 2
 
 
 def test_a_loss_that_is_not_finite_ends_a_run_before_anything_unfreezes(train: Train) -> None:
-    words = ("finetune=head_then_full", "finetune.head_epochs=3", "epochs=4", *FEW)
-    words = (*words, "model.weights=default", "monitor=val/loss", "optimizer=sgd", "lr=1e38")
-    assert train(*words)["epochs/run"] < 3
+    overrides = ("finetune=head_then_full", "finetune.head_epochs=3", "epochs=4", *FEW)
+    overrides = (*overrides, "model.weights=default", "monitor=val/loss", "optimizer=sgd", "lr=1e38")
+    assert train(*overrides)["epochs/run"] < 3
 
 
-def test_a_head_that_trains_first_above_blocks_that_never_thaw(train: Train) -> None:
+def test_a_head_may_train_first_above_blocks_that_stay_frozen(train: Train) -> None:
     assert train("finetune=head_then_full", "freeze=block3.1", "epochs=3", *FEW)["epochs/run"] == 3
 
 
 def test_a_head_that_auto_trains_alone_has_one_schedule(train: Train, tmp_path: Path) -> None:
     """Whatever is set beside it for what would unfreeze."""
-    words = ("finetune=auto", "finetune.head_epochs=2", "scheduler=cosine", "epochs=4", "data.train_per_class=20")
-    record, _ = recorded(train, *words, "model.weights=default", folder=tmp_path / "run")
+    overrides = ("finetune=auto", "finetune.head_epochs=2", "scheduler=cosine", "epochs=4", "data.train_per_class=20")
+    record, _ = recorded(train, *overrides, "model.weights=default", folder=tmp_path / "run")
     assert not any(name.startswith("backbone") for name in record.trains[3])
     rates = [record.rates[epoch][0] for epoch in range(4)]
     assert rates[1:] == sorted(rates[1:], reverse=True)
 
 
 def test_blocks_unfreeze_one_after_the_other(train: Train, tmp_path: Path) -> None:
-    words = ("finetune=gradual", "finetune.unfrozen_by=1.0", "epochs=5", "freeze=stem")
-    record, _ = recorded(train, *QUICK, *words, folder=tmp_path / "run")
+    overrides = ("finetune=gradual", "finetune.unfrozen_by=1.0", "epochs=5", "freeze=stem")
+    record, _ = recorded(train, *QUICK, *overrides, folder=tmp_path / "run")
     lowest = [
         min((n.removeprefix("backbone.") for n in record.trains[epoch] if n.startswith("backbone.")), default="")
         for epoch in range(5)
@@ -265,31 +255,31 @@ def test_blocks_unfreeze_one_after_the_other(train: Train, tmp_path: Path) -> No
     assert falling == sorted(falling, reverse=True)
 
 
-@pytest.mark.parametrize("word", ["freeze=true", "freeze=block1", "finetune=bn_frozen"])
-def test_what_is_frozen_is_bit_identical_in_an_average_of_weights(word: str, train: Train, tmp_path: Path) -> None:
-    metrics = train(word, "callbacks.ema=0.9", "features=off", "model.weights=default", "epochs=3")
+@pytest.mark.parametrize("override", ["freeze=true", "freeze=block1", "finetune=bn_frozen"])
+def test_what_is_frozen_is_bit_identical_in_an_average_of_weights(override: str, train: Train, tmp_path: Path) -> None:
+    metrics = train(override, "callbacks.ema=0.9", "features=off", "model.weights=default", "epochs=3")
     saved = load_file(tmp_path / "run" / "model" / "model.safetensors")
     start = build_backbone("headstart", "glyphnet", "default").module.state_dict()
     moved = {n for n, value in start.items() if not torch.equal(saved[f"backbone.{n}"], value)}
-    assert bool(moved) == (word != "freeze=true")
-    assert not any(n.startswith(("stem", "block1")) for n in moved) or word == "finetune=bn_frozen"
-    assert not any("running" in n for n in moved) or word == "freeze=block1"
+    assert bool(moved) == (override != "freeze=true")
+    assert not any(n.startswith(("stem", "block1")) for n in moved) or override == "finetune=bn_frozen"
+    assert not any("running" in n for n in moved) or override == "freeze=block1"
     assert metrics["epochs/run"] == 3
 
 
 def test_an_average_that_is_resumed_at_its_end_stays_one(train: Train, tmp_path: Path) -> None:
     """Without the best checkpoint, too, which would be restored."""
-    words = ("freeze=false", "callbacks.ema=0.9", "callbacks.checkpoint=false", "epochs=2", *FEW)
-    train(*words[:2], *words[3:], folder=tmp_path / "whole")
+    overrides = ("freeze=false", "callbacks.ema=0.9", "callbacks.checkpoint=false", "epochs=2", *FEW)
+    train(*overrides[:2], *overrides[3:], folder=tmp_path / "whole")
     last = tmp_path / "whole" / "checkpoints" / "last.ckpt"
-    train(*words, f"ckpt_path={last}", folder=tmp_path / "again")
+    train(*overrides, f"ckpt_path={last}", folder=tmp_path / "again")
     average = torch.load(last, weights_only=True)["state_dict"]
     saved = load_file(tmp_path / "again" / "model" / "model.safetensors")
     assert all(torch.equal(value, average[name]) for name, value in saved.items())
 
 
 def test_what_unfreezes_is_compiled_at_every_stage(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Torch compiles a network anew for other gradients, and no more beyond a limit."""
+    """Torch recompiles a network for other gradients, and no more beyond a limit."""
     monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="eager"))
     monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
     try:
@@ -299,34 +289,34 @@ def test_what_unfreezes_is_compiled_at_every_stage(train: Train, monkeypatch: py
 
 
 def test_resumed_when_all_epochs_have_run_it_counts_what_trained(train: Train, tmp_path: Path) -> None:
-    words = ("finetune=head_then_full", "epochs=2", *FEW)
-    whole = train(*words, folder=tmp_path / "whole")
-    again = train(*words, f"ckpt_path={tmp_path}/whole/checkpoints/last.ckpt", folder=tmp_path / "again")
+    overrides = ("finetune=head_then_full", "epochs=2", *FEW)
+    whole = train(*overrides, folder=tmp_path / "whole")
+    again = train(*overrides, f"ckpt_path={tmp_path}/whole/checkpoints/last.ckpt", folder=tmp_path / "again")
     assert findings(again) == findings(whole)
 
 
 def test_a_schedule_of_other_steps_is_not_resumed(train: Train, tmp_path: Path) -> None:
-    words = ("finetune=full", "scheduler=onecycle", "data.train_per_class=6", "epochs=3")
-    interrupt_after(1, *words, folder=tmp_path / "part")
+    overrides = ("finetune=full", "scheduler=onecycle", "data.train_per_class=6", "epochs=3")
+    interrupt_after(1, *overrides, folder=tmp_path / "part")
     last = f"ckpt_path={tmp_path}/part/checkpoints/last.ckpt"
     with pytest.raises(ModelError, match="images_a_step=32, and this run's is .* images_a_step=8"):
-        train(*words, "batch_size=8", last)
+        train(*overrides, "batch_size=8", last)
     with pytest.raises(ModelError, match="images_a_step=32, and this run's is .* images_a_step=64"):
-        train(*words, "trainer.accumulate_grad_batches=2", last)
+        train(*overrides, "trainer.accumulate_grad_batches=2", last)
 
 
 def test_a_schedule_of_other_epochs_is_not_resumed(train: Train, tmp_path: Path) -> None:
-    words = ("finetune=gradual", *FEW)
-    interrupt_after(1, *words, "epochs=4", folder=tmp_path / "part")
+    overrides = ("finetune=gradual", *FEW)
+    interrupt_after(1, *overrides, "epochs=4", folder=tmp_path / "part")
     last = f"ckpt_path={tmp_path}/part/checkpoints/last.ckpt"
     with pytest.raises(ModelError, match="cannot be resumed: its scheduler is name=none epochs=4"):
-        train(*words, "epochs=6", last)
+        train(*overrides, "epochs=6", last)
     with pytest.raises(ModelError, match="cannot be resumed: its finetune is head_epochs=1 unfrozen_by=0.5"):
         train("finetune=layer_decay", *FEW, "epochs=4", last)
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("overrides", "message"),
     [
         (
             ("finetune=gradual", "freeze=true"),
@@ -341,16 +331,13 @@ def test_a_schedule_of_other_epochs_is_not_resumed(train: Train, tmp_path: Path)
         (("finetune=auto", "model.weights=null"), "finetune=auto looks at the images with pretrained weights"),
         (("data.sampling=balanced", "loss.class_weights=balanced"), "would weigh the smaller classes twice"),
         (("freeze=false", "finetune.unfrozen_by=1.5"), r"finetune.unfrozen_by=1.5: expected a number from 0 to 1"),
-        (
-            ("freeze=false", "finetune.layer_decay=0"),
-            "finetune.layer_decay=0.0: expected a number above 0",
-        ),
+        (("freeze=false", "finetune.layer_decay=0"), "finetune.layer_decay=0.0: expected a number above 0"),
         (("freeze=false", "finetune.batchnorm=off"), "finetune.batchnorm"),
     ],
 )
-def test_what_cannot_be_meant(words: tuple[str, ...], message: str) -> None:
+def test_what_cannot_be_meant(overrides: tuple[str, ...], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        composed(*words)
+        composed(*overrides)
 
 
 def test_strategies_of_lightning_that_cannot_unfreeze_are_refused() -> None:
@@ -360,10 +347,10 @@ def test_strategies_of_lightning_that_cannot_unfreeze_are_refused() -> None:
 
 def test_what_unfreezes_is_trained_by_all_processes(tmp_path: Path) -> None:
     """Two processes with 8 images a step each are one with 16; PyTorch alone would not average what unfreezes later."""
-    words = ("finetune=head_then_full", "finetune.batchnorm=frozen", "finetune.backbone_lr=1.0", "optimizer=sgd")
+    overrides = ("finetune=head_then_full", "finetune.batchnorm=frozen", "finetune.backbone_lr=1.0", "optimizer=sgd")
     small = ("lr=0.01", "epochs=2", "data.train_per_class=8", "trainer.accelerator=cpu", *SMALL[2:])
     for name, more in {"one": ("batch_size=16",), "two": ("batch_size=8", "trainer=ddp")}.items():
-        result = command(*more, *words, *small, f"hydra.run.dir={tmp_path / name}")
+        result = command(*more, *overrides, *small, f"hydra.run.dir={tmp_path / name}")
         assert result.returncode == 0, result.stderr
     one, two = (torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("one", "two"))
     torch.testing.assert_close(two["state_dict"], one["state_dict"], rtol=1e-3, atol=1e-4)

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from headstart.report.statistics import calibration_error, compare, mean_interval, wilson
-from headstart.training.calibration import fitted_temperature
+from headstart.training.calibration import fit_temperature
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def calibrated_logits(temperature: float, images: int = 4000, classes: int = 5) 
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
 def test_the_temperature_of_the_logits_is_recovered(temperature: float) -> None:
     logits, labels = calibrated_logits(temperature)
-    fitted = fitted_temperature(logits, labels)
+    fitted = fit_temperature(logits, labels)
     assert fitted == pytest.approx(temperature, rel=0.08)
     assert calibration_error(logits / fitted, labels) < 0.03
     if temperature != 1:
@@ -68,13 +68,13 @@ def test_without_a_mistake_no_temperature_is_fitted() -> None:
     """The likelihood would be largest at a temperature of 0: sure of everything, with ten images for proof."""
     logits = torch.eye(3).repeat(4, 1)
     labels = logits.argmax(dim=1).numpy()
-    assert fitted_temperature(logits, labels) == 1.0
-    assert fitted_temperature(torch.full((3, 2), torch.nan), np.array([0, 1, 0])) == 1.0
+    assert fit_temperature(logits, labels) == 1.0
+    assert fit_temperature(torch.full((3, 2), torch.nan), np.array([0, 1, 0])) == 1.0
 
 
 def test_a_temperature_beyond_reason_is_not_taken() -> None:
     """One confident mistake among three images would make every answer as probable as the others."""
-    assert fitted_temperature(torch.tensor([[5.0, 0.0], [5.0, 0.0], [0.0, 5.0]]), np.array([1, 1, 1])) == 1.0
+    assert fit_temperature(torch.tensor([[5.0, 0.0], [5.0, 0.0], [0.0, 5.0]]), np.array([1, 1, 1])) == 1.0
 
 
 def test_calibration_error_by_hand() -> None:

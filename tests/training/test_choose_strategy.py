@@ -24,9 +24,9 @@ from headstart.training.tuning.choose_strategy import (
     SCRATCH,
     SIMILAR,
     USELESS,
-    chosen,
+    balanced_subset,
+    decide,
     similarity,
-    some_of,
 )
 from headstart.utils.errors import ModelError
 from tests.helpers.commands import ended, script
@@ -47,11 +47,11 @@ from tests.helpers.runs import Train, choices, composed, findings, interrupt_aft
     ],
 )
 def test_the_cases(images: float, alike: float | None, strategy: str) -> None:
-    choice = chosen(images, alike)
+    choice = decide(images, alike)
     assert choice.strategy == strategy
     why, then = str(choice).splitlines()
-    assert f"{images:,.0f} a class" in why
-    measured = "too few to try" if alike is None else f"{alike:.0%} of the way from guessing to no mistake"
+    assert f"{images:,.0f} per class" in why
+    measured = "too few to measure" if alike is None else f"{alike:.0%} of the way from guessing to no errors"
     assert measured in why
     assert "To choose yourself: finetune=NAME, or freeze=true" in then
     assert strategy in (FROZEN, SCRATCH) or f"finetune={strategy}" in then
@@ -78,16 +78,16 @@ def test_many_classes_and_rare_ones_are_looked_at() -> None:
     pixels = np.zeros((len(labels), 8, 8, 3), dtype=np.uint8)
     transform = evaluation_transform(build_backbone("headstart", "glyphnet", None).preprocessing)
     train = {"train": Samples(pixels, labels, [""] * len(labels))}
-    some = some_of(ImageDataModule(train, training=transform, evaluation=transform, batch_size=32), 0)
+    some = balanced_subset(ImageDataModule(train, training=transform, evaluation=transform, batch_size=32), 0)
     counts = np.bincount(some.splits["train"].labels)
     assert (counts[:800] == LEAST).all()
     assert (counts[800:] == [2, 1]).all()
     features = torch.randn(802, 64)[torch.from_numpy(some.splits["train"].labels)]
-    found = similarity(features + 0.1 * torch.randn(features.shape), some.splits["train"].labels, 0)
-    assert found is not None
-    assert found > 0.9
+    separation = similarity(features + 0.1 * torch.randn(features.shape), some.splits["train"].labels, 0)
+    assert separation is not None
+    assert separation > 0.9
     few = np.repeat([0, 1], [1950, 3])
-    some = some_of(
+    some = balanced_subset(
         ImageDataModule(
             {"train": Samples(pixels[:1953], few, [""] * 1953)}, training=transform, evaluation=transform, batch_size=32
         ),
@@ -110,30 +110,26 @@ def test_a_run_chooses_and_a_resumed_one_keeps_its_choice(
         short = train("finetune=auto", "model.weights=default", "epochs=1", folder=tmp_path / "short")
     assert short["params/trainable"] == short["params/total"]  # few epochs leave something to unfreeze in
     caplog.clear()
-    words = ("finetune=auto", "model.weights=default", "epochs=4", "finetune.batchnorm=frozen")
+    overrides = ("finetune=auto", "model.weights=default", "epochs=4", "finetune.batchnorm=frozen")
     with caplog.at_level(logging.INFO):
-        whole = train(*words, folder=tmp_path / "whole")
+        whole = train(*overrides, folder=tmp_path / "whole")
     lines = [record.message for record in caplog.records if record.message.startswith("finetune=auto")]
     assert len(lines) == 2
     assert whole["auto/images_a_class"] == 10
     assert 0.5 < whole["auto/similarity"] <= 1
     saved = torch.load(tmp_path / "whole" / "checkpoints" / "last.ckpt", weights_only=True)["hyper_parameters"]
-    assert saved["chosen"] == {
-        "strategy": "gradual",
-        "images": 10,
-        "similarity": whole["auto/similarity"],
-    }
+    assert saved["chosen"] == {"strategy": "gradual", "images": 10, "similarity": whole["auto/similarity"]}
     assert saved["finetune"] == finetune_preset("gradual") | {"batchnorm": "frozen"}  # what was set goes first
-    named = train("finetune=gradual", *words[1:], folder=tmp_path / "named")
+    named = train("finetune=gradual", *overrides[1:], folder=tmp_path / "named")
     chosen = {name: value for name, value in findings(whole).items() if not name.startswith("auto/")}
     assert findings(named) == chosen
 
-    interrupt_after(2, *words, folder=tmp_path / "part")
+    interrupt_after(2, *overrides, folder=tmp_path / "part")
     last = f"ckpt_path={tmp_path}/part/checkpoints/last.ckpt"
-    rest = train(*words, last, folder=tmp_path / "rest")
+    rest = train(*overrides, last, folder=tmp_path / "rest")
     assert findings(rest) == findings(whole)
     with pytest.raises(ModelError, match="is not of a run with finetune=auto"):
-        train(*words, f"ckpt_path={tmp_path}/named/checkpoints/last.ckpt")
+        train(*overrides, f"ckpt_path={tmp_path}/named/checkpoints/last.ckpt")
 
 
 def test_a_frozen_choice_is_the_run_of_a_frozen_backbone(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from functools import partial
 
-import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
@@ -18,9 +17,10 @@ from headstart.data.dataset import Samples
 from headstart.models.unfreezing import Finetuning
 from headstart.training.classifier import TransferClassifier
 from headstart.training.optimization import build_optimizer, build_schedule, direction
+from tests.helpers.classifiers import quiet_trainer
 
 
-def test_balanced_weights_are_the_inverse_of_the_shares() -> None:
+def test_balanced_weights_are_the_inverse_of_the_fractions() -> None:
     labels = np.array([0] * 6 + [1] * 2 + [2] * 4)
     samples = Samples([""] * 12, labels, [""] * 12)
     weights = class_weights("balanced", samples, 3)
@@ -43,7 +43,7 @@ def test_the_training_loss_is_smoothed_and_weighted_and_that_of_evaluation_is_no
     torch.testing.assert_close(classifier.training_step(batch, 0), expected)
     classifier.validation_step(batch, 0)
     plain = F.cross_entropy(classifier(batch[0]), batch[1])
-    torch.testing.assert_close(classifier.take_figures("val")["loss"], plain)
+    torch.testing.assert_close(classifier.compute_metrics("val")["loss"], plain)
 
 
 def rates(name: str, epochs: int = 10, *, head_epochs: int = 0, **settings: float) -> list[float]:
@@ -67,8 +67,7 @@ def rates(name: str, epochs: int = 10, *, head_epochs: int = 0, **settings: floa
         monitor="train/accuracy",
     )
     data = TensorDataset(torch.zeros(4, 3, 2, 2), torch.zeros(4, dtype=torch.long))
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = pl.Trainer(accelerator="cpu", max_epochs=epochs, enable_checkpointing=False, **quiet)
+    trainer = quiet_trainer(max_epochs=epochs)
     trainer.fit(classifier, DataLoader(data))
     assert trainer.optimizers[0].param_groups[0]["momentum"] == 0.5
     return seen
@@ -96,7 +95,7 @@ def test_schedules() -> None:
 
 
 def test_what_unfreezes_has_a_schedule_of_its_own() -> None:
-    """The head's four epochs rise and fall; those after them begin anew."""
+    """The head's four epochs rise and fall; those after them begin again."""
     for name, settings in {"cosine": {"warmup_epochs": 1.0}, "onecycle": {"pct_start": 0.3}}.items():
         staged = rates(name, head_epochs=4, **settings)
         assert staged == pytest.approx(rates(name, 4, **settings) + rates(name, 6, **settings))

@@ -34,7 +34,9 @@ def test_a_process_alone_needs_neither(environment: dict[str, str]) -> None:
 
 
 def test_every_process_needs_an_image_of_every_split() -> None:
-    with pytest.raises(ConfigError, match=r"val has 4 images, and 5 processes want one each: .*\(trainer.devices=4\)"):
+    with pytest.raises(
+        ConfigError, match=r"val has too few images \(4\): each of 5 processes needs one. .*\(trainer.devices=4\)"
+    ):
         check_processes({}, 5, IMAGES)
 
 

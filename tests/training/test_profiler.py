@@ -1,4 +1,4 @@
-"""What a run says of its speed: on runs that something is made to hold up, and of figures alone."""
+"""What a run says of its speed: on runs that something is made to hold up, and of numbers alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
@@ -28,7 +27,8 @@ from headstart.models.backbone import Backbone
 from headstart.models.unfreezing import Finetuning, Strategy
 from headstart.training import profiler as training_profiler
 from headstart.training.classifier import TransferClassifier
-from headstart.training.profiler import FETCH, STAGES, StepClock, TrainingProfiler, larger_batch, verdict
+from headstart.training.profiler import FETCH, STAGES, StepClock, TrainingProfiler, describe_speed, larger_batch
+from tests.helpers.classifiers import quiet_trainer
 from tests.helpers.images import class_folders
 from tests.helpers.runs import Train, composed
 
@@ -45,9 +45,9 @@ def said(train: Train, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.Mon
     def said(*overrides: str) -> str:
         caplog.set_level(logging.INFO)
         metrics = train(*THROUGH, *overrides)
-        shares = [metrics[f"time/{name}"] for name in ("waiting", "transfer", "compute")]
-        assert min(shares) >= 0
-        assert sum(shares) == pytest.approx(1, abs=1e-3)
+        fractions = [metrics[f"time/{name}"] for name in ("waiting", "transfer", "compute")]
+        assert min(fractions) >= 0
+        assert sum(fractions) == pytest.approx(1, abs=1e-3)
         lines = [line for line in caplog.messages if line.startswith("speed: ")]
         assert len(lines) == 1
         return lines[0]
@@ -61,15 +61,15 @@ def said(train: Train, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.Mon
 HEAD_FIRST = ("features=auto", "finetune=head_then_full", "finetune.head_epochs=20", "epochs=21")
 
 
-@pytest.mark.parametrize(("workers", "words"), [(0, ("epochs=2",)), (2, ("epochs=2",)), (0, HEAD_FIRST)])
-def test_slow_decoding(workers: int, words: tuple[str, ...], said: Callable[..., str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("workers", "overrides"), [(0, ("epochs=2",)), (2, ("epochs=2",)), (0, HEAD_FIRST)])
+def test_slow_decoding(workers: int, overrides: tuple[str, ...], said: Callable[..., str], tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for index in range(12):
         path = tmp_path / "data" / "ab"[index % 2] / f"{index}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (250, 250, 3), dtype=np.uint8)).save(path, format="JPEG2000")
     small = ("data.image_size=16", "data.resize=16", "batch_size=4", f"data.num_workers={workers}")
-    line = said(f"data.root={tmp_path}/data", *small, *words)
+    line = said(f"data.root={tmp_path}/data", *small, *overrides)
     assert "of training waits for images, most of it decoding" in line
     assert "data.cache=decoded" in line
 
@@ -187,8 +187,7 @@ def test_a_head_that_trained_on_features_does_not_count() -> None:
 
     profiler, head_first = TrainingProfiler(), Finetuning(head_epochs=5)
     classifier = TransferClassifier(nn.Flatten(), nn.Linear(12, 2), "ab", freeze=False, finetuning=head_first)
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "limit_val_batches": 0}
-    trainer = pl.Trainer(accelerator="cpu", max_epochs=7, enable_checkpointing=False, callbacks=[profiler], **quiet)
+    trainer = quiet_trainer(max_epochs=7, callbacks=[profiler], limit_val_batches=0)
     trainer.fit(classifier, Batches())
     assert (profiler.steps, profiler.images) == (2 * 3, 2 * 3 * 4)
 
@@ -196,8 +195,8 @@ def test_a_head_that_trained_on_features_does_not_count() -> None:
 READS_DECODED = ("data.cache=decoded", "reads and augments decoded images: a cheaper augment")
 
 
-@pytest.mark.parametrize(("word", "what"), [READS_DECODED, ("features=auto", "waits for features")])
-def test_a_slow_cache(word: str, what: str, said: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("override", "what"), [READS_DECODED, ("features=auto", "waits for features")])
+def test_a_slow_cache(override: str, what: str, said: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     draw = EpochSampler.draw
 
     def late(sampler: EpochSampler) -> tuple[Tensor, Tensor]:
@@ -206,7 +205,7 @@ def test_a_slow_cache(word: str, what: str, said: Callable[..., str], monkeypatc
 
     monkeypatch.setattr(EpochSampler, "draw", late)
     monkeypatch.setenv("HEADSTART_CORES", "2")  # as many workers as there are cores: more would not help
-    assert said("data=digits", "data.train_per_class=3", "epochs=2", "data.num_workers=2", word).endswith(
+    assert said("data=digits", "data.train_per_class=3", "epochs=2", "data.num_workers=2", override).endswith(
         f"of training {what}"
     )
 
@@ -230,7 +229,7 @@ DECODES, READS, TRANSFORMS, HANDS_OVER = (20, 240, 60), (240, 20, 60), (20, 60, 
 
 
 @pytest.mark.parametrize(
-    ("profiler", "words", "expected"),
+    ("profiler", "overrides", "expected"),
     [
         (waited(loading=DECODES), FULL, f"most of it decoding: {KEPT} (each is decoded once)"),
         (waited(loading=DECODES), (*FREEZE, KEPT), f"most of it decoding: {ONCE}"),
@@ -253,18 +252,17 @@ DECODES, READS, TRANSFORMS, HANDS_OVER = (20, 240, 60), (240, 20, 60), (20, 60, 
     ],
 )
 def test_the_verdict(
-    profiler: TrainingProfiler, words: tuple[str, ...], expected: str, monkeypatch: pytest.MonkeyPatch
+    profiler: TrainingProfiler, overrides: tuple[str, ...], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 4,000 images, where there is a GPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
-    config = composed("trainer=gpu", *words)
+    config = composed("trainer=gpu", *overrides)
     splits = {"train": Samples(np.zeros((4000, 64, 64, 3), np.uint8), np.zeros(4000, np.int64), [""] * 4000)}
     workers = config.data.num_workers
     data = ImageDataModule(splits, training=PIXELS, evaluation=PIXELS, batch_size=32, num_workers=workers)
-    name = "vit_b_16" if "model=vit_b_16" in words else "resnet18"
-    backbone = Backbone(nn.Identity(), 3, SMALL, {"library": "torchvision", "name": name})
-    line = verdict(profiler, config, data, Strategy(backbone, config.freeze, Finetuning()))
+    backbone = Backbone(nn.Identity(), 3, SMALL, {}, fixed_size="model=vit_b_16" in overrides)
+    line = describe_speed(profiler, config, data, Strategy(backbone, config.freeze, Finetuning()))
     assert line.startswith("speed: 212 images/s; ")
     assert line.endswith(expected)
 

@@ -34,8 +34,8 @@ print(before, given_back())
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
 def test_on_a_cpu_freed_memory_is_kept_for_the_next_step() -> None:
     """A process of its own, as what is set there cannot be taken back."""
-    found = ended(script(GIVEN_BACK))
-    assert found.returncode == 0, found.stderr
-    before, after = map(float, found.stdout.split())
+    result = ended(script(GIVEN_BACK))
+    assert result.returncode == 0, result.stderr
+    before, after = map(float, result.stdout.split())
     assert before > 200  # MB
     assert after < 20

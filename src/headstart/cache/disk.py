@@ -17,7 +17,7 @@ from typing import Any
 
 from headstart.cache.segments import RECORD
 from headstart.cache.store import IN_USE
-from headstart.models.schemas import ABOUT
+from headstart.models.schemas import JSON_OBJECT
 from headstart.utils.files import read_json
 from headstart.utils.locks import ByteLocks
 
@@ -129,7 +129,7 @@ def cached_sets(cache: Path, kind: str = FEATURES) -> list[CachedSet]:
 def _read_set(folder: Path) -> CachedSet:
     about: dict[str, Any] = {}
     with suppress(OSError, ValueError):  # ValidationError is a ValueError
-        about = ABOUT.validate_python(read_json(folder / "about.json"))
+        about = JSON_OBJECT.validate_python(read_json(folder / "about.json"))
     segments = []
     for records in sorted(folder.glob("*.keys")):
         with suppress(FileNotFoundError):  # evicted by another process at this moment

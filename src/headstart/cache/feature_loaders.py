@@ -159,6 +159,7 @@ class FeatureDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> FeatureBatches:
         """Return a loader of the training split in random order: features, or images once the backbone is unfrozen."""
         assert self._training is not None
+        assert self.images.batch_size is not None
         if self.until_epoch is not None:
             return self._staged(self._training, self.images.train_dataloader(), self.images.batch_size)
         return FeatureBatches(self._training, self.images.training_sampler(), self.images.batch_size)

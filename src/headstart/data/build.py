@@ -54,23 +54,19 @@ def open_images(data: Data) -> LabelledImages:
     return replace(source, splits=make_splits(source, **data.of_splits()))
 
 
-def build_data(
-    config: Config, images: LabelledImages, preprocessing: Preprocessing, batch_size: int, processes: int
-) -> ImageDataModule:
-    """Return the data module of a run.
+def build_data(config: Config, images: LabelledImages, preprocessing: Preprocessing, processes: int) -> ImageDataModule:
+    """Return the data module of a run; its training batch size is set once it is known.
 
     Args:
         config: the configuration of the run.
         images: the labelled images with their splits.
         preprocessing: the preprocessing that the network expects.
-        batch_size: images in a training batch of each process.
         processes: training processes on this machine.
     """
     return ImageDataModule(
         images.splits,
         training=training_transform(preprocessing, **asdict(config.augment)),
         evaluation=evaluation_transform(preprocessing),
-        batch_size=batch_size,
         evaluation_batch_size=config.data.evaluation_batch_size,
         num_workers=config.data.num_workers,
         processes=processes,

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from headstart.config.data_schema import USUAL_BATCH
 from headstart.data.dataset import Samples
 from headstart.data.image_io import decode_image, read_bytes
 from headstart.data.loading_times import LoadingTimes
@@ -125,8 +126,9 @@ class ImageDataModule(pl.LightningDataModule):
         splits: "train", "val" and optionally "test", as `make_splits` returns them; any of them for evaluation only.
         training: the transform of training images, which may be random.
         evaluation: the transform of images outside training.
-        batch_size: images in a training batch on each device; it may be changed before the loaders are created.
-        evaluation_batch_size: images in a batch outside training; None uses `batch_size`.
+        batch_size: images in a training batch on each device; None until it is known, before training.
+        evaluation_batch_size: images in a batch outside training; None uses `batch_size`, or the default while
+            that is not known.
         num_workers: processes that decode and transform. None uses 0 for small images in memory, and otherwise
             `default_workers(processes)`.
         processes: training processes on this machine, each with its own loaders.
@@ -140,7 +142,7 @@ class ImageDataModule(pl.LightningDataModule):
         *,
         training: Transform,
         evaluation: Transform,
-        batch_size: int,
+        batch_size: int | None = None,
         evaluation_batch_size: int | None = None,
         num_workers: int | None = None,
         processes: int = 1,
@@ -162,7 +164,7 @@ class ImageDataModule(pl.LightningDataModule):
     @property
     def evaluation_batch_size(self) -> int:
         """Return the number of images in a batch outside training."""
-        return self._evaluation_batch_size or self.batch_size
+        return self._evaluation_batch_size or self.batch_size or USUAL_BATCH
 
     def use_cached_images(self, training: CachedImages, evaluation: Mapping[str, CachedImages]) -> None:
         """Make loaders that are created from now on read cached images.
@@ -175,6 +177,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return a loader of training images in random order with the training transform."""
+        assert self.batch_size is not None
         sampler = self.training_sampler()
         read, transform = self._cached_training or (None, self.training)
         times = None if read else LoadingTimes(self.num_workers)  # of reading and decoding files

@@ -27,9 +27,9 @@ from headstart.data.splits import split_sha256, split_table
 from headstart.models.model_folder import Artifact, read_artifact
 from headstart.runs.predictions import Evaluation, build_evaluation
 from headstart.training.callbacks import ProgressBar
-from headstart.training.checkpoints import classifier_of, without_backbone
+from headstart.training.checkpoints import restore_classifier, without_backbone
 from headstart.training.classifier import TransferClassifier
-from headstart.training.split_metrics import KeepOutputs, figures_of_splits
+from headstart.training.split_metrics import OutputCollector, compute_split_metrics
 from headstart.training.trainer import build_trainer, quiet_lightning
 from headstart.utils.errors import ConfigError, DataError
 
@@ -46,19 +46,19 @@ def evaluate(path: str | Path, *arguments: str | Path, split: str | None = None,
     folder, overrides = _parse_arguments([str(argument) for argument in arguments])
     config, images = _open_data(artifact, folder, overrides)
     quiet_lightning()
-    classifier = classifier_of(artifact)
+    classifier = restore_classifier(artifact)
     chosen, samples, notes = _select_samples(images, split, classifier.class_names, split_free=folder is not None)
     temperature = artifact.description.get("temperature", 1.0)
     data = _data_module(chosen, samples, classifier, tta, config)
-    keep = KeepOutputs()
-    trainer = _evaluation_trainer(keep, config)
+    collector = OutputCollector()
+    trainer = _evaluation_trainer(collector, config)
     if tta:
         each_view, views = nn.Flatten(0, 1), nn.Unflatten(0, (-1, VIEWS[tta]))
         classifier.backbone = nn.Sequential(each_view, classifier.backbone, views)
         classifier.head = MultiViewHead(classifier.head, temperature)
     batches = (None if tta else cached_features(classifier, data, trainer, config.features)) or data
-    with without_backbone(classifier, aside=batches is not data):
-        metrics, outputs = figures_of_splits(trainer, classifier, batches, keep, kept=(chosen,))
+    with without_backbone(classifier, batches is not data):
+        metrics, outputs = compute_split_metrics(trainer, classifier, batches, collector, collected=(chosen,))
     return build_evaluation(
         chosen,
         samples,
@@ -193,7 +193,7 @@ def _data_module(
     )
 
 
-def _evaluation_trainer(keep: KeepOutputs, config: Config) -> pl.Trainer:
+def _evaluation_trainer(keep: OutputCollector, config: Config) -> pl.Trainer:
     """Build a Trainer with one process on one device: each image is counted once, in a known order."""
     bars = [ProgressBar(leave=False)] if config.trainer.enable_progress_bar else []
     single = {"devices": 1, "num_nodes": 1, "strategy": "auto", "fast_dev_run": False}

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from headstart.data.preprocessing import Preprocessing
-from headstart.models.small_networks import SimpleCNN
-from headstart.models.weights import described_preprocessing, load_weights
+from headstart.models.freezing import evaluation_mode
+from headstart.models.small_networks import GlyphNet, SimpleCNN
+from headstart.models.weights import load_weights, read_preprocessing
 from headstart.utils.errors import ModelError, suggestion
 
 CLASSES = 1000  # output width of a classifier for ImageNet-1k
@@ -27,6 +28,7 @@ class Backbone(NamedTuple):
         num_features: width of the features.
         preprocessing: preprocessing that the weights expect.
         description: arguments of `build_backbone`, without weights, that build the same network again.
+        fixed_size: whether it takes images of one size only, as most vision transformers do.
         licence: licence of the pretrained weights, or None if the library does not state it.
     """
 
@@ -34,6 +36,7 @@ class Backbone(NamedTuple):
     num_features: int
     preprocessing: Preprocessing
     description: dict[str, Any]
+    fixed_size: bool = False
     licence: str | None = None
 
 
@@ -51,35 +54,25 @@ def build_backbone(library: str, name: str, weights: str | None) -> Backbone:
         ModelError: if there is no such network, or the weights are not available or do not match it.
     """
     if library == "torchvision":
-        backbone = _torchvision(name, weights)
+        backbone = _build_torchvision(name, weights)
     else:
-        backbone = _timm(name, weights) if library == "timm" else _headstart(name, weights)
-    own = described_preprocessing(weights) if weights not in (None, "default") else None
-    return backbone._replace(preprocessing=own) if own else backbone
+        backbone = _build_timm(name, weights) if library == "timm" else _build_headstart(name, weights)
+    stored = read_preprocessing(weights) if weights not in (None, "default") else None
+    return backbone._replace(preprocessing=stored) if stored else backbone
 
 
 def check_input(backbone: Backbone, image_size: int) -> None:
-    """Run the backbone on one black image, to detect an unsupported image size before training.
-
-    Args:
-        backbone: the backbone; the mode of its modules does not change.
-        image_size: height and width of images in pixels.
+    """Run the backbone on one black image of this height and width, to detect an unsupported size before training.
 
     Raises:
         ModelError: if the network does not return features of shape (1, num_features) for an image of this size.
     """
-    module = backbone.module
-    was_training = [m for m in module.modules() if m.training]
-    module.eval()
     try:
-        with torch.no_grad():
-            features = module(torch.zeros(1, 3, image_size, image_size))
-        shape = tuple(features.shape)
+        with evaluation_mode(backbone.module), torch.no_grad():
+            shape = tuple(backbone.module(torch.zeros(1, 3, image_size, image_size)).shape)
         problem = "" if shape == (1, backbone.num_features) else f"its features have the shape {shape}"
     except (RuntimeError, AssertionError, ValueError) as error:
         problem = str(error)
-    for m in was_training:
-        m.training = True
     if problem:
         size = backbone.preprocessing.crop
         raise ModelError(
@@ -91,7 +84,7 @@ def check_input(backbone: Backbone, image_size: int) -> None:
 # --- torchvision ---------------------------------------------------------------------------------------------
 
 
-def _torchvision(name: str, weights: str | None) -> Backbone:
+def _build_torchvision(name: str, weights: str | None) -> Backbone:
     from torchvision import models
 
     names = models.list_models(module=models)  # classification only, without detection, segmentation and video
@@ -100,10 +93,9 @@ def _torchvision(name: str, weights: str | None) -> Backbone:
             f"torchvision has no classification network '{name}'.{suggestion(name, names)} "
             f"There are {', '.join(names)}."
         )
-    chosen = _torchvision_weights(models, name, weights)
+    entry = _find_torchvision_weights(models, name, weights)
     # Other weights: the preprocessing of torchvision's first weights of a network is that of its paper.
-    expected = (chosen or next(iter(models.get_model_weights(name)))).transforms()
-    description = {"library": "torchvision", "name": name}
+    expected = (entry or next(iter(models.get_model_weights(name)))).transforms()
     options: dict[str, Any] = {}
     if name.startswith("vit_"):
         options = {"image_size": expected.crop_size[0]}  # their position embeddings have this size
@@ -111,16 +103,16 @@ def _torchvision(name: str, weights: str | None) -> Backbone:
         # The same architecture for all weights. transform_input converts our normalisation to that of the weights.
         options = {"aux_logits": True, "transform_input": True, "init_weights": False}
     if weights == "default":
-        network = _downloaded(
+        network = _download(
             f"torchvision's weights of {name}",
-            f"Put {chosen.url} into {Path(torch.hub.get_dir()) / 'checkpoints'}, or name a file by model.weights=PATH",
-            lambda: models.get_model(name, weights=chosen, **options),
+            f"Put {entry.url} into {Path(torch.hub.get_dir()) / 'checkpoints'}, or name a file by model.weights=PATH",
+            lambda: models.get_model(name, weights=entry, **options),
         )
     else:
         network = models.get_model(name, weights=None, **options)
-    dropped, num_features = _remove_classifier(network)
+    removed, num_features = _remove_classifier(network)
     if weights not in (None, "default"):
-        load_weights(network, str(weights), dropped)
+        load_weights(network, str(weights), removed)
     preprocessing = Preprocessing(
         resize=expected.resize_size[0],
         crop=expected.crop_size[0],
@@ -128,11 +120,17 @@ def _torchvision(name: str, weights: str | None) -> Backbone:
         mean=tuple(expected.mean),
         std=tuple(expected.std),
     )
-    licence = chosen.meta.get("license") if chosen else None
-    return Backbone(network, num_features, preprocessing, description, licence)
+    return Backbone(
+        network,
+        num_features,
+        preprocessing,
+        {"library": "torchvision", "name": name},
+        fixed_size=name.startswith(("vit_", "maxvit")),
+        licence=entry.meta.get("license") if entry else None,
+    )
 
 
-def _torchvision_weights(models: Any, name: str, weights: str | None) -> Any:
+def _find_torchvision_weights(models: Any, name: str, weights: str | None) -> Any:
     """Return the entry of torchvision's weights enum: the default, or the one with the same file name, or None."""
     choices = models.get_model_weights(name)
     if weights == "default":
@@ -144,35 +142,30 @@ def _torchvision_weights(models: Any, name: str, weights: str | None) -> Any:
 
 
 def _remove_classifier(network: nn.Module) -> tuple[list[str], int]:
-    """Replace the 1000-way layer by an identity, so that the network returns the features in front of it.
+    """Replace the 1000-way layer by an identity; return the removed prefixes and the number of features.
 
     The auxiliary classifiers of GoogLeNet and Inception are removed, too.
 
-    Returns:
-        The state dict prefixes of the removed layers, and the width of the features.
-
-    Raises:
-        ModelError: if the network has no 1000-way layer.
     """
-    dropped = []
+    removed = []
     for auxiliary in ("aux1", "aux2", "AuxLogits"):  # of GoogLeNet and Inception
         if getattr(network, auxiliary, None) is not None:
             setattr(network, auxiliary, None)
             setattr(network, "aux_logits", False)  # noqa: B010 (mypy types a module's attributes as tensors)
-            dropped.append(f"{auxiliary}.")
+            removed.append(f"{auxiliary}.")
     for name, layer in network.named_modules():
         if isinstance(layer, nn.Linear) and layer.out_features == CLASSES:
             network.set_submodule(name, nn.Identity())
-            return [*dropped, f"{name}."], layer.in_features
+            return [*removed, f"{name}."], layer.in_features
         if isinstance(layer, nn.Conv2d) and layer.out_channels == CLASSES:
             # SqueezeNet ends in dropout, convolution, ReLU and average pooling. Without the convolution, the average
             # pooling returns features.
             network.set_submodule(name, nn.Identity())
-            return [*dropped, f"{name}."], layer.in_channels
+            return [*removed, f"{name}."], layer.in_channels
     raise ModelError(f"{type(network).__name__} has no {CLASSES}-way layer to replace.")
 
 
-def _downloaded(what: str, remedy: str, fetch: Callable[[], nn.Module]) -> nn.Module:
+def _download(what: str, remedy: str, fetch: Callable[[], nn.Module]) -> nn.Module:
     """Run a library's own download; if it fails, raise ModelError with what to do without an internet connection."""
     try:
         return fetch()
@@ -184,7 +177,7 @@ def _downloaded(what: str, remedy: str, fetch: Callable[[], nn.Module]) -> nn.Mo
 # --- timm ----------------------------------------------------------------------------------------------------
 
 
-def _timm(name: str, weights: str | None) -> Backbone:
+def _build_timm(name: str, weights: str | None) -> Backbone:
     try:
         timm: Any = importlib.import_module("timm")
     except ImportError:
@@ -195,7 +188,7 @@ def _timm(name: str, weights: str | None) -> Backbone:
     if weights == "default":
         if not timm.is_model_pretrained(name):
             raise ModelError(f"timm has no pretrained weights for {name}: use model.weights=null or a path.")
-        network: Any = _downloaded(
+        network: Any = _download(
             f"timm's weights of {name}",
             "Fetch them where there is a network and name the file by model.weights=PATH",
             lambda: timm.create_model(name, pretrained=True, num_classes=0),
@@ -217,16 +210,20 @@ def _timm(name: str, weights: str | None) -> Backbone:
     )
     # The width without the classifier is head_hidden_size where it is set; num_features may differ from it.
     width = getattr(network, "head_hidden_size", None) or network.num_features
-    licence = network.pretrained_cfg.get("license") if weights == "default" else None
-    return Backbone(network, int(width), preprocessing, {"library": "timm", "name": name}, licence)
+    return Backbone(
+        network,
+        int(width),
+        preprocessing,
+        {"library": "timm", "name": name},
+        fixed_size=bool(network.pretrained_cfg.get("fixed_input_size")),
+        licence=network.pretrained_cfg.get("license") if weights == "default" else None,
+    )
 
 
 # --- headstart -----------------------------------------------------------------------------------------------
 
 
-def _headstart(name: str, weights: str | None) -> Backbone:
-    from headstart.models.small_networks import GlyphNet
-
+def _build_headstart(name: str, weights: str | None) -> Backbone:
     networks: dict[str, tuple[Callable[[], Any], Preprocessing]] = {
         "simple_cnn": (SimpleCNN, Preprocessing(224, 224, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))),
         "glyphnet": (GlyphNet, Preprocessing(32, 32, "bilinear", (0.25,) * 3, (0.32,) * 3)),
@@ -241,4 +238,5 @@ def _headstart(name: str, weights: str | None) -> Backbone:
         weights = str(Path(__file__).with_name("glyphnet.safetensors"))
     if weights is not None:
         load_weights(network, weights, [])
-    return Backbone(network, network.num_features, preprocessing, {"library": "headstart", "name": name})
+    description = {"library": "headstart", "name": name}
+    return Backbone(network, network.num_features, preprocessing, description, fixed_size=name == "simple_cnn")

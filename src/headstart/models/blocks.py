@@ -31,24 +31,20 @@ def blocks_of(network: nn.Module) -> list[Block]:
     normalisation layer belongs to the block in front of it. A parameter outside of any layer, such as a position
     embedding, belongs to the block after it.
 
-    Args:
-        network: any network; it is not run.
-
     Returns:
         The blocks in forward order; every parameter is in one of them. Empty if the network has no parameters.
     """
-    parts = list(_parts("", network))
     blocks: list[Block] = []
-    waiting: tuple[str, ...] = ()
-    for name, module, parameters in parts:
-        waiting += parameters
+    pending: tuple[str, ...] = ()
+    for name, module, parameters in _parts("", network):
+        pending += parameters
         if module is None:
             continue
         if _layers(module) == 0 and blocks:
-            blocks[-1] = Block(name, blocks[-1].parameters + waiting)
+            blocks[-1] = Block(name, blocks[-1].parameters + pending)
         else:
-            blocks.append(Block(name, waiting))
-        waiting = ()
+            blocks.append(Block(name, pending))
+        pending = ()
     return blocks
 
 
@@ -79,16 +75,16 @@ def _is_chain(module: nn.Module, *, root: bool) -> bool:
 
 
 def _is_one_layer(children: list[nn.Module]) -> bool:
-    """Tell whether a sequence has at most one layer with weights, such as convolution, normalisation, activation."""
+    """Return whether a sequence has at most one layer with weights, such as convolution, normalisation, activation."""
     return sum(map(_layers, children)) <= 1
 
 
 def _is_stack(module: nn.Module) -> bool:
-    """Tell whether a module contains several blocks of the same type, each of more than one layer."""
+    """Return whether a module contains several blocks of the same type, each of more than one layer."""
     children = [child for child in module.children() if next(child.parameters(), None) is not None]
-    kinds = {type(child) for child in children}
-    alike = len(children) > 1 and len(kinds) == 1 and nn.Sequential not in kinds  # Sequentials are parallel branches
-    return alike and all(_layers(child) > 1 for child in children)
+    types = {type(child) for child in children}
+    uniform = len(children) > 1 and len(types) == 1 and nn.Sequential not in types  # Sequentials are parallel branches
+    return uniform and all(_layers(child) > 1 for child in children)
 
 
 def _layers(module: nn.Module) -> int:

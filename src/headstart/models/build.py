@@ -12,13 +12,7 @@ log = logging.getLogger(__name__)
 
 
 def open_backbone(config: Config) -> Backbone:
-    """Build the backbone and check that it accepts images of the configured size.
-
-    Args:
-        config: the config of the run; its group `data` may change the preprocessing of the weights.
-
-    Returns:
-        The backbone, with the preprocessing that the run uses.
+    """Build the backbone with the preprocessing of the run, and check that it accepts images of the configured size.
 
     Raises:
         ModelError: if there is no such network, its weights are not available, or it does not accept the image size.

@@ -12,31 +12,26 @@ from safetensors.torch import load_file
 
 from headstart.utils.files import write_json, write_tensors
 
-PLACE = Path(__file__).parent / "glyphnet.safetensors"
-FIGURES = ("accuracy", "loss", "top5_accuracy", "macro_accuracy")
+WEIGHTS = Path(__file__).with_name("glyphnet.safetensors")
+METRICS = ("accuracy", "loss", "top5_accuracy", "macro_accuracy")
 
 
-def embed(run: Path, place: Path = PLACE) -> None:
-    """Copy the backbone of a run into the package, and write a record of its origin beside it.
-
-    Args:
-        run: folder of a finished run of `experiment=pretrain_glyphs`.
-        place: path of the weights file to write; the record has the same name with the suffix .json.
-    """
+def embed(run: Path, path: Path = WEIGHTS) -> None:
+    """Copy the backbone of a finished run of `experiment=pretrain_glyphs` into the package, and record its origin."""
     state = load_file(run / "model" / "model.safetensors")
     backbone = {n.removeprefix("backbone."): t for n, t in state.items() if n.startswith("backbone.")}
-    write_tensors(place, backbone)
+    write_tensors(path, backbone)
 
     metrics = json.loads((run / "metrics.json").read_text())
     environment = json.loads((run / "environment.json").read_text())
     record = {
         "made_by": "python train.py experiment=pretrain_glyphs, then python -m headstart.models.embed_glyphnet RUN",
-        "sha256": hashlib.sha256(place.read_bytes()).hexdigest(),
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "seed": int(OmegaConf.load(run / "config.yaml").seed),
-        "metrics": {f"{s}/{name}": metrics[f"{s}/{name}"] for s in ("train", "val", "test") for name in FIGURES},
+        "metrics": {f"{s}/{name}": metrics[f"{s}/{name}"] for s in ("train", "val", "test") for name in METRICS},
         "versions": environment["versions"],
     }
-    write_json(place.with_suffix(".json"), record)
+    write_json(path.with_suffix(".json"), record)
 
 
 if __name__ == "__main__":

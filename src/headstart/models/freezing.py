@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -70,10 +71,18 @@ def freeze_batchnorm(backbone: nn.Module) -> list[nn.Module]:
 
 
 def hold_in_eval(frozen: Iterable[nn.Module]) -> None:
-    """Set frozen modules to evaluation mode: BatchNorm uses its running statistics, and dropout is inactive.
-
-    Args:
-        frozen: the modules; only they are set, not their submodules.
-    """
+    """Set modules, not their submodules, to evaluation mode: BatchNorm keeps its statistics, and dropout is off."""
     for module in frozen:
         module.training = False
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Set all modules to evaluation mode inside the `with` block, and restore the mode of each afterwards."""
+    training = [inner for inner in module.modules() if inner.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for inner in training:
+            inner.training = True

@@ -9,7 +9,7 @@ def build_head(name: str, num_features: int, num_classes: int, **settings: float
     """Build a head by its name.
 
     Args:
-        name: "linear" or "mlp".
+        name: "linear", or "mlp" for a hidden layer with ReLU and dropout in front of the linear layer.
         num_features: width of the backbone's output.
         num_classes: width of the logits.
         **settings: arguments of the head, named as in `conf/head/`: none for "linear", `hidden` and `dropout` for
@@ -25,19 +25,7 @@ def build_head(name: str, num_features: int, num_classes: int, **settings: float
         case "linear":
             return nn.Linear(num_features, num_classes)
         case "mlp":
-            return mlp(num_features, num_classes, int(settings["hidden"]), settings["dropout"])
+            hidden = int(settings["hidden"])
+            layers = nn.Linear(num_features, hidden), nn.ReLU(), nn.Dropout(settings["dropout"])
+            return nn.Sequential(*layers, nn.Linear(hidden, num_classes))
     raise ValueError(f"no head is called {name!r}")
-
-
-def mlp(num_features: int, num_classes: int, hidden: int, dropout: float) -> nn.Sequential:
-    """Build a multilayer perceptron: a hidden layer with ReLU and dropout, then a linear classifier.
-
-    Args:
-        num_features: width of the input.
-        num_classes: width of the logits.
-        hidden: number of units in the hidden layer.
-        dropout: probability of dropout.
-    """
-    return nn.Sequential(
-        nn.Linear(num_features, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, num_classes)
-    )

@@ -58,17 +58,16 @@ def save_model(folder: Path, state: Mapping[str, Tensor], description: Mapping[s
         description: plain values, with at least the keys in `NEEDED`.
     """
     tensors = {name: value.detach().cpu().contiguous() for name, value in network_state(state).items()}
-    about = {
-        **plain({name: value for name, value in description.items() if name != "sha256"}),
+    metadata = {
+        **plain(dict(description)),
         "format_version": FORMAT_VERSION,
         "headstart": headstart.__version__,
         "versions": versions(),
     }
     path = folder / WEIGHTS
-    metadata = {"format": "pt", "description_sha256": described_sha256(about)}
-    write_tensors(path, tensors, metadata)
+    write_tensors(path, tensors, {"format": "pt", "description_sha256": description_sha256(metadata)})
     # Written last, so that a model.json never describes weights that are not complete.
-    write_json(folder / DESCRIPTION, {**about, "sha256": {WEIGHTS: file_sha256(path).hex()}})
+    write_json(folder / DESCRIPTION, {**metadata, "sha256": {WEIGHTS: file_sha256(path).hex()}})
 
 
 def network_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -77,31 +76,23 @@ def network_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in clean.items() if name.startswith(PARTS)}
 
 
-def described_sha256(description: Mapping[str, Any]) -> str:
-    """Return the SHA-256, in hexadecimal, of a description without its key `sha256`."""
-    return description_sha256({name: value for name, value in description.items() if name != "sha256"})
-
-
 # --- reading -------------------------------------------------------------------------------------------------
 
 
 def read_artifact(path: str | Path) -> Artifact:
-    """Read a trained classifier, without pickle.
-
-    Args:
-        path: a run folder, a model folder, one of its files, or a checkpoint written by headstart.
+    """Read a trained classifier from a run folder, a model folder, one of its files or a checkpoint, without pickle.
 
     Raises:
         ModelError: if there is no classifier, or it is damaged, modified, or written by a newer version of headstart.
     """
-    place = find_artifact(Path(path))
-    if not place.is_dir():
-        return _from_checkpoint(place)
-    description = _read_description(place / DESCRIPTION)
-    weights = place / WEIGHTS
+    source = find_artifact(Path(path))
+    if not source.is_dir():
+        return _from_checkpoint(source)
+    description = _read_description(source / DESCRIPTION)
+    weights = source / WEIGHTS
     if not weights.is_file():
         raise ModelError(f"{weights} is missing: {DESCRIPTION} beside it describes it. Copy the whole model folder.")
-    if file_sha256(weights).hex() != description["sha256"].get(WEIGHTS):
+    if file_sha256(weights).hex() != description.pop("sha256").get(WEIGHTS):
         raise ModelError(
             f"{weights} is not the file that {DESCRIPTION} describes: truncated or changed. Copy it again."
         )
@@ -111,16 +102,13 @@ def read_artifact(path: str | Path) -> Artifact:
             metadata = file.metadata() or {}
     except SafetensorError as error:
         raise ModelError(f"{weights} is no safetensors file ({error}). Copy the model folder again.") from None
-    if metadata.get("description_sha256") != described_sha256(description):
-        raise ModelError(f"{place / DESCRIPTION} was changed since it was written with {WEIGHTS}. Copy it again.")
-    return Artifact(place, description, state)
+    if metadata.get("description_sha256") != description_sha256(description):
+        raise ModelError(f"{source / DESCRIPTION} was changed since it was written with {WEIGHTS}. Copy it again.")
+    return Artifact(source, description, state)
 
 
 def find_artifact(path: Path) -> Path:
-    """Return the model folder or checkpoint that a path refers to.
-
-    Args:
-        path: a run folder, a model folder, one of its files, or a checkpoint.
+    """Return the model folder or checkpoint that a path refers to; see `read_artifact`.
 
     Raises:
         ModelError: if there is none.
@@ -168,7 +156,7 @@ def _from_checkpoint(path: Path) -> Artifact:
 
 
 def has_backbone(checkpoint: Mapping[str, Any]) -> bool:
-    """Tell whether a checkpoint contains the backbone, not only the head; see `checkpoints.without_backbone`."""
+    """Return whether a checkpoint contains the backbone, not only the head; see `checkpoints.without_backbone`."""
     return any(name.startswith(PARTS[0]) for name in checkpoint["state_dict"])
 
 
@@ -187,8 +175,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path} is damaged, or no checkpoint of headstart's: it does not hold tensors and plain values alone "
             f"({type(error).__name__})."
         ) from None
-    described = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
-    if not isinstance(described, dict) or not described.keys() >= NEEDED or "state_dict" not in checkpoint:
+    description = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
+    if not isinstance(description, dict) or not description.keys() >= NEEDED or "state_dict" not in checkpoint:
         raise ModelError(
             f"{path} is no checkpoint of headstart's. To start from a file of weights, use model.weights=PATH."
         )

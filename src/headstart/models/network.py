@@ -17,19 +17,16 @@ from headstart.utils.errors import ModelError
 
 
 def build_parts(description: Mapping[str, Any]) -> tuple[nn.Module, nn.Module]:
-    """Build the backbone and the head of a classifier with random weights.
-
-    Args:
-        description: the classifier's description; `model`, `head` and `class_names` are used.
+    """Build the backbone and the head that a classifier's description names, with random weights.
 
     Raises:
         ModelError: if there is no such network.
     """
     backbone = build_backbone(**description["model"], weights=None)
-    num_classes = len(description["class_names"])
-    return backbone.module, build_head(
-        num_features=backbone.num_features, num_classes=num_classes, **description["head"]
+    head = build_head(
+        num_features=backbone.num_features, num_classes=len(description["class_names"]), **description["head"]
     )
+    return backbone.module, head
 
 
 def build_network(artifact: Artifact) -> nn.Sequential:
@@ -50,12 +47,7 @@ def build_network(artifact: Artifact) -> nn.Sequential:
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        name = artifact.description["model"]["name"]
-        raise ModelError(
-            f"{artifact.path}: its weights are not those of {name} as this version builds it "
-            f"({' '.join(str(error).split())[:300]}). Install the versions that it was trained with: "
-            f"{artifact.description.get('versions', 'they are not known')}."
-        ) from None
+        raise _mismatch(artifact, " ".join(str(error).split())[:300]) from None
     return network.eval().requires_grad_(False)
 
 
@@ -70,23 +62,27 @@ def check_sizes(artifact: Artifact) -> None:
             parts = build_parts(artifact.description)
     except (NotImplementedError, RuntimeError):  # a network whose constructor needs data
         return
-    described = {
+    expected = {
         f"{part}.{name}": tuple(value.shape)
         for part, module in zip(("backbone", "head"), parts, strict=True)
         for name, value in module.state_dict().items()
     }
-    found = {name: tuple(value.shape) for name, value in artifact.state.items()}
-    for name in (*described, *found):
-        if described.get(name) != found.get(name):
-            raise ModelError(
-                f"{artifact.path}: its weights are not those of {artifact.description['model']['name']} as this "
-                f"version builds it ({name}: {_size(found, name)} in the file, {_size(described, name)} by its "
-                f"description). Install the versions that it was trained with: "
-                f"{artifact.description.get('versions') or 'they are not known'}."
-            )
+    shapes = {name: tuple(value.shape) for name, value in artifact.state.items()}
+    for name in (*expected, *shapes):
+        if expected.get(name) != shapes.get(name):
+            sizes = f"{_format_size(shapes, name)} in the file, {_format_size(expected, name)} by its description"
+            raise _mismatch(artifact, f"{name}: {sizes}")
 
 
-def _size(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:
+def _mismatch(artifact: Artifact, problem: str) -> ModelError:
+    return ModelError(
+        f"{artifact.path}: its weights are not those of {artifact.description['model']['name']} as this version "
+        f"builds it ({problem}). Install the versions that it was trained with: "
+        f"{artifact.description.get('versions') or 'they are not known'}."
+    )
+
+
+def _format_size(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:
     return " × ".join(map(str, shapes[name])) or "one number" if name in shapes else "nothing"
 
 

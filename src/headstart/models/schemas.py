@@ -46,7 +46,7 @@ Text = Annotated[Any, AfterValidator(_text)]
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 
 
-def _three(**bounds: float) -> Any:
+def _channels(**bounds: float) -> Any:
     # A checkpoint has tuples where JSON has lists.
     return Annotated[list[Annotated[float, Field(**bounds)]], Field(min_length=3, max_length=3, strict=False)]
 
@@ -81,8 +81,8 @@ class Preprocessed(Strict):
     resize: int = Field(ge=1, le=2 * MAX_SIDE)
     crop: Side
     interpolation: Literal["nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos"]
-    mean: _three(ge=-10, le=10)  # type: ignore[valid-type]
-    std: _three(gt=0, le=10)  # type: ignore[valid-type]
+    mean: _channels(ge=-10, le=10)  # type: ignore[valid-type]
+    std: _channels(gt=0, le=10)  # type: ignore[valid-type]
 
     @model_validator(mode="after")
     def _crop_fits(self) -> Preprocessed:
@@ -91,7 +91,7 @@ class Preprocessed(Strict):
         return self
 
 
-class Told(Open):
+class DataDescription(Open):
     """The description of the images that a classifier was trained on."""
 
     image_column: Text | None = None
@@ -108,7 +108,7 @@ class Description(Open):
     preprocessing: Preprocessed
     freeze: bool | Text
     temperature: float = Field(default=1.0, gt=0, le=1e6)
-    data: Told = Field(default_factory=Told)
+    data: DataDescription = Field(default_factory=DataDescription)
     versions: dict[Text, Text] = Field(default_factory=dict)
     metrics: dict[Text, int | float | None] = Field(default_factory=dict)
 
@@ -156,21 +156,14 @@ class JobRecord(Open):
 METRICS: TypeAdapter[dict[Text, int | float | None]] = TypeAdapter(
     dict[Text, int | float | None], config=ConfigDict(strict=True)
 )
-ABOUT: TypeAdapter[dict[Text, Any]] = TypeAdapter(dict[Text, Any], config=ConfigDict(strict=True))
+JSON_OBJECT: TypeAdapter[dict[Text, Any]] = TypeAdapter(dict[Text, Any], config=ConfigDict(strict=True))
 
 
 # --- messages ------------------------------------------------------------------------------------------------
 
 
 def check_values(schema: type[BaseModel], values: Any, path: Path, error: type[HeadstartError], remedy: str) -> None:
-    """Validate values against a schema.
-
-    Args:
-        schema: the pydantic model.
-        values: values as they were read from the file.
-        path: path of the file, for the message.
-        error: class of the error to raise.
-        remedy: a sentence for the message that tells what to do.
+    """Validate the values of the file at `path` against a schema; `remedy`, a sentence, ends the message.
 
     Raises:
         HeadstartError: an `error`, if a value is missing, unknown, of another type, or out of range.
@@ -178,20 +171,20 @@ def check_values(schema: type[BaseModel], values: Any, path: Path, error: type[H
     try:
         schema.model_validate(values)
     except ValidationError as problems:
-        raise error(f"{path} is damaged or was changed: {_first(problems)}. {remedy}") from None
+        raise error(f"{path} is damaged or was changed: {_format_first(problems)}. {remedy}") from None
     except RecursionError:
         raise error(f"{path} is damaged or was changed: it is nested too deeply. {remedy}") from None
 
 
-def _first(problems: ValidationError) -> str:
-    """Describe the first problem in words."""
+def _format_first(problems: ValidationError) -> str:
+    """Describe the first problem."""
     problem: Mapping[str, Any] = problems.errors(include_url=False)[0]
-    place = ".".join(map(str, problem["loc"]))
+    key = ".".join(map(str, problem["loc"]))
     if problem["type"] == "missing":
-        return f"{place} is missing"
+        return f"{key} is missing"
     if problem["type"] == "extra_forbidden":
-        return f"there is no key {place}"
+        return f"there is no key {key}"
     text = repr(problem["input"])
-    given = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    value = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
     expected = str(problem["msg"]).removeprefix("Value error, ").replace("Input should be", "expected")
-    return f"{place}={given}: {expected}" if place else expected
+    return f"{key}={value}: {expected}" if key else expected

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 
-class GlyphNet(nn.Module):
+class GlyphNet(nn.Sequential):
     """A convolutional backbone for 32 x 32 images: a stem, three blocks that halve height and width, a pool.
 
-    The pool averages over each quarter of the image instead of the whole image. The features thereby still distinguish
-    the upper half of a glyph from its lower half, which distinguishes a 6 from a 9.
-
-    Attributes:
-        num_features: length of an image's feature vector.
+    It maps normalised images, float (batch, 3, 32, 32), to features, float (batch, num_features). The pool averages
+    over each quarter of the image instead of the whole image. The features thereby still distinguish the upper half of
+    a glyph from its lower half, which distinguishes a 6 from a 9.
     """
+
+    num_features = 104 * 2 * 2
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,16 +22,6 @@ class GlyphNet(nn.Module):
         self.block2 = _block(32, 64)
         self.block3 = _block(64, 104)
         self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten())
-        self.num_features = 104 * 2 * 2
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map normalised images, float (batch, 3, 32, 32), to features, float (batch, num_features)."""
-        x = self.stem(x)
-        x = self.block1(x)
-        x = self.block2(x)
-        x = self.block3(x)
-        features: Tensor = self.pool(x)
-        return features
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:
@@ -48,31 +38,17 @@ def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     )
 
 
-class SimpleCNN(nn.Module):
+class SimpleCNN(nn.Sequential):
     """The articles' baseline: a backbone of two convolutions for 224 x 224 images.
 
-    Attributes:
-        num_features: length of an image's feature vector.
+    It maps images, float (batch, 3, 224, 224), to features, float (batch, num_features).
     """
 
     num_features = 8 * 56 * 56
 
     def __init__(self) -> None:
         super().__init__()
-        self.block1 = self._block(3, 4)
-        self.block2 = self._block(4, 8)
+        for number, (inputs, outputs) in enumerate(((3, 4), (4, 8)), start=1):
+            layers = (nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(), nn.MaxPool2d(2))
+            self.add_module(f"block{number}", nn.Sequential(*layers))
         self.flatten = nn.Flatten()
-
-    @staticmethod
-    def _block(channels: int, filters: int) -> nn.Sequential:
-        return nn.Sequential(
-            nn.Conv2d(channels, filters, kernel_size=3, padding=1),
-            nn.BatchNorm2d(filters),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-        )
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images, float (batch, 3, 224, 224), to features, float (batch, 25088)."""
-        features: Tensor = self.flatten(self.block2(self.block1(images)))
-        return features

@@ -35,17 +35,11 @@ class Finetuning:
 
     @property
     def has_stages(self) -> bool:
-        """Tell whether parts of the backbone are unfrozen during training."""
+        """Return whether parts of the backbone are unfrozen during training."""
         return self.head_epochs > 0 or self.unfrozen_by > 0
 
     def unfrozen(self, blocks: int, epoch: int, epochs: int) -> int:
-        """Return how many blocks, counted from the last, train in an epoch.
-
-        Args:
-            blocks: number of blocks that can be unfrozen.
-            epoch: index of the epoch, counted from 0.
-            epochs: number of epochs of the whole training.
-        """
+        """Return how many blocks, counted from the last, train in an epoch, counted from 0, of `epochs` in all."""
         if epoch < self.head_epochs:
             return 0
         stages = max(1, math.ceil(self.unfrozen_by * (epochs - self.head_epochs)))
@@ -68,9 +62,9 @@ class Unfreezing:
 
     def __init__(self, backbone: nn.Module, freeze: bool | str, finetuning: Finetuning) -> None:
         self.backbone, self.finetuning = backbone, finetuning
-        self._for_good = freeze_backbone(backbone, freeze)
+        self._permanent = freeze_backbone(backbone, freeze)
         if finetuning.batchnorm == "frozen":
-            self._for_good += freeze_batchnorm(backbone)
+            self._permanent += freeze_batchnorm(backbone)
         self._trainable = {name: p for name, p in backbone.named_parameters() if p.requires_grad}
         self._blocks = [
             block for block in blocks_of(backbone) if not self._trainable.keys().isdisjoint(block.parameters)
@@ -79,11 +73,7 @@ class Unfreezing:
         self._unfreeze(0 if finetuning.has_stages else len(self._blocks))
 
     def begin_epoch(self, epoch: int, epochs: int) -> bool:
-        """Unfreeze the blocks that train in an epoch, and freeze the others.
-
-        Args:
-            epoch: index of the epoch, counted from 0.
-            epochs: number of epochs of the whole training.
+        """Unfreeze the blocks that train in an epoch, counted from 0, of `epochs` in all, and freeze the others.
 
         Returns:
             Whether the number of unfrozen blocks has changed.
@@ -96,7 +86,7 @@ class Unfreezing:
 
     @property
     def is_complete(self) -> bool:
-        """Tell whether everything that is not frozen permanently is unfrozen."""
+        """Return whether everything that is not frozen permanently is unfrozen."""
         return self._unfrozen == len(self._blocks)
 
     def unfreeze_all(self) -> None:
@@ -110,15 +100,12 @@ class Unfreezing:
         below = self._blocks[: len(self._blocks) - count]
         head_alone = count == 0 and self.finetuning.has_stages  # freezes what follows the last block, too
         up_to = True if head_alone else below[-1].name if below else False
-        self.frozen = [*self._for_good, *freeze_backbone(self.backbone, up_to)]
+        self.frozen = [*self._permanent, *freeze_backbone(self.backbone, up_to)]
 
     def parameter_groups(self, head: nn.Module) -> list[ParameterGroup]:
         """Return all parameters that are not frozen permanently, grouped by learning rate.
 
         Parameters that are frozen temporarily are included; they have no gradients until they are unfrozen.
-
-        Args:
-            head: the head, whose parameters have the full learning rate.
 
         Returns:
             The groups, from the head to the first block; one group called "all" if there is only one learning rate.
@@ -150,10 +137,10 @@ class ParameterGroup:
 
 
 class Strategy(NamedTuple):
-    """A choice of the weights that a run starts from, and of the parts that it trains.
+    """The weights that a run starts from, and the parts that it trains.
 
     Attributes:
-        backbone: the backbone, with pretrained weights, or with random ones if `finetune=auto` has found that the
+        backbone: the backbone, with pretrained weights, or with random ones if `finetune=auto` has measured that the
             pretrained ones do not help.
         freeze: part of the backbone that stays frozen; see `freezing.freeze_backbone`.
         finetuning: settings for the parts that are not frozen.

@@ -16,31 +16,31 @@ from headstart.models.schemas import Preprocessed, check_values
 from headstart.utils.errors import ModelError, format_error
 from headstart.utils.files import read_json
 
-AWAY = "Copy it again, or take it away from the weights."
+REMEDY = "Copy it again, or move it away from the weights."
 
 
-def load_weights(backbone: nn.Module, path: str | Path, dropped: Sequence[str]) -> None:
+def load_weights(backbone: nn.Module, path: str | Path, removed: Sequence[str]) -> None:
     """Load weights from a file into a backbone; everything except the old classifier must match.
 
     Args:
         backbone: a network whose classifier was removed.
         path: a .safetensors file, or a file by torch.save that contains tensors only. It holds a state dict, or a
             state dict under the key "state_dict", or names with the prefix "backbone." if headstart has written it.
-        dropped: prefixes of the old classifier's entries, which are ignored if the file has them.
+        removed: prefixes of the old classifier's entries, which are ignored if the file has them.
 
     Raises:
         ModelError: if the file is missing, is damaged or needs pickle, or if entries are missing, unknown or of
             another shape; the message names them.
     """
-    state = _strip(read_state(path))
-    state = {name: value for name, value in state.items() if not name.startswith(tuple(dropped))}
+    state = _rename(read_state(path))
+    state = {name: value for name, value in state.items() if not name.startswith(tuple(removed))}
     if state and all(name.startswith("head.") for name in state):
         raise ModelError(f"{path} holds a head only: its run was killed. Resume that run by ckpt_path first.")
     expected = backbone.state_dict()
     problems = [
-        *_named("missing", expected.keys() - state.keys()),
-        *_named("unknown", state.keys() - expected.keys()),
-        *_named(
+        *_format_names("missing", expected.keys() - state.keys()),
+        *_format_names("unknown", state.keys() - expected.keys()),
+        *_format_names(
             "of another shape",
             (
                 f"{name} {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}"
@@ -86,7 +86,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     return state
 
 
-def described_preprocessing(path: str | Path) -> Preprocessing | None:
+def read_preprocessing(path: str | Path) -> Preprocessing | None:
     """Read the preprocessing that belongs to a weights file written by headstart.
 
     It is part of a checkpoint, and in the model.json beside a .safetensors file.
@@ -98,33 +98,33 @@ def described_preprocessing(path: str | Path) -> Preprocessing | None:
     if path.suffix == ".safetensors":
         path = path.with_name("model.json")
         try:
-            described = read_json(path) if path.is_file() else {}
+            description = read_json(path) if path.is_file() else {}
         except (OSError, ValueError) as error:
-            raise ModelError(f"{path} is damaged ({format_error(error)}). {AWAY}") from None
+            raise ModelError(f"{path} is damaged ({format_error(error)}). {REMEDY}") from None
     else:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-        described = loaded.get("hyper_parameters", {})
-    found = described.get("preprocessing") if isinstance(described, dict) else None
-    if not found:
+        description = loaded.get("hyper_parameters", {})
+    preprocessing = description.get("preprocessing") if isinstance(description, dict) else None
+    if not preprocessing:
         return None
-    check_values(Preprocessed, found, path, ModelError, AWAY)
-    return Preprocessing.from_dict(found)
+    check_values(Preprocessed, preprocessing, path, ModelError, REMEDY)
+    return Preprocessing.from_dict(preprocessing)
 
 
-def _strip(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the state dict with the names that the network itself uses, and without a head."""
     prefix = "backbone."
     if any(name.startswith(prefix) for name in state):  # written by headstart: leave the head out
         state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     # torchvision's DenseNet files date from before 2018, when a layer could be called "norm.1".
-    old = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.(?=[12]\.)")
-    return {old.sub(r"\1", name): value for name, value in state.items()}
+    old_name = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.(?=[12]\.)")
+    return {old_name.sub(r"\1", name): value for name, value in state.items()}
 
 
-def _named(what: str, names: Iterable[str]) -> list[str]:
+def _format_names(problem: str, names: Iterable[str]) -> list[str]:
     """Return one item such as "3 missing: a, b, c", with at most five names; return no item if there are no names."""
     listed = sorted(names)
     if not listed:
         return []
     more = ", ..." if len(listed) > 5 else ""
-    return [f"{len(listed)} {what}: {', '.join(listed[:5])}{more}"]
+    return [f"{len(listed)} {problem}: {', '.join(listed[:5])}{more}"]

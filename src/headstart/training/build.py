@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import lightning.pytorch as pl
+from lightning.pytorch.callbacks import LearningRateMonitor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from headstart.config.compose import finetune_preset
 from headstart.config.ranges import AUTO
@@ -20,83 +22,87 @@ from headstart.data.splits import split_sha256
 from headstart.models.backbone import Backbone, build_backbone
 from headstart.models.head import build_head
 from headstart.models.unfreezing import Finetuning, Strategy
-from headstart.training.callbacks import ClassCurves, Timings, build_callbacks
+from headstart.training.callbacks import AveragedWeights, ClassCurves, ProgressBar, SeedEpochs, StopEarly, Timings
+from headstart.training.checkpoints import BestCheckpoint, LastCheckpoint
 from headstart.training.classifier import TransferClassifier
 from headstart.training.loggers import build_loggers
-from headstart.training.optimization import build_optimizer, build_schedule, schedule_length
+from headstart.training.optimization import build_optimizer, build_schedule, schedule_hyperparameters
 from headstart.training.profiler import TrainingProfiler
-from headstart.training.split_metrics import KeepOutputs
+from headstart.training.split_metrics import OutputCollector
 from headstart.training.trainer import build_trainer, check_monitor
-from headstart.training.tuning.auto import Auto
-from headstart.training.tuning.choose_strategy import FROZEN, SCRATCH, Choice, choose
+from headstart.training.tuning.choose_strategy import FROZEN, SCRATCH, StrategyChoice, choose_strategy
+from headstart.training.tuning.tuner import Tuner
 from headstart.utils.hashing import module_sha256
+from headstart.utils.metrics import direction
 
 log = logging.getLogger(__name__)
 
 NO_LIMIT_GB = 1e6  # size limit of the feature cache for finetune=auto if the config does not cache features
 
 
-class Observers(NamedTuple):
+class RunCallbacks(NamedTuple):
     """The callbacks whose results a run reads.
 
     Attributes:
         outputs: collects the logits and features of an evaluation.
         class_curves: collects the validation accuracy of each class by epoch.
         profiler: measures the training speed.
-        tuning: determines the learning rate and batch size for `auto`.
+        tuner: determines the learning rate and the batch size.
         timings: measures the time of the run and of `fit`.
     """
 
-    outputs: KeepOutputs
+    outputs: OutputCollector
     class_curves: ClassCurves
     profiler: TrainingProfiler
-    tuning: Auto
+    tuner: Tuner
     timings: Timings
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Return the tuned numbers, the fractions of training time, and the seconds taken up to now."""
-        return {**self.tuning.metrics, **self.profiler.metrics, **self.timings.metrics}
+        """Return the tuned values, the fractions of training time, and the seconds taken up to now."""
+        return {**self.tuner.metrics, **self.profiler.metrics, **self.timings.metrics}
 
 
-def open_trainer(config: Config, folder: Path) -> tuple[pl.Trainer, Observers]:
-    """Build Lightning's Trainer with the callbacks and loggers of a run.
-
-    Args:
-        config: the checked config.
-        folder: the run folder.
-
-    Returns:
-        The Trainer, and those of its callbacks whose results are read later.
+def open_trainer(config: Config, folder: Path) -> tuple[pl.Trainer, RunCallbacks]:
+    """Build Lightning's Trainer with the loggers and callbacks of a run, and return those callbacks that a run reads.
 
     Raises:
         ConfigError: this machine does not support the trainer's settings.
         ModelError: the checkpoint to resume cannot be read.
     """
-    tuning = Auto(config.optimizer.lr, config.data.batch_size, config.ckpt_path)
-    observers = Observers(KeepOutputs(), ClassCurves(), TrainingProfiler(), tuning, Timings())
+    tuner = Tuner(config.optimizer.lr, config.data.batch_size, config.ckpt_path)
+    run_callbacks = RunCallbacks(OutputCollector(), ClassCurves(), TrainingProfiler(), tuner, Timings())
     loggers = build_loggers(folder, **asdict(config.logger))
-    callbacks = build_callbacks(
-        folder,
-        monitor=config.monitor,
-        seed=config.seed,
-        resumed=config.ckpt_path,
-        progress=config.trainer.enable_progress_bar,
-        **(asdict(config.callbacks) | ({} if loggers else {"learning_rate": False})),
-    )
-    return build_trainer([*observers, *callbacks], loggers, asdict(config.trainer)), observers
+    callbacks = [*run_callbacks, *build_callbacks(config, folder)]
+    return build_trainer(callbacks, loggers, asdict(config.trainer)), run_callbacks
 
 
-def strategy_of(
-    config: Config, backbone: Backbone, data: ImageDataModule, trainer: pl.Trainer
-) -> tuple[Strategy, Choice | None]:
+def build_callbacks(config: Config, folder: Path) -> list[pl.Callback]:
+    """Build the callbacks that the config chooses, and the one that seeds every epoch."""
+    settings, monitor = config.callbacks, config.monitor
+    callbacks: list[pl.Callback] = [SeedEpochs(config.seed)]
+    if config.trainer.enable_progress_bar:
+        callbacks.append(ProgressBar(leave=False))
+    if settings.early_stopping is not None:
+        stopping = {**asdict(settings.early_stopping), "mode": direction(monitor)}
+        callbacks.append(StopEarly(monitor, check_on_train_epoch_end=True, **stopping))
+    if settings.learning_rate and (config.logger.tensorboard or config.logger.csv):
+        callbacks.append(LearningRateMonitor(logging_interval="epoch"))
+    if settings.ema is not None:
+        # Lightning's EMAWeightAveraging changes frozen weights by rounding errors; torch's lerp keeps them bit for bit.
+        average = get_ema_multi_avg_fn(settings.ema)  # type: ignore[no-untyped-call]
+        callbacks.append(AveragedWeights(multi_avg_fn=average))
+    if settings.checkpoint:
+        # BestCheckpoint comes first, so that the state in last.ckpt includes the best checkpoint.
+        checkpoints, resumed = folder / "checkpoints", Path(config.ckpt_path) if config.ckpt_path else None
+        callbacks += [BestCheckpoint(checkpoints, monitor, resumed), LastCheckpoint(checkpoints)]
+    return callbacks
+
+
+def resolve_strategy(
+    config: Config, backbone: Backbone, datamodule: ImageDataModule, trainer: pl.Trainer
+) -> tuple[Strategy, StrategyChoice | None]:
     """Return the fine-tuning strategy of the config or, for `finetune=auto`, choose one.
-
-    Args:
-        config: the checked config.
-        backbone: the backbone with its pretrained weights.
-        data: the images.
-        trainer: the Trainer of the run.
 
     Returns:
         The strategy, and the choice of `finetune=auto`, with its measurements, or None.
@@ -104,12 +110,12 @@ def strategy_of(
     Raises:
         ModelError: the checkpoint to resume cannot be read, or is of a run with another `finetune`.
     """
-    asked = Strategy(backbone, config.freeze, Finetuning(**config.finetune.settings()))
+    configured = Strategy(backbone, config.freeze, Finetuning(**config.finetune.settings()))
     if config.finetune.name != AUTO:
-        return asked, None
-    choice = choose(
+        return configured, None
+    choice = choose_strategy(
         backbone,
-        data,
+        datamodule,
         trainer,
         checkpoint=config.ckpt_path,
         seed=config.seed,
@@ -119,44 +125,36 @@ def strategy_of(
     for line in str(choice).splitlines():
         log.info(line)
     if choice.strategy == FROZEN:
-        return asked._replace(freeze=True, finetuning=Finetuning()), choice
+        return configured._replace(freeze=True, finetuning=Finetuning()), choice
     if choice.strategy == SCRATCH:
         random = build_backbone(**asdict(config.model) | {"weights": None}).module
-        at_once = replace(asked.finetuning, head_epochs=0, unfrozen_by=0.0)  # random weights need no protection
-        return asked._replace(backbone=backbone._replace(module=random), finetuning=at_once), choice
+        at_once = replace(configured.finetuning, head_epochs=0, unfrozen_by=0.0)  # random weights need no protection
+        return configured._replace(backbone=backbone._replace(module=random), finetuning=at_once), choice
     finetuning = Finetuning(**finetune_preset(choice.strategy) | config.finetune.changed())
     finetuning = replace(finetuning, head_epochs=min(finetuning.head_epochs, config.epochs - 1))
-    return asked._replace(finetuning=finetuning), choice
+    return configured._replace(finetuning=finetuning), choice
 
 
 def build_classifier(
-    config: Config,
-    images: LabelledImages,
-    data: ImageDataModule,
-    strategy: Strategy,
-    trainer: pl.Trainer,
-    *,
-    choice: Choice | None,
-    split: str,
-    lr: float | None,
+    config: Config, images: LabelledImages, strategy: Strategy, choice: StrategyChoice | None, split: str
 ) -> TransferClassifier:
     """Build the classifier with a new head; its hyperparameters describe how it is trained.
+
+    Its learning rate and batch size are None until `Tuner.apply` sets them.
 
     Args:
         config: the checked config.
         images: the labelled images of all splits.
-        data: the same images, as batches.
         strategy: the backbone, and which part of it is trained in which epoch.
-        trainer: the Trainer of the run.
         choice: the choice of `finetune=auto`, if any.
         split: which image is in which split, as `split_table` returns it.
-        lr: the learning rate; None if it is still to be measured.
 
     Raises:
         ConfigError: the monitored metric is not measured.
+        ModelError: `freeze` names no block of the backbone.
     """
     backbone, freeze, finetuning = strategy
-    num_classes, optimizer = len(images.class_names), asdict(config.optimizer) | {"lr": lr}
+    num_classes, optimizer = len(images.class_names), asdict(config.optimizer) | {"lr": None}
     classifier = TransferClassifier(
         backbone.module,
         build_head(num_features=backbone.num_features, num_classes=num_classes, **asdict(config.head)),
@@ -169,7 +167,7 @@ def build_classifier(
         monitor=config.monitor,
         mixing=build_mixing(num_classes, mixup=config.loss.mixup, cutmix=config.loss.cutmix),
         label_smoothing=config.loss.label_smoothing,
-        class_weights=class_weights(config.loss.class_weights, data.splits["train"], num_classes),
+        class_weights=class_weights(config.loss.class_weights, images.splits["train"], num_classes),
         description={
             "model": backbone.description,
             "head": asdict(config.head),
@@ -180,14 +178,9 @@ def build_classifier(
             "chosen": asdict(choice) if choice else None,
             "backbone_sha256": module_sha256(backbone.module) if freeze is True else None,
             "optimizer": optimizer,
-            "batch_size": data.batch_size,
+            "batch_size": None,
             "scheduler": asdict(config.scheduler)
-            | schedule_length(
-                config.scheduler.name,
-                config.epochs,
-                images_a_step=data.batch_size * config.trainer.accumulate_grad_batches * trainer.world_size,
-                unfreezes=finetuning.unfrozen_by > 0,
-            ),
+            | schedule_hyperparameters(config.scheduler.name, config.epochs, unfreezes=finetuning.unfrozen_by > 0),
             "monitor": config.monitor,
             "ema": config.callbacks.ema,
             "split": split_sha256(split),

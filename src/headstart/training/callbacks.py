@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, RichProgressBar, WeightAveraging
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar, WeightAveraging
 
 from headstart.data.samplers import mixed_seed
-from headstart.training.checkpoints import KeepBest, KeepLast
 from headstart.training.classifier import TransferClassifier
-from headstart.utils.metrics import direction
 
 
 class SeedEpochs(pl.Callback):
@@ -82,10 +78,7 @@ class Timings(pl.Callback):
     def metrics(self) -> dict[str, float]:
         """Return `time/fit_s` and, up to now, `time/total_s`, in seconds."""
         now = time.perf_counter()
-        return {
-            "time/fit_s": round(self._fit_end - self._fit_start, 3),
-            "time/total_s": round(now - self._start, 3),
-        }
+        return {"time/fit_s": round(self._fit_end - self._fit_start, 3), "time/total_s": round(now - self._start, 3)}
 
 
 class StopEarly(EarlyStopping):
@@ -111,7 +104,7 @@ class StopEarly(EarlyStopping):
 
 
 class AveragedWeights(WeightAveraging):
-    """Lightning's weight averaging, which also applies the average if no epoch was left to train."""
+    """Lightning's weight averaging, which also applies the average if no epoch remained to train."""
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Copy the averaged weights into the model, as Lightning does only if it has trained an epoch."""
@@ -134,54 +127,3 @@ class ProgressBar(RichProgressBar):
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         return metrics
-
-
-def build_callbacks(
-    folder: Path,
-    *,
-    monitor: str,
-    seed: int,
-    resumed: str | None,
-    progress: bool,
-    early_stopping: dict[str, float] | None,
-    checkpoint: bool,
-    learning_rate: bool,
-    ema: float | None,
-) -> list[pl.Callback]:
-    """Build the callbacks of a run.
-
-    Args:
-        folder: the run folder.
-        monitor: the metric that early stopping and the best checkpoint go by.
-        seed: the seed of the run.
-        resumed: the checkpoint that is resumed, if any.
-        progress: show progress bars.
-        early_stopping: `patience` in epochs and `min_delta`, or None to train all epochs.
-        checkpoint: save `checkpoints/best.ckpt` and `checkpoints/last.ckpt`.
-        learning_rate: log the learning rate of each epoch.
-        ema: the decay of an exponential moving average of the weights, in (0, 1), or None for no averaging.
-    """
-    callbacks: list[pl.Callback] = [SeedEpochs(seed)]
-    if progress:
-        callbacks.append(ProgressBar(leave=False))
-    if early_stopping is not None:
-        callbacks.append(
-            StopEarly(
-                monitor,
-                min_delta=early_stopping["min_delta"],
-                patience=int(early_stopping["patience"]),
-                mode=direction(monitor),
-                check_on_train_epoch_end=True,
-            )
-        )
-    if learning_rate:
-        callbacks.append(LearningRateMonitor(logging_interval="epoch"))
-    if ema is not None:
-        # Lightning's EMAWeightAveraging changes frozen weights by rounding errors; torch's lerp keeps them bit for bit.
-        average = get_ema_multi_avg_fn(ema)  # type: ignore[no-untyped-call]
-        callbacks.append(AveragedWeights(multi_avg_fn=average))
-    if checkpoint:
-        # KeepBest comes first, so that the state in last.ckpt includes the best checkpoint.
-        checkpoints = folder / "checkpoints"
-        callbacks += [KeepBest(checkpoints, monitor, Path(resumed) if resumed else None), KeepLast(checkpoints)]
-    return callbacks

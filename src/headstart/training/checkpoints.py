@@ -39,12 +39,8 @@ AT_EPOCH_END: dict[str, Any] = {
 def write_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
     """Write a checkpoint atomically: completely or not at all.
 
-    Args:
-        path: the file to write.
-        checkpoint: what `torch.save` writes.
-
     Raises:
-        DiskError: the disk is full; a previous checkpoint at this path is left as it was.
+        DiskError: the disk is full; a previous checkpoint at this path stays as it was.
     """
     size = sum(leaf.nbytes for leaf in tree_leaves(dict(checkpoint)) if isinstance(leaf, Tensor))
 
@@ -55,7 +51,7 @@ def write_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
     write_atomically(path, write, size=size)
 
 
-class WholeCheckpoints(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """A checkpoint plugin that makes Lightning write checkpoints atomically.
 
     Lightning itself writes to the folder of temporary files and moves the file from there. Between two file systems
@@ -68,13 +64,10 @@ class WholeCheckpoints(TorchCheckpointIO):
         write_checkpoint(Path(path), checkpoint)
 
 
-class KeepLast(ModelCheckpoint):
+class LastCheckpoint(ModelCheckpoint):
     """A callback that saves `last.ckpt` after every epoch, to resume from.
 
     Lightning's `save_last` is not enough: it saves only when there is a new best checkpoint.
-
-    Args:
-        folder: the folder of the checkpoint.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -84,7 +77,7 @@ class KeepLast(ModelCheckpoint):
         """Ignore the state of the resumed run: its `last.ckpt` belongs to that run's folder."""
 
 
-class KeepBest(ModelCheckpoint):
+class BestCheckpoint(ModelCheckpoint):
     """A callback that saves `best.ckpt`, the checkpoint of the best epoch by the monitored metric.
 
     A resumed run copies the `best.ckpt` that is in the same folder as the checkpoint it resumes. Lightning alone would
@@ -98,7 +91,7 @@ class KeepBest(ModelCheckpoint):
 
     def __init__(self, folder: Path, monitor: str, resumed: Path | None = None) -> None:
         super().__init__(dirpath=folder, filename="best", monitor=monitor, mode=direction(monitor), **AT_EPOCH_END)
-        self.former = resumed.parent / "best.ckpt" if resumed else None
+        self.resumed_best = resumed.parent / "best.ckpt" if resumed else None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Copy the best checkpoint of the resumed run into this run's folder, and restore its score.
@@ -106,22 +99,22 @@ class KeepBest(ModelCheckpoint):
         Raises:
             DiskError: the disk is full.
         """
-        if self.former is None or not self.former.is_file():
-            log.warning("%s is not there: the best checkpoint is looked for among the epochs to come", self.former)
+        source = self.resumed_best
+        if source is None or not source.is_file():
+            log.warning("%s does not exist: only epochs from now on can become the best checkpoint", source)
             return
         best = Path(str(self.dirpath), "best.ckpt")
-        if best.resolve() != self.former.resolve():
-            former = self.former
-            write_atomically(best, lambda path: shutil.copyfile(former, path), size=former.stat().st_size)
+        if best.resolve() != source.resolve():
+            write_atomically(best, lambda path: shutil.copyfile(source, path), size=source.stat().st_size)
         score = state_dict["best_model_score"]
-        places = {
+        paths = {
             "dirpath": str(self.dirpath),
             "best_model_path": str(best),
             "best_k_models": {str(best): score},
             "kth_best_model_path": str(best),
             "kth_value": score,
         }
-        super().load_state_dict({**state_dict, **places})
+        super().load_state_dict({**state_dict, **paths})
 
 
 def load_checkpoint(path: str | Path) -> TransferClassifier:
@@ -138,15 +131,11 @@ def load_checkpoint(path: str | Path) -> TransferClassifier:
     Raises:
         ModelError: there is no such file, or headstart did not write it.
     """
-    return classifier_of(read_artifact(path))
+    return restore_classifier(read_artifact(path))
 
 
-def classifier_of(artifact: Artifact) -> TransferClassifier:
-    """Build a classifier, in evaluation mode, from the contents of a checkpoint or model folder.
-
-    Args:
-        artifact: see `model_folder.read_artifact`.
-    """
+def restore_classifier(artifact: Artifact) -> TransferClassifier:
+    """Build a classifier, in evaluation mode, from the contents of a checkpoint or model folder."""
     network = build_network(artifact)
     classifier = TransferClassifier(
         network.get_submodule("backbone").requires_grad_(),
@@ -160,7 +149,7 @@ def classifier_of(artifact: Artifact) -> TransferClassifier:
 
 
 @contextmanager
-def without_backbone(classifier: TransferClassifier, aside: bool = True) -> Iterator[None]:
+def without_backbone(classifier: TransferClassifier, enabled: bool = True) -> Iterator[None]:
     """Remove a frozen backbone from the classifier inside the `with` block, where its batches are cached features.
 
     Checkpoints that are saved in the block hold the head only. Saving a large, unchanged backbone at the end of every
@@ -168,10 +157,10 @@ def without_backbone(classifier: TransferClassifier, aside: bool = True) -> Iter
 
     Args:
         classifier: gets its backbone back at the end of the block.
-        aside: False does nothing.
+        enabled: False does nothing.
     """
     backbone = classifier.backbone
-    if aside:
+    if enabled:
         classifier.backbone = nn.Identity()
     try:
         yield
@@ -180,18 +169,13 @@ def without_backbone(classifier: TransferClassifier, aside: bool = True) -> Iter
 
 
 @contextmanager
-def head_only_checkpoints(folder: Path, classifier: TransferClassifier, aside: bool) -> Iterator[None]:
+def head_only_checkpoints(folder: Path, classifier: TransferClassifier, enabled: bool) -> Iterator[None]:
     """Remove the backbone inside the `with` block, and add it to the run's checkpoints afterwards.
 
     The checkpoints are completed even if the block raises.
-
-    Args:
-        folder: the run folder.
-        classifier: see `without_backbone`.
-        aside: see `without_backbone`.
     """
     try:
-        with without_backbone(classifier, aside):
+        with without_backbone(classifier, enabled):
             yield
     finally:
         complete_checkpoints(folder / "checkpoints", classifier)
@@ -201,12 +185,8 @@ def head_only_checkpoints(folder: Path, classifier: TransferClassifier, aside: b
 def complete_checkpoints(folder: Path, classifier: TransferClassifier) -> None:
     """Add the backbone to all checkpoints of a folder that were saved without it.
 
-    Checkpoints with another `backbone_sha256` are left as they are. A checkpoint that cannot be completed is logged as
+    Checkpoints with another `backbone_sha256` stay as they are. A checkpoint that cannot be completed is logged as
     a warning. Only the process of rank 0 does this.
-
-    Args:
-        folder: the folder of checkpoints; it need not exist.
-        classifier: the classifier, with its backbone.
     """
     if classifier.hparams.get("backbone_sha256") is None:
         return  # the backbone was trained at least in part, so checkpoints contain it
@@ -225,10 +205,6 @@ def complete_checkpoints(folder: Path, classifier: TransferClassifier) -> None:
 def check_checkpoint(path: str | Path, classifier: TransferClassifier) -> int:
     """Check that this classifier can resume a checkpoint.
 
-    Args:
-        path: the checkpoint.
-        classifier: the classifier to be trained.
-
     Returns:
         The number of epochs that the checkpoint was trained for.
 
@@ -237,18 +213,18 @@ def check_checkpoint(path: str | Path, classifier: TransferClassifier) -> int:
             split, frozen part, optimizer, schedule and so on. The batch size may differ.
     """
     checkpoint = read_checkpoint(path)
-    theirs = checkpoint["hyper_parameters"]
-    for key, ours in classifier.hparams.items():
-        if key != "batch_size" and theirs.get(key) != ours:  # the batch size may change between epochs
+    saved = checkpoint["hyper_parameters"]
+    for key, value in classifier.hparams.items():
+        if key != "batch_size" and saved.get(key) != value:  # the batch size may change between epochs
             raise ModelError(
-                f"{path} cannot be resumed: its {key} is {_brief(theirs.get(key))}, and this run's is "
-                f"{_brief(ours)}. Resume with the settings of the config.yaml beside it, or start anew "
+                f"{path} cannot be resumed: its {key} is {_format(saved.get(key))}, and this run's is "
+                f"{_format(value)}. Resume with the settings of the config.yaml beside it, or start a new run "
                 f"from its weights by model.weights={path}."
             )
     return int(checkpoint["epoch"]) + 1
 
 
-def _brief(value: object) -> str:
+def _format(value: object) -> str:
     if isinstance(value, dict):
         return " ".join(f"{key}={part}" for key, part in value.items())
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
@@ -258,19 +234,14 @@ def _brief(value: object) -> str:
 def restore_best(trainer: pl.Trainer, classifier: TransferClassifier) -> dict[str, int]:
     """Load the weights of the best checkpoint into the classifier, if the run has one.
 
-    Args:
-        trainer: the Trainer after `fit`.
-        classifier: modified in place.
-
     Returns:
         `epochs/run`, the number of epochs trained, and, if there is a best checkpoint, `epochs/best`, its epoch,
         counted from 1.
     """
-    epochs = {"epochs/run": trainer.current_epoch}
-    for keeper in trainer.checkpoint_callbacks:
-        if isinstance(keeper, KeepBest) and keeper.best_model_path:
-            checkpoint = read_checkpoint(keeper.best_model_path)
-            classifier.on_load_checkpoint(checkpoint)
-            classifier.load_state_dict(checkpoint["state_dict"])
-            epochs["epochs/best"] = int(checkpoint["epoch"]) + 1
+    epochs, best = {"epochs/run": trainer.current_epoch}, trainer.checkpoint_callback
+    if isinstance(best, BestCheckpoint) and best.best_model_path:
+        checkpoint = read_checkpoint(best.best_model_path)
+        classifier.on_load_checkpoint(checkpoint)
+        classifier.load_state_dict(checkpoint["state_dict"])
+        epochs["epochs/best"] = int(checkpoint["epoch"]) + 1
     return epochs

@@ -18,12 +18,12 @@ from headstart.data.datamodule import Batch
 from headstart.data.preprocessing import Normalisation, Preprocessing
 from headstart.models.freezing import hold_in_eval
 from headstart.models.unfreezing import Finetuning, Unfreezing
-from headstart.training.distributed import check_agreement, check_strategy, renew
+from headstart.training.distributed import check_agreement, check_strategy, rewrap
 from headstart.training.metrics import build_metrics
 from headstart.training.optimization import BuildOptimizer, BuildSchedule, build_optimizer, build_schedule, can_fuse
 
 SPLITS = ("train", "val", "test")
-NOTED_IMAGES = 4096
+PENDING_IMAGES = 4096  # number of images after which the metrics are updated
 BACKBONE = "backbone."  # prefix of the backbone's tensors in a state dict
 ADAM: BuildOptimizer = partial(build_optimizer, name="adam", lr=1e-3)
 ALL_AT_ONCE = Finetuning()
@@ -92,7 +92,7 @@ class TransferClassifier(pl.LightningModule):
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.metrics = nn.ModuleDict({f"{split}_split": build_metrics(len(class_names)) for split in SPLITS})
         # Logits, labels and loss of the batches that the metrics have not been updated with yet.
-        self._noted: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {split: [] for split in SPLITS}
+        self._pending: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {split: [] for split in SPLITS}
         self.unfreezing = Unfreezing(backbone, freeze, finetuning)
         self._compiled = False
         self.class_accuracy: dict[str, Tensor] = {}
@@ -111,9 +111,9 @@ class TransferClassifier(pl.LightningModule):
         same = checkpoint.get("hyper_parameters", {}).get("backbone_sha256") == self.hparams.get("backbone_sha256")
         # Lightning's WeightAveraging adds "current_model_state".
         for key in {"state_dict", "current_model_state"} & checkpoint.keys():
-            theirs = {name for name in checkpoint[key] if name.startswith(BACKBONE)}
-            if same and (not own or not theirs):
-                rest = {name: value for name, value in checkpoint[key].items() if name not in theirs}
+            saved = {name for name in checkpoint[key] if name.startswith(BACKBONE)}
+            if same and (not own or not saved):
+                rest = {name: value for name, value in checkpoint[key].items() if name not in saved}
                 checkpoint[key] = own | rest
 
     def train(self, mode: bool = True) -> TransferClassifier:
@@ -122,17 +122,10 @@ class TransferClassifier(pl.LightningModule):
         hold_in_eval(self.unfreezing.frozen)
         return self
 
-    def compile_backbone(self, wanted: bool = True) -> None:
-        """Compile the backbone with `torch.compile`, in place and lazily.
-
-        In place, so that the names in its state dict do not change; lazily means at the first forward pass.
-
-        Args:
-            wanted: False does nothing.
-        """
-        if wanted:
-            self.backbone.compile()
-            self._compiled = True
+    def compile_backbone(self) -> None:
+        """Compile the backbone at its first forward pass with `torch.compile`; its state dict keeps its names."""
+        self.backbone.compile()
+        self._compiled = True
 
     def setup(self, stage: str) -> None:
         """Check that unfreezing can work, before processes wait for each other's gradients.
@@ -149,7 +142,7 @@ class TransferClassifier(pl.LightningModule):
         """Unfreeze the blocks that are trained from this epoch on."""
         if self.unfreezing.begin_epoch(self.current_epoch, self.trainer.max_epochs or 0):
             self.train()
-            renew(self.trainer.strategy)
+            rewrap(self.trainer.strategy)
             if self._compiled:  # every stage recompiles, and torch.compile stops after eight recompilations
                 torch.compiler.reset()
 
@@ -168,7 +161,7 @@ class TransferClassifier(pl.LightningModule):
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
-        """Compute the loss to minimise, and note the batch for the training metrics."""
+        """Compute the loss to minimise, and add the batch to the training metrics."""
         images, labels = batch
         targets = labels  # with mixing, class probabilities of shape (batch, classes)
         if self.mixing is not None:
@@ -176,7 +169,7 @@ class TransferClassifier(pl.LightningModule):
             labels = targets.argmax(dim=1)
         logits = self(images)
         loss = F.cross_entropy(logits, targets, self.class_weights, label_smoothing=self.label_smoothing)
-        self._update("train", logits.detach(), labels, loss.detach())
+        self._add_batch("train", logits.detach(), labels, loss.detach())
         return loss
 
     def _normalised(self, images: Tensor) -> Tensor:
@@ -186,34 +179,34 @@ class TransferClassifier(pl.LightningModule):
         return normalised.to(self.dtype)  # float64 with 64-true; float32 with mixed precision
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
-        """Note a batch for the validation metrics."""
+        """Add a batch to the validation metrics."""
         self._evaluate("val", batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
-        """Note a batch for the metrics of `evaluated_split`, and return its logits of shape (batch, classes)."""
+        """Add a batch to the metrics of `evaluated_split`, and return its logits of shape (batch, classes)."""
         return self._evaluate(self.evaluated_split, batch)
 
     def _evaluate(self, split: str, batch: Batch) -> Tensor:
         images, labels = batch
         logits: Tensor = self(images)
-        self._update(split, logits, labels, F.cross_entropy(logits, labels))
+        self._add_batch(split, logits, labels, F.cross_entropy(logits, labels))
         return logits
 
-    def _update(self, split: str, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
-        """Note a batch, and update the metrics once there are about `NOTED_IMAGES` images.
+    def _add_batch(self, split: str, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
+        """Add a batch, and update the metrics once there are about `PENDING_IMAGES` images.
 
         Updating the metrics at every step would take longer than the training step of a head.
         """
-        noted = self._noted[split]
-        noted.append((logits.float(), labels, loss))
-        if len(noted) * len(labels) >= NOTED_IMAGES:
-            self._count(split)
+        pending = self._pending[split]
+        pending.append((logits.float(), labels, loss))
+        if len(pending) * len(labels) >= PENDING_IMAGES:
+            self._update_metrics(split)
 
-    def _count(self, split: str) -> None:
-        if not self._noted[split]:
+    def _update_metrics(self, split: str) -> None:
+        if not self._pending[split]:
             return
-        logits, labels, losses = zip(*self._noted[split], strict=True)
-        self._noted[split].clear()
+        logits, labels, losses = zip(*self._pending[split], strict=True)
+        self._pending[split].clear()
         sizes = torch.tensor([len(part) for part in labels], device=losses[0].device)
         for name, metric in self._metrics_of(split).items(keep_base=True):
             if name == "loss":
@@ -246,7 +239,7 @@ class TransferClassifier(pl.LightningModule):
         """Log the metrics of `evaluated_split`, including the accuracy of each class."""
         self._log(self.evaluated_split, per_class=True)
 
-    def take_figures(self, split: str) -> dict[str, Tensor]:
+    def compute_metrics(self, split: str) -> dict[str, Tensor]:
         """Compute and reset the metrics of a split.
 
         Args:
@@ -255,29 +248,24 @@ class TransferClassifier(pl.LightningModule):
         Returns:
             Metric name, without the split -> value over all batches since the last call.
         """
-        self._count(split)
+        self._update_metrics(split)
         metrics = self._metrics_of(split)
         values = {name: metric.compute() for name, metric in metrics.items(keep_base=True)}
         metrics.reset()
         return values
 
     def _log(self, split: str, per_class: bool = False) -> None:
-        values = self.take_figures(split)
+        values = self.compute_metrics(split)
         by_class = self.class_accuracy[split] = values.pop("class_accuracy")
         # After training, train and val are evaluated again; logging that would add a point to their curves.
-        charted = not per_class or split == "test"
-        figures = {f"{split}/{name}": value for name, value in values.items()}
-        self.log_dict(figures, logger=charted)
+        logged = not per_class or split == "test"
+        self.log_dict({f"{split}/{name}": value for name, value in values.items()}, logger=logged)
         if per_class:
             named = zip(self.class_names, by_class, strict=True)
             self.log_dict({f"{split}/class_accuracy/{name}": value for name, value in named}, logger=False)
 
     def build_optimizer(self, **settings: Any) -> Optimizer:
-        """Build the optimizer over all parameters that are ever trained.
-
-        Args:
-            **settings: override the optimizer's settings, such as `lr`.
-        """
+        """Build the optimizer over all parameters that are ever trained; `settings` override its own, such as `lr`."""
         return self.optimizer(self.unfreezing.parameter_groups(self.head), **settings)
 
     def set_lr(self, lr: float) -> None:

@@ -24,7 +24,7 @@ def check_strategy(strategy: Strategy) -> None:
         )
 
 
-def renew(strategy: Strategy) -> None:
+def rewrap(strategy: Strategy) -> None:
     """Wrap the model in DistributedDataParallel again, after parameters were unfrozen; other strategies need nothing.
 
     DistributedDataParallel averages gradients only for parameters that required them when it was created. Parameters
@@ -38,38 +38,35 @@ def renew(strategy: Strategy) -> None:
 def check_agreement(choice: str) -> None:
     """Check that all processes of a run chose the same fine-tuning strategy, as each chooses for itself.
 
-    Args:
-        choice: the strategy that this process chose.
-
     Raises:
         ConfigError: the processes disagree; it is raised in all of them.
     """
     if not torch.distributed.is_initialized():
         return
-    found: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(found, choice)
-    if len(set(found)) > 1:
+    choices: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(choices, choice)
+    if len(set(choices)) > 1:
         raise ConfigError(
-            f"finetune=auto: the processes of this run have chosen differently: {', '.join(found)}. Choose one: "
+            f"finetune=auto: the processes of this run have chosen differently: {', '.join(choices)}. Choose one: "
             f"finetune=NAME, or freeze=true."
         )
 
 
-def gathered(share: Tensor, world: int) -> Tensor:
+def gather_rows(shard: Tensor, world: int) -> Tensor:
     """Gather the rows of all processes, in the order of the images.
 
     Args:
-        share: the rows of this process, which are those of every `world`-th image, beginning with its rank.
+        shard: the rows of this process, which are those of every `world`-th image, beginning with its rank.
         world: the number of processes.
 
     Returns:
-        The rows of all images, shape (sum of the lengths, *share.shape[1:]), in every process.
+        The rows of all images, shape (sum of the lengths, *shard.shape[1:]), in every process.
     """
     if world == 1:
-        return share
-    shares: list[Any] = [None] * world
-    torch.distributed.all_gather_object(shares, share)
-    whole = share.new_empty(sum(map(len, shares)), *share.shape[1:])
-    for rank, part in enumerate(shares):
-        whole[rank::world] = part
-    return whole
+        return shard
+    shards: list[Any] = [None] * world
+    torch.distributed.all_gather_object(shards, shard)
+    rows = shard.new_empty(sum(map(len, shards)), *shard.shape[1:])
+    for rank, part in enumerate(shards):
+        rows[rank::world] = part
+    return rows

@@ -7,21 +7,17 @@ from collections.abc import Mapping, Sequence
 from headstart.utils.errors import ConfigError
 
 
-def check_launch(environment: Mapping[str, str], words: Sequence[str]) -> None:
+def check_launch(environment: Mapping[str, str], overrides: Sequence[str]) -> None:
     """Check that several processes write to the same run folder.
 
     The default name of a run folder contains the time, so each process would create a folder of its own.
-
-    Args:
-        environment: the environment variables; torchrun sets WORLD_SIZE, srun sets SLURM_STEP_NUM_TASKS.
-        words: the command-line arguments.
 
     Raises:
         ConfigError: there are several processes, and no argument names the run folder or starts a sweep.
     """
     world = started_processes(environment)
     named = any(
-        word.lstrip("+").startswith(("hydra.run.dir=", "hydra.sweep.dir=", "-m", "--multirun")) for word in words
+        word.lstrip("+").startswith(("hydra.run.dir=", "hydra.sweep.dir=", "-m", "--multirun")) for word in overrides
     )
     if world > 1 and not named:
         raise ConfigError(
@@ -34,7 +30,7 @@ def check_processes(environment: Mapping[str, str], world_size: int, images: Map
     """Check that the processes that were started train together, and that each gets an image of every split.
 
     Args:
-        environment: see `check_launch`.
+        environment: the environment variables, of which `started_processes` reads two.
         world_size: the Trainer's `world_size`.
         images: split -> number of its images.
 
@@ -51,7 +47,7 @@ def check_processes(environment: Mapping[str, str], world_size: int, images: Map
     for split, count in images.items():
         if count < world_size:
             raise ConfigError(
-                f"{split} has {count} images, and {world_size} processes want one each: take fewer "
+                f"{split} has too few images ({count}): each of {world_size} processes needs one. Use fewer processes "
                 f"(trainer.devices={max(count, 1)}), or more images (data.val_fraction, data.test_fraction)."
             )
 

@@ -26,7 +26,7 @@ LAYOUT = {
     "speed": {
         "seconds an epoch": ["Multiline", ["^time/epoch_s$"]],
         "images a second": ["Multiline", ["^time/images_per_s$"]],
-        "shares of time: waiting, transfer, compute": ["Multiline", ["^time/(waiting|transfer|compute)$"]],
+        "fractions of time: waiting, transfer, compute": ["Multiline", ["^time/(waiting|transfer|compute)$"]],
     },
 }
 
@@ -36,9 +36,6 @@ def write_layout(loggers: Sequence[Logger]) -> None:
     """Write the layout of TensorBoard's Custom Scalars tab, where train, val and test share a chart.
 
     Only the process of rank 0 does this.
-
-    Args:
-        loggers: the loggers of the run; only TensorBoard's are used.
     """
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
@@ -57,32 +54,26 @@ def write_hyperparameters(loggers: Sequence[Logger], settings: Mapping[str, Any]
         metrics: the metrics, named as in metrics.json. Finite metrics of the splits are logged with the prefix `best/`,
             such as `best/val/accuracy`. They are of the best checkpoint, unlike the last points of the curves.
     """
-    figures = {f"best/{name}": value for name, value in metrics.items() if _is_figure(name, value)}
+    best = {f"best/{name}": value for name, value in metrics.items() if _is_split_metric(name, value)}
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.log_metrics(figures, step=int(metrics["epochs/run"]))
+            logger.log_metrics(best, step=int(metrics["epochs/run"]))
             # The experiment summary, which lists the columns, is left out: TensorBoard would use that of a single run
             # for a whole sweep. Without it, TensorBoard collects the columns from all runs.
-            _, start, end = hparams(dict(flat(settings)), figures)  # type: ignore[no-untyped-call]
+            _, start, end = hparams(dict(flat(settings)), best)  # type: ignore[no-untyped-call]
             writer = logger.experiment._get_file_writer()
             writer.add_summary(start)
             writer.add_summary(end)
             logger.experiment.flush()
 
 
-def _is_figure(name: str, value: float) -> bool:
+def _is_split_metric(name: str, value: float) -> bool:
     split, _, rest = name.partition("/")
     return split in ("train", "val", "test") and "/" not in rest and math.isfinite(value)
 
 
 def build_loggers(folder: Path, *, tensorboard: bool, csv: bool) -> list[Logger]:
-    """Build the loggers of a run.
-
-    Args:
-        folder: the run folder.
-        tensorboard: log to `tensorboard/` in the run folder.
-        csv: log to `csv/metrics.csv` in the run folder.
-    """
+    """Build the loggers of a run, which write `tensorboard/` and `csv/metrics.csv` in the run folder."""
     loggers: list[Logger] = []
     if tensorboard:
         # Lightning's own hp_metric would be a meaningless second metric beside the monitored one.

@@ -64,7 +64,7 @@ def build_optimizer(
 
 
 def can_fuse(trainer: pl.Trainer) -> bool:
-    """Tell whether the optimizer may be fused: on a GPU, unless gradients are clipped with 16-mixed precision.
+    """Return whether the optimizer may be fused: on a GPU, unless gradients are clipped with 16-mixed precision.
 
     A fused optimizer unscales the gradients itself, so that they could not be clipped before.
     """
@@ -149,18 +149,18 @@ def _in_turn(optimizer: Optimizer, parts: list[Part]) -> lr_scheduler.LRSchedule
     return lr_scheduler.SequentialLR(optimizer, list(schedules), milestones=list(accumulate(lengths[:-1])))
 
 
-def schedule_length(scheduler: str, epochs: int, *, images_a_step: int, unfreezes: bool) -> dict[str, int]:
-    """Return the numbers that the schedule depends on; a run can only be resumed with the same ones.
+def schedule_hyperparameters(scheduler: str, epochs: int, *, unfreezes: bool) -> dict[str, int | None]:
+    """Return what else the schedule depends on; a run can only be resumed with the same values.
 
     Args:
         scheduler: the name of the schedule.
         epochs: the number of epochs of the whole training.
-        images_a_step: the number of images per optimizer step in all processes, which determines the number of steps.
         unfreezes: whether the backbone is unfrozen over a fraction of the epochs.
 
     Returns:
-        For "cosine" and "onecycle", `epochs` and `images_a_step`; otherwise `epochs` if `unfreezes`, else nothing.
+        For "cosine" and "onecycle", `epochs` and `images_a_step`, the number of images per optimizer step in all
+        processes, which is None until it is known. Otherwise `epochs` if `unfreezes`, else nothing.
     """
     if scheduler in ("cosine", "onecycle"):
-        return {"epochs": epochs, "images_a_step": images_a_step}
+        return {"epochs": epochs, "images_a_step": None}
     return {"epochs": epochs} if unfreezes else {}

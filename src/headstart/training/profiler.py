@@ -67,10 +67,10 @@ class StepClock(Profiler):
         """Return the total seconds of each stage in this epoch; on a GPU, wait for the last step to finish."""
         if self._on_gpu:
             self._marks[-1][1].synchronize()
-        found = dict.fromkeys(STAGES, 0.0)
+        seconds = dict.fromkeys(STAGES, 0.0)
         for (_, start), (stage, end) in pairwise(self._marks):
-            found[stage] += start.elapsed_time(end) / 1000 if self._on_gpu else end - start
-        return found
+            seconds[stage] += start.elapsed_time(end) / 1000 if self._on_gpu else end - start
+        return seconds
 
     def _now(self) -> Any:
         if not self._on_gpu:
@@ -99,17 +99,17 @@ class TrainingProfiler(pl.Callback):
     """
 
     def __init__(self) -> None:
-        self._forget(on_features=False)
+        self._reset(on_features=False)
         self.loading: tuple[float, ...] | None = None
 
-    def _forget(self, *, on_features: bool) -> None:
+    def _reset(self, *, on_features: bool) -> None:
         self.on_features, self.steps, self.images = on_features, 0, 0
         self.seconds = dict.fromkeys(STAGES, 0.0)
 
     @property
     def metrics(self) -> dict[str, float]:
         """Return the fraction of time of each stage, named as in metrics.json."""
-        return {f"time/{stage}": round(share, 4) for stage, share in shares(self.seconds).items()}
+        return {f"time/{stage}": round(fraction, 4) for stage, fraction in fractions(self.seconds).items()}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Install a new `StepClock` as the Trainer's profiler."""
@@ -126,7 +126,7 @@ class TrainingProfiler(pl.Callback):
         """Count the batch and its images, and end the step, which may be the last one of the epoch."""
         on_features = batch[0].ndim == 2
         if on_features != self.on_features:
-            self._forget(on_features=on_features)
+            self._reset(on_features=on_features)
         self.steps += 1
         self.images += len(batch[1]) * trainer.world_size
         self._epoch_images += len(batch[1]) * trainer.world_size
@@ -138,8 +138,8 @@ class TrainingProfiler(pl.Callback):
         self.seconds = {stage: self.seconds[stage] + seconds[stage] for stage in STAGES}
         if trainer.loggers and self._epoch_images:
             rate = self._epoch_images / sum(seconds.values())
-            figures = {"epoch_s": time.perf_counter() - self._start, "images_per_s": rate, **shares(seconds)}
-            pl_module.log_dict({f"time/{name}": torch.tensor(value) for name, value in figures.items()})
+            values = {"epoch_s": time.perf_counter() - self._start, "images_per_s": rate, **fractions(seconds)}
+            pl_module.log_dict({f"time/{name}": torch.tensor(value) for name, value in values.items()})
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Read from the DataLoader how long reading, decoding and transforming took."""
@@ -148,87 +148,81 @@ class TrainingProfiler(pl.Callback):
         self.loading = tuple(watch.seconds.sum(dim=0).tolist()) if watch else None
 
 
-def shares(seconds: dict[str, float]) -> dict[str, float]:
+def fractions(seconds: dict[str, float]) -> dict[str, float]:
     """Compute the fraction of time of each stage; an empty dict if the total is 0."""
-    whole = sum(seconds.values())
-    return {stage: part / whole for stage, part in seconds.items()} if whole else {}
+    total = sum(seconds.values())
+    return {stage: part / total for stage, part in seconds.items()} if total else {}
 
 
-def verdict(timed: TrainingProfiler, config: Config, data: ImageDataModule, strategy: Strategy) -> str:
+def describe_speed(profiler: TrainingProfiler, config: Config, datamodule: ImageDataModule, strategy: Strategy) -> str:
     """Describe the training speed, the bottleneck and the settings that would help.
-
-    Args:
-        timed: the profiler of a finished `fit`.
-        config: the run's config.
-        data: the run's images.
-        strategy: which part of the network was trained.
 
     Returns:
         One line; empty if no step was taken, as when a run that has ended is resumed.
     """
-    whole = sum(timed.seconds.values())
-    if not whole:
+    total = sum(profiler.seconds.values())
+    if not total:
         return ""
-    line = f"speed: {timed.images / whole:,.0f} images/s"
-    if whole < SHORT_S:
-        return f"{line}; {whole:.1f} s of training are too short to gain much"
-    share, longest = max((share, stage) for stage, share in shares(timed.seconds).items())
-    step_s = timed.seconds[COMPUTE] / timed.steps
+    line = f"speed: {profiler.images / total:,.0f} images/s"
+    if total < SHORT_S:
+        return f"{line}; {total:.1f} s of training are too short to gain much"
+    fraction, longest = max((fraction, stage) for stage, fraction in fractions(profiler.seconds).items())
+    step_s = profiler.seconds[COMPUTE] / profiler.steps
     if longest == WAITING:
-        what, remedies = _waiting(timed, config, data, strategy)
+        cause, remedies = _waiting(profiler, config, datamodule, strategy)
     elif longest == TRANSFER:
-        what, remedies = f"{share:.0%} of training moves images to the device", _smaller(strategy)
+        cause, remedies = f"{fraction:.0%} of training moves images to the device", _smaller_images(strategy)
     elif step_s < TINY_S and config.data.batch_size != AUTO:  # auto has already tried larger ones
-        what = f"the batch is small: most of a step of {1000 * step_s:.1f} ms is overhead"
-        larger = larger_batch(data.batch_size, step_s, len(data.splits["train"]))
+        assert datamodule.batch_size is not None
+        cause = f"the batch is small: most of a step of {1000 * step_s:.1f} ms is overhead"
+        larger = larger_batch(datamodule.batch_size, step_s, len(datamodule.splits["train"]))
         remedies = [f"batch_size={larger}", "batch_size=auto"] if larger else []
     else:
-        what = f"{share:.0%} of training is the {'head' if timed.on_features else 'network'} computing"
-        remedies = _computing(timed, config, strategy)
+        cause = f"{fraction:.0%} of training is the {'head' if profiler.on_features else 'network'} computing"
+        remedies = _computing(profiler, config, strategy)
     *others, last = remedies or [""]
-    return f"{line}; {what}" + (f": {', '.join(others)}{' or ' if others else ''}{last}" if last else "")
+    return f"{line}; {cause}" + (f": {', '.join(others)}{' or ' if others else ''}{last}" if last else "")
 
 
 def _waiting(
-    timed: TrainingProfiler, config: Config, data: ImageDataModule, strategy: Strategy
+    profiler: TrainingProfiler, config: Config, datamodule: ImageDataModule, strategy: Strategy
 ) -> tuple[str, list[str]]:
-    share, loading = shares(timed.seconds)[WAITING], timed.loading
-    if timed.on_features:
-        return f"{share:.0%} of training waits for features", []
-    most = default_workers(timed.processes)
-    workers = [f"data.num_workers={most}"] if data.num_workers < most else []
+    fraction, loading = fractions(profiler.seconds)[WAITING], profiler.loading
+    if profiler.on_features:
+        return f"{fraction:.0%} of training waits for features", []
+    most = default_workers(profiler.processes)
+    workers = [f"data.num_workers={most}"] if datamodule.num_workers < most else []
     if loading is None:
-        return f"{share:.0%} of training reads and augments decoded images", ["a cheaper augment", *workers]
-    what = f"{share:.0%} of training waits for images, most of it"
-    if data.num_workers and sum(loading) < timed.seconds[WAITING] / 2:
-        return f"{what} for the worker processes that hand them over", ["data.num_workers=0"]
-    longest = loading.index(max(loading))
-    doing = ("reading from the disk", "decoding", "transforming")[longest]
-    local = ["a copy on a local disk"] if longest == 0 else []
+        return f"{fraction:.0%} of training reads and augments decoded images", ["a cheaper augment", *workers]
+    cause = f"{fraction:.0%} of training waits for images, most of it"
+    if datamodule.num_workers and sum(loading) < profiler.seconds[WAITING] / 2:
+        return f"{cause} for the worker processes that hand them over", ["data.num_workers=0"]
+    slowest = loading.index(max(loading))
+    activity = ("reading from the disk", "decoding", "transforming")[slowest]
+    local = ["a copy on a local disk"] if slowest == 0 else []
     decoded = ["data.cache=decoded (each is decoded once)"] if config.data.cache != "decoded" else []
-    return f"{what} {doing}", [*_once(config, strategy), *local, *decoded, *workers]
+    return f"{cause} {activity}", [*_cached_features(config, strategy), *local, *decoded, *workers]
 
 
-def _computing(timed: TrainingProfiler, config: Config, strategy: Strategy) -> list[str]:
-    remedies = ["trainer=gpu"] if timed.device.type == "cpu" and torch.cuda.is_available() else []
-    if timed.device.type == "cuda" and config.trainer.precision == "32-true":
+def _computing(profiler: TrainingProfiler, config: Config, strategy: Strategy) -> list[str]:
+    remedies = ["trainer=gpu"] if profiler.device.type == "cpu" and torch.cuda.is_available() else []
+    if profiler.device.type == "cuda" and config.trainer.precision == "32-true":
         remedies.append(f"trainer.precision={'bf16' if torch.cuda.is_bf16_supported() else '16'}-mixed")
-    if timed.on_features:
+    if profiler.on_features:
         return remedies
     if config.model.weights is not None and strategy.freeze is not True:
         remedies.append("freeze=true" if config.finetune.name == "none" else "finetune=none freeze=true")
-    return [*remedies, *_once(config, strategy), *_smaller(strategy)]
+    return [*remedies, *_cached_features(config, strategy), *_smaller_images(strategy)]
 
 
-def _once(config: Config, strategy: Strategy) -> list[str]:
+def _cached_features(config: Config, strategy: Strategy) -> list[str]:
     mixed = config.loss.mixes
     recomputed = strategy.freeze is True and not isinstance(config.features, CachedFeatures) and not mixed
     return ["features=auto (the backbone runs once)"] if recomputed else []
 
 
-def _smaller(strategy: Strategy) -> list[str]:
-    one_size = "vit" in strategy.backbone.description["name"]  # a ViT's position embeddings fix the image size
-    return [] if one_size else ["a smaller data.image_size"]
+def _smaller_images(strategy: Strategy) -> list[str]:
+    return [] if strategy.backbone.fixed_size else ["a smaller data.image_size"]
 
 
 def larger_batch(batch_size: int, step_s: float, train_size: int) -> int | None:

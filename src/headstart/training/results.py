@@ -10,9 +10,9 @@ import lightning.pytorch as pl
 from headstart.cache.build import Batches
 from headstart.data.dataset import LabelledImages
 from headstart.runs.predictions import SAVED_SPLITS, Evaluation, build_evaluation
-from headstart.training.calibration import fitted_temperature
+from headstart.training.calibration import fit_temperature
 from headstart.training.classifier import TransferClassifier
-from headstart.training.split_metrics import KeepOutputs, figures_of_splits
+from headstart.training.split_metrics import OutputCollector, compute_split_metrics
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Results:
     Attributes:
         metrics: `split/metric` -> value, for every split.
         evaluations: the evaluations of test and val, as far as they exist and all their images were seen.
-        temperature: what logits are divided by before the softmax; see `fitted_temperature`.
+        temperature: what logits are divided by before the softmax; see `fit_temperature`.
     """
 
     metrics: dict[str, float]
@@ -35,21 +35,13 @@ def evaluate_splits(
     classifier: TransferClassifier,
     batches: Batches,
     images: LabelledImages,
-    keep: KeepOutputs,
+    collector: OutputCollector,
 ) -> Results:
-    """Evaluate a trained classifier on every split of its run, and fit the temperature on val.
-
-    Args:
-        trainer: the Trainer, with `keep` among its callbacks.
-        classifier: the classifier, with the weights to evaluate.
-        batches: the batches to evaluate on.
-        images: the same images, with their names and classes.
-        keep: the callback that collects the outputs.
-    """
-    metrics, outputs = figures_of_splits(trainer, classifier, batches.evaluation, keep, kept=SAVED_SPLITS)
+    """Evaluate a classifier on every split, and fit the temperature on val; `collector` is one of the callbacks."""
+    metrics, outputs = compute_split_metrics(trainer, classifier, batches.evaluation, collector, collected=SAVED_SPLITS)
     temperature = 1.0
     if "val" in outputs:
-        temperature = fitted_temperature(outputs["val"].logits, images.splits["val"].labels)
+        temperature = fit_temperature(outputs["val"].logits, images.splits["val"].labels)
     evaluations = [
         build_evaluation(
             split, images.splits[split], split_outputs, metrics, class_names=images.class_names, temperature=temperature

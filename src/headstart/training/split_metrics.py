@@ -15,15 +15,15 @@ from headstart.cache.feature_loaders import FeatureDataModule
 from headstart.data.datamodule import ImageDataModule
 from headstart.runs.predictions import FEATURED, Outputs
 from headstart.training.classifier import TransferClassifier
-from headstart.training.distributed import gathered
+from headstart.training.distributed import gather_rows
 
 HALF = torch.finfo(torch.float16).max
 
 
-class KeepOutputs(pl.Callback):
+class OutputCollector(pl.Callback):
     """A callback that collects the logits of an evaluation, and the features of some of its images.
 
-    It keeps the features of at most `FEATURED` evenly spaced images.
+    It stores the features of at most `FEATURED` evenly spaced images.
 
     Attributes:
         images: the number of images of the next evaluation, over all processes; 0 collects nothing.
@@ -47,13 +47,13 @@ class KeepOutputs(pl.Callback):
         self._stride = max(1, -(-self.images // (FEATURED * trainer.world_size)))
         assert isinstance(pl_module, TransferClassifier)
         if self.images:
-            self._hook = pl_module.head.register_forward_pre_hook(self._note_features)
+            self._hook = pl_module.head.register_forward_pre_hook(self._collect_features)
 
-    def _note_features(self, _: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def _collect_features(self, _: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
         features = inputs[0] if inputs[0].ndim == 2 else inputs[0].mean(dim=1)  # the mean over several views
-        wanted = range(-self._seen % self._stride, len(features), self._stride)
-        self._features.append(features[list(wanted)].detach().clamp(-HALF, HALF).half().cpu())
-        self._featured += [self._seen + index for index in wanted]
+        selected = range(-self._seen % self._stride, len(features), self._stride)
+        self._features.append(features[list(selected)].detach().clamp(-HALF, HALF).half().cpu())
+        self._featured += [self._seen + index for index in selected]
         self._seen += len(features)
 
     def on_test_batch_end(self, _: pl.Trainer, __: pl.LightningModule, outputs: Any, *___: Any) -> None:
@@ -67,47 +67,41 @@ class KeepOutputs(pl.Callback):
             return
         self._hook.remove()
         self._hook = None
-        logits = gathered(torch.cat(self._logits), trainer.world_size)
+        logits = gather_rows(torch.cat(self._logits), trainer.world_size)
         if len(logits) == self.images:
             # Each process has every world_size-th image, so its own features are already evenly spaced.
             featured = np.array(self._featured, dtype=np.int64) * trainer.world_size
             self.outputs = Outputs(logits, torch.cat(self._features), featured)
 
 
-def figures_of_splits(
+def compute_split_metrics(
     trainer: pl.Trainer,
     classifier: TransferClassifier,
     data: ImageDataModule | FeatureDataModule,
-    keep: KeepOutputs,
-    kept: Collection[str],
+    collector: OutputCollector,
+    collected: Collection[str],
 ) -> tuple[dict[str, float], dict[str, Outputs]]:
     """Compute the metrics of every split, including train, without augmentation or dropout.
 
-    Args:
-        trainer: the Trainer, with `keep` among its callbacks.
-        classifier: the classifier to evaluate.
-        data: the images or features of all splits.
-        keep: the callback that collects the outputs.
-        kept: the splits whose outputs are returned.
+    `collector`, one of the Trainer's callbacks, collects the outputs of the splits in `collected`.
 
     Returns:
         metrics: `split/metric` -> value, with accuracies as fractions in [0, 1]. The accuracies of classes that have no
             image in the split are left out.
-        outputs: split -> outputs, for those splits of `kept` of which all images were seen.
+        outputs: split -> outputs, for those splits of `collected` of which all images were seen.
     """
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     outputs: dict[str, Outputs] = {}
     for split, samples in data.splits.items():
         classifier.evaluated_split = split
-        keep.images = len(samples) if split in kept else 0
+        collector.images = len(samples) if split in collected else 0
         trainer.test(classifier, data.evaluation_dataloader(split), verbose=False)
-        found = {name: round(float(value), 6) for name, value in trainer.callback_metrics.items()}
+        metrics |= {name: round(float(value), 6) for name, value in trainer.callback_metrics.items()}
         for index in set(range(len(classifier.class_names))) - set(samples.labels.tolist()):
-            found.pop(f"{split}/class_accuracy/{classifier.class_names[index]}")
-        figures |= found
-        if keep.outputs:
-            outputs[split] = keep.outputs
-    return figures, outputs
+            del metrics[f"{split}/class_accuracy/{classifier.class_names[index]}"]
+        if collector.outputs:
+            outputs[split] = collector.outputs
+    return metrics, outputs
 
 
 def parameter_counts(classifier: TransferClassifier) -> dict[str, int]:

@@ -17,7 +17,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.loggers import Logger
 
-from headstart.training.checkpoints import KeepBest, WholeCheckpoints
+from headstart.training.checkpoints import AtomicCheckpointIO, BestCheckpoint
 from headstart.utils.errors import (
     ConfigError,
     DiskError,
@@ -64,20 +64,15 @@ def keep_freed_memory() -> None:
 
 
 def build_trainer(callbacks: list[pl.Callback], loggers: list[Logger], settings: dict[str, Any]) -> pl.Trainer:
-    """Build Lightning's Trainer.
+    """Build Lightning's Trainer from its own arguments, named as in `conf/trainer/`; `precision` may be "auto".
 
     It also sets torch's float32 matmul precision and, for training on a CPU, calls `keep_freed_memory`. Both apply to
     the whole process.
 
-    Args:
-        callbacks: the callbacks of the run.
-        loggers: the loggers of the run.
-        settings: the Trainer's own arguments, named as in `conf/trainer/`; `precision` may be "auto".
-
     Raises:
         ConfigError: this machine does not support the settings.
     """
-    settings = settings | {"precision": chosen_precision(settings["precision"], settings["accelerator"])}
+    settings = settings | {"precision": resolve_precision(settings["precision"], settings["accelerator"])}
     # With mixed precision, use TensorFloat-32 for what stays in float32. Otherwise keep PyTorch's defaults: full
     # float32 for matrix products, TensorFloat-32 for convolutions.
     torch.set_float32_matmul_precision("high" if "mixed" in settings["precision"] else "highest")
@@ -85,8 +80,8 @@ def build_trainer(callbacks: list[pl.Callback], loggers: list[Logger], settings:
         trainer = pl.Trainer(
             callbacks=callbacks,
             logger=loggers,
-            plugins=[WholeCheckpoints()],
-            enable_checkpointing=any(isinstance(callback, KeepBest) for callback in callbacks),
+            plugins=[AtomicCheckpointIO()],
+            enable_checkpointing=any(isinstance(callback, BestCheckpoint) for callback in callbacks),
             enable_model_summary=False,  # the table of results counts parameters
             log_every_n_steps=1,  # metrics are logged once an epoch, and Lightning warns of fewer batches than steps
             num_sanity_val_steps=0,  # the data are checked before training starts
@@ -95,9 +90,9 @@ def build_trainer(callbacks: list[pl.Callback], loggers: list[Logger], settings:
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
         names = ("accelerator", "devices", "strategy", "precision")
-        asked = " ".join(f"trainer.{name}={settings[name]}" for name in names)
+        requested = " ".join(f"trainer.{name}={settings[name]}" for name in names)
         raise ConfigError(
-            f"Lightning cannot run here with {asked}: {str(error).strip()} trainer=default takes what is there."
+            f"Lightning cannot run here with {requested}: {str(error).strip()} trainer=default fits every machine."
         ) from None
     if isinstance(trainer.accelerator, CPUAccelerator):
         keep_freed_memory()
@@ -107,9 +102,6 @@ def build_trainer(callbacks: list[pl.Callback], loggers: list[Logger], settings:
 @contextmanager
 def resumable(folder: Path) -> Iterator[None]:
     """Add to errors raised in the `with` block how to resume the run: a full disk, or the end of another process.
-
-    Args:
-        folder: the run folder.
 
     Raises:
         DiskError: the disk is full.
@@ -127,47 +119,39 @@ def resumable(folder: Path) -> Iterator[None]:
         if not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
             raise
         raise ProcessError(
-            f"another process of this run is gone: killed, out of memory, its machine lost, or stopped by an error "
-            f"that it has told above. {_resume(folder)}. ({format_error(error)})"
+            f"another process of this run has ended: killed, out of memory, its machine lost, or stopped by an error "
+            f"that is printed above. {_resume(folder)}. ({format_error(error)})"
         ) from error
 
 
 def _resume(folder: Path) -> str:
     last = folder / "checkpoints" / "last.ckpt"
-    return f"Resume by ckpt_path={last}" if last.exists() else "No epoch was finished: start anew"
+    return f"Resume by ckpt_path={last}" if last.exists() else "No epoch was finished: start the run again"
 
 
-def chosen_precision(asked: str, accelerator: str) -> str:
+def resolve_precision(precision: str, accelerator: str) -> str:
     """Resolve the precision "auto" for this machine.
 
-    Args:
-        asked: the Trainer's `precision`, or "auto".
-        accelerator: the Trainer's `accelerator`.
-
     Returns:
-        `asked`, unless it is "auto". Then "bf16-mixed" on a CUDA GPU with native bfloat16, "16-mixed" on other CUDA
+        `precision`, unless it is "auto". Then "bf16-mixed" on a CUDA GPU with native bfloat16, "16-mixed" on other CUDA
         GPUs, and "32-true" elsewhere.
     """
-    if asked != "auto":
-        return asked
+    if precision != "auto":
+        return precision
     if accelerator not in ("auto", "gpu") or not torch.cuda.is_available():
         return "32-true"
     return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
 
 
-def check_monitor(monitor: str, measured: Sequence[str]) -> None:
-    """Check that the monitored metric will be measured.
-
-    Args:
-        monitor: the metric, with its split, such as "val/accuracy".
-        measured: the names of the metrics measured for train and val, without the split.
+def check_monitor(monitor: str, metrics: Sequence[str]) -> None:
+    """Check that the monitored metric, such as "val/accuracy", is one of these metrics of train or val.
 
     Raises:
         ConfigError: the metric is not among them; the message lists those that are.
     """
-    known = [f"{split}/{name}" for split in ("train", "val") for name in measured]
+    known = [f"{split}/{name}" for split in ("train", "val") for name in metrics]
     if monitor not in known:
         raise ConfigError(
-            f"monitor={monitor}: this is not measured here (top5_accuracy is, with more than five classes)."
+            f"monitor={monitor}: this metric is not measured here (top5_accuracy needs more than five classes)."
             f"{suggestion(monitor, known)} There are {', '.join(known)}."
         )

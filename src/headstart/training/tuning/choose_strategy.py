@@ -14,6 +14,7 @@ from torch import Tensor
 from headstart.cache.features import frozen_features
 from headstart.data.datamodule import ImageDataModule
 from headstart.models.backbone import Backbone
+from headstart.models.freezing import evaluation_mode
 from headstart.models.model_folder import read_checkpoint
 from headstart.utils.errors import ModelError
 from headstart.utils.hashing import module_sha256
@@ -31,7 +32,7 @@ USELESS, MANY = 0.1, 1000
 
 
 @dataclass(frozen=True)
-class Choice:
+class StrategyChoice:
     """A fine-tuning strategy, and the measurements that it was chosen by.
 
     Attributes:
@@ -52,52 +53,45 @@ class Choice:
         return {"auto/images_a_class": self.images, **measured}
 
     def __str__(self) -> str:
-        few = "few" if self.images < FEW else "many"
-        then = {
+        amount = "few" if self.images < FEW else "many"
+        decision = {
             FROZEN: "the head alone is trained (freeze=true)",
             SCRATCH: "everything is trained, from random weights (model.weights=null)",
         }.get(self.strategy, f"finetune={self.strategy}")
-        features = "too few to try the pretrained features on"
+        features = "too few to measure how well the pretrained features separate the classes"
         if self.similarity is not None:
             well = "well" if self.similarity >= SIMILAR else "badly"
             features = (
-                f"and pretrained features that tell the classes apart {well}: "
-                f"a linear probe gets {self.similarity:.0%} of the way from guessing to no mistake"
+                f"and pretrained features that separate the classes {well}: "
+                f"a linear probe gets {self.similarity:.0%} of the way from guessing to no errors"
             )
         return (
-            f"finetune=auto: {few} images, {self.images:,.0f} a class, {features}\n"
-            f"finetune=auto: so {then}. To choose yourself: finetune=NAME, or freeze=true"
+            f"finetune=auto: {amount} images, {self.images:,.0f} per class, {features}\n"
+            f"finetune=auto: so {decision}. To choose yourself: finetune=NAME, or freeze=true"
         )
 
 
-def chosen(images: float, similarity: float | None) -> Choice:
-    """Choose a strategy by the number of images per class and the similarity.
-
-    Args:
-        images: the mean number of training images per class.
-        similarity: see `Choice`.
-    """
-    if similarity is None:
-        strategy = FROZEN if images < FEW else "head_then_full"
-    elif similarity < USELESS and images >= MANY:
+def decide(images: float, similarity: float | None) -> StrategyChoice:
+    """Choose a strategy by the number of images per class and the similarity."""
+    if similarity is not None and similarity < USELESS and images >= MANY:
         strategy = SCRATCH
-    elif similarity >= SIMILAR:
-        strategy = FROZEN if images < FEW else "head_then_full"
+    elif images >= FEW:
+        strategy = "head_then_full"
     else:
-        strategy = "gradual" if images < FEW else "head_then_full"
-    return Choice(strategy, images, similarity)
+        strategy = FROZEN if similarity is None or similarity >= SIMILAR else "gradual"
+    return StrategyChoice(strategy, images, similarity)
 
 
-def choose(
+def choose_strategy(
     backbone: Backbone,
-    data: ImageDataModule,
+    datamodule: ImageDataModule,
     trainer: pl.Trainer,
     *,
     checkpoint: str | Path | None,
     seed: int,
     max_gb: float,
     show_progress: bool,
-) -> Choice:
+) -> StrategyChoice:
     """Choose a strategy by training a linear probe on pretrained features of some training images.
 
     A resumed run keeps the choice recorded in its checkpoint.
@@ -105,7 +99,7 @@ def choose(
     Args:
         backbone: the backbone with its pretrained weights, which is left as it was. Its features are cached, so that
             training a head can reuse them.
-        data: the images; the probe uses some of its training split.
+        datamodule: the images; the probe uses some of its training split.
         trainer: the Trainer of the run, whose device and precision are used.
         checkpoint: the checkpoint that is resumed, if any.
         seed: seeds the choice of the images for the probe and of those held out.
@@ -119,60 +113,50 @@ def choose(
         ModelError: the checkpoint cannot be read, or is of a run with another `finetune`.
     """
     if checkpoint is not None:
-        theirs = read_checkpoint(checkpoint)["hyper_parameters"].get("chosen")
-        if theirs is None:
+        saved = read_checkpoint(checkpoint)["hyper_parameters"].get("chosen")
+        if saved is None:
             raise ModelError(
-                f"{checkpoint} is not of a run with finetune=auto: resume it with the finetune it began with."
+                f"{checkpoint} is not of a run with finetune=auto: resume it with the finetune that it started with."
             )
-        return Choice(**theirs)
-    labels = data.splits["train"].labels
-    some = some_of(data, seed)
-    module = backbone.module
-    was_training = [inner for inner in module.modules() if inner.training]
-    found = frozen_features(
-        module.eval(),
-        some,
-        num_features=backbone.num_features,
-        description={"model": backbone.description, "backbone_sha256": module_sha256(module)},
-        device=trainer.strategy.root_device,
-        precision=trainer.precision_plugin,
-        engine="auto",
-        views=1,
-        max_gb=max_gb,
-        show_progress=show_progress,
-    )
-    for inner in was_training:
-        inner.training = True
-    assert found is not None
-    batches = [features for features, _ in found.data.evaluation_dataloader("train")]
-    told = similarity(torch.cat(batches), some.splits["train"].labels, seed)
-    return chosen(len(labels) / len(np.unique(labels)), told)
+        return StrategyChoice(**saved)
+    labels = datamodule.splits["train"].labels
+    subset = balanced_subset(datamodule, seed)
+    with evaluation_mode(backbone.module):
+        features = frozen_features(
+            backbone.module,
+            subset,
+            num_features=backbone.num_features,
+            description={"model": backbone.description, "backbone_sha256": module_sha256(backbone.module)},
+            device=trainer.strategy.root_device,
+            precision=trainer.precision_plugin,
+            engine="auto",
+            views=1,
+            max_gb=max_gb,
+            show_progress=show_progress,
+        )
+    assert features is not None
+    rows = torch.cat([batch for batch, _ in features.data.evaluation_dataloader("train")])
+    return decide(len(labels) / len(np.unique(labels)), similarity(rows, subset.splits["train"].labels, seed))
 
 
-def some_of(data: ImageDataModule, seed: int) -> ImageDataModule:
+def balanced_subset(datamodule: ImageDataModule, seed: int) -> ImageDataModule:
     """Select a random subset of the training images, balanced over the classes.
-
-    Args:
-        data: the images of the run.
-        seed: seeds the selection.
 
     Returns:
         A data module with the subset as its only split, "train", without augmentation. It holds `PROBED` images divided
         equally among the classes, but at least `LEAST` per class; of smaller classes, all images.
     """
-    train = data.splits["train"]
-    classes, place = np.unique(train.labels, return_inverse=True)
+    train = datamodule.splits["train"]
     shuffled = np.random.default_rng(seed).permutation(len(train))
-    in_classes = shuffled[np.argsort(place[shuffled], kind="stable")]
-    starts = np.searchsorted(place[in_classes], np.arange(len(classes)))
-    rank = np.arange(len(train)) - starts[place[in_classes]]  # the index of each image within its class
-    some = np.sort(in_classes[rank < max(LEAST, PROBED // len(classes))])
+    by_class = shuffled[np.argsort(train.labels[shuffled], kind="stable")]
+    classes, starts = np.unique(train.labels[by_class], return_index=True)
+    most = max(LEAST, PROBED // len(classes))
+    indices = np.sort(np.concatenate([of_class[:most] for of_class in np.split(by_class, starts[1:])]))
     return ImageDataModule(
-        {"train": train.take(some)},
-        training=data.evaluation,
-        evaluation=data.evaluation,
-        batch_size=data.batch_size,
-        num_workers=data.num_workers,
+        {"train": train.take(indices)},
+        training=datamodule.evaluation,
+        evaluation=datamodule.evaluation,
+        num_workers=datamodule.num_workers,
     )
 
 
@@ -196,22 +180,22 @@ def similarity(features: Tensor, labels: NDArray[np.int64], seed: int) -> float 
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    _, place, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    often = counts[place] >= 2  # one image to train on, one to hold out
-    several = int((counts >= 2).sum())
-    if several < 2:
+    _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    usable = counts[index] >= 2  # one image to train on, one to hold out
+    num_classes = int((counts >= 2).sum())
+    if num_classes < 2:
         return None
-    learned, told, learned_labels, told_labels = train_test_split(
-        features.float().cpu().numpy()[often],
-        labels[often],
-        test_size=max(several, round(HELD_OUT * int(often.sum()))),
-        stratify=labels[often],
+    features_train, features_test, labels_train, labels_test = train_test_split(
+        features.float().cpu().numpy()[usable],
+        labels[usable],
+        test_size=max(num_classes, round(HELD_OUT * int(usable.sum()))),
+        stratify=labels[usable],
         random_state=seed,
     )
-    guessed = float(np.bincount(told_labels).max() / len(told_labels))
-    if guessed == 1:
+    guessing = float(np.bincount(labels_test).max() / len(labels_test))
+    if guessing == 1:
         return None
     # Solved in closed form for any number of classes; leave-one-out cross-validation chooses one of six penalties.
     probe = make_pipeline(StandardScaler(), RidgeClassifierCV(np.logspace(0, 5, 6)))
-    right = float((probe.fit(learned, learned_labels).predict(told) == told_labels).mean())
-    return max(0.0, (right - guessed) / (1 - guessed))
+    accuracy = float(probe.fit(features_train, labels_train).score(features_test, labels_test))
+    return max(0.0, (accuracy - guessing) / (1 - guessing))

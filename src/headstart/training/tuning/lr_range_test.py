@@ -7,22 +7,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, islice
 
+import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.plugins.precision import Precision
 from numpy.typing import NDArray
 
 from headstart.cache.feature_loaders import FeatureDataModule
 from headstart.data.datamodule import Batch, ImageDataModule
 from headstart.data.samplers import EpochSampler, mixed_seed
 from headstart.training.classifier import TransferClassifier
-from headstart.training.tuning.trial_steps import Rehearsal, random_states_kept
+from headstart.training.tuning.trial_steps import TrialTrainer, preserve_random_states, shows_progress
 from headstart.utils.errors import ConfigError
 from headstart.utils.files import csv_text
 from headstart.utils.progress import progress_bar
 
 LOWEST, HIGHEST, STEPS = 1e-7, 10.0, 100
-STILL = 10  # first steps, at learning rates so low that the loss does not change
+FLAT = 10  # number of the first steps, at learning rates so low that the loss does not change
 SMOOTHING = 0.8  # decay of the moving average, which spans five steps: a factor of 10^0.4 in the learning rate
 DIVERGED = 4.0  # times the lowest smoothed loss
 # The suggested learning rate is where the loss has fallen by this fraction of its total decrease. fastai and Lightning
@@ -62,16 +62,7 @@ class RangeTest:
         return csv_text([HEADER, *zip(self.rates, self.losses, self.smoothed, strict=True)])
 
 
-def lr_range_test(
-    classifier: TransferClassifier,
-    data: Batches,
-    *,
-    device: torch.device,
-    precision: Precision,
-    gradient_clip: float | None = None,
-    seed: int = 0,
-    show_progress: bool = False,
-) -> RangeTest:
+def lr_range_test(classifier: TransferClassifier, data: Batches, trainer: pl.Trainer, *, seed: int = 0) -> RangeTest:
     """Find a learning rate by training a copy of a classifier at increasing learning rates.
 
     The learning rate increases exponentially from `LOWEST` to `HIGHEST` in `STEPS` steps, over as many epochs as that
@@ -84,11 +75,8 @@ def lr_range_test(
     Args:
         classifier: the classifier in any state; its optimizer's learning rate is not used.
         data: the training images, or their features for a classifier without its backbone.
-        device: the device that will train it.
-        precision: the Trainer's precision plugin.
-        gradient_clip: the Trainer's `gradient_clip_val`.
+        trainer: the Trainer that will train it.
         seed: seeds dropout and other random numbers; the same seed gives the same result on a CPU.
-        show_progress: show a progress bar.
 
     Returns:
         The learning rate, and the curve that it was chosen by.
@@ -98,25 +86,26 @@ def lr_range_test(
     """
     start = time.perf_counter()
     rates, losses = np.geomspace(LOWEST, HIGHEST, STEPS), list[float]()
-    with random_states_kept(), progress_bar("Looking for the learning rate", STEPS, shown=show_progress) as advance:
+    shown = shows_progress(trainer)
+    with preserve_random_states(), progress_bar("Finding the learning rate", STEPS, shown=shown) as advance:
         torch.manual_seed(mixed_seed("learning rates", seed))
-        rehearsal = Rehearsal(classifier, device, precision, lr=1.0, gradient_clip=gradient_clip)
-        groups, own_rate = rehearsal.optimizer.param_groups, rehearsal.optimizer.defaults["lr"]
-        ratios = [group["lr"] / own_rate for group in groups]
-        for rate, batch in zip(rates, islice(batches_of(data), STEPS), strict=True):
+        trial = TrialTrainer(classifier, trainer, lr=1.0)
+        groups, default_lr = trial.optimizer.param_groups, trial.optimizer.defaults["lr"]
+        ratios = [group["lr"] / default_lr for group in groups]
+        for rate, batch in zip(rates, islice(endless_batches(data), STEPS), strict=True):
             for group, ratio in zip(groups, ratios, strict=True):
                 group["lr"] = float(rate * ratio)
-            losses.append(rehearsal.step(batch))
+            losses.append(trial.step(batch))
             means = smooth(losses)
             if not means[-1] <= DIVERGED * means.min():  # also true if it is NaN
                 break
             advance(1)
     finite = np.isfinite(losses)
     rates, curve, means = rates[: len(losses)][finite], np.array(losses)[finite], means[finite]
-    return RangeTest(suggested(rates, curve, means), rates, curve, means, time.perf_counter() - start)
+    return RangeTest(suggest_lr(rates, curve, means), rates, curve, means, time.perf_counter() - start)
 
 
-def batches_of(data: Batches) -> Iterator[Batch]:
+def endless_batches(data: Batches) -> Iterator[Batch]:
     """Yield training batches endlessly, epoch by epoch, from a new DataLoader, whose workers stop with it."""
     loader = data.train_dataloader()
     sampler = loader.sampler
@@ -139,7 +128,7 @@ def smooth(losses: list[float]) -> Values:
     return np.array(means)
 
 
-def suggested(rates: Values, losses: Values, smoothed: Values) -> float:
+def suggest_lr(rates: Values, losses: Values, smoothed: Values) -> float:
     """Return the learning rate at which the smoothed loss has fallen by `FALLEN` of its total decrease.
 
     Args:
@@ -153,20 +142,20 @@ def suggested(rates: Values, losses: Values, smoothed: Values) -> float:
     Raises:
         ConfigError: see `lr_range_test`.
     """
-    if len(losses) < STILL:
+    if len(losses) < FLAT:
         raise ConfigError(
-            f"lr=auto: the loss is not finite at rates next to nothing, after {len(losses)} steps. No rate will do: "
-            f"look for weights that are not finite, or try trainer.precision=32-true."
+            f"lr=auto: the loss is not finite even at a learning rate of {LOWEST:g}, so that no other one will do. "
+            f"Check the weights for values that are not finite, or try trainer.precision=32-true."
         )
     lowest = int(smoothed.argmin())
-    first, last = float(losses[:STILL].mean()), float(smoothed[lowest])
-    if first - last < max(LEAST_FALL * first, NOISE * float(losses[:STILL].std())):
+    first, last = float(losses[:FLAT].mean()), float(smoothed[lowest])
+    if first - last < max(LEAST_FALL * first, NOISE * float(losses[:FLAT].std())):
         raise ConfigError(
-            f"lr=auto: the loss falls at no rate from {LOWEST:g} to {rates[-1]:.2g}: it begins at {first:.3g}, and "
-            f"{last:.3g} is the lowest in {len(rates)} steps. Are the labels right (headstart look)? If they are, the "
-            f"network learns too slowly for this test, or single batches say too little: give a number, such as "
+            f"lr=auto: the loss falls at no learning rate from {LOWEST:g} to {rates[-1]:.2g}: {first:.3g} at first, "
+            f"and {last:.3g} is the lowest in {len(rates)} steps. Are the labels right (headstart look)? If they are, "
+            f"the network learns too slowly for this test, or single batches are too noisy: set a number, such as "
             f"lr=1e-3, or a larger batch_size."
         )
     above = np.flatnonzero(smoothed[: lowest + 1] >= first - FALLEN * (first - last))
-    place = int(above[-1]) if len(above) else 0
-    return float(f"{rates[place]:.1e}")
+    index = int(above[-1]) if len(above) else 0
+    return float(f"{rates[index]:.1e}")

@@ -7,60 +7,56 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 
+import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.plugins.precision import Precision
 
 from headstart.data.datamodule import Batch
 from headstart.training.classifier import TransferClassifier
 
 
 @contextmanager
-def random_states_kept() -> Iterator[None]:
+def preserve_random_states() -> Iterator[None]:
     """Restore the random states of torch (on the CPU and all GPUs), numpy and Python at the end of the block."""
-    python, arrays = random.getstate(), np.random.get_state()
+    python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             yield
     finally:
-        random.setstate(python)
-        np.random.set_state(arrays)
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
 
 
-class Rehearsal:
-    """A copy of a classifier that takes the same training steps as a Trainer would.
+def shows_progress(trainer: pl.Trainer) -> bool:
+    """Return whether this process shows the progress bars of a Trainer."""
+    return trainer.progress_bar_callback is not None and trainer.is_global_zero
+
+
+class TrialTrainer:
+    """A trainer of a copy of a classifier, which takes the same steps as Lightning's Trainer would.
 
     All blocks of the copy that are ever trained are unfrozen from the start.
 
     Args:
         classifier: the classifier to copy; it is not modified.
-        device: the device to train on.
-        precision: the Trainer's precision plugin.
+        trainer: gives device, precision and `gradient_clip_val`, the maximum norm of all gradients together.
         lr: the optimizer's learning rate; parameter groups keep their ratios to it.
-        gradient_clip: the Trainer's `gradient_clip_val`, the maximum norm of all gradients together.
 
     Attributes:
         classifier: the copy, on the device and in training mode.
         optimizer: the optimizer of the copy, over all parameters that are ever trained.
     """
 
-    def __init__(
-        self,
-        classifier: TransferClassifier,
-        device: torch.device,
-        precision: Precision,
-        *,
-        lr: float,
-        gradient_clip: float | None = None,
-    ) -> None:
-        copied = precision.convert_module(deepcopy(classifier)).to(device)
-        assert isinstance(copied, TransferClassifier)
-        copied.unfreezing.unfreeze_all()  # measure with everything that will ever be trained
-        self.classifier = copied.train()
+    def __init__(self, classifier: TransferClassifier, trainer: pl.Trainer, *, lr: float) -> None:
+        self.device, self.precision = trainer.strategy.root_device, trainer.precision_plugin
+        self.gradient_clip = trainer.gradient_clip_val
+        copy = self.precision.convert_module(deepcopy(classifier)).to(self.device)
+        assert isinstance(copy, TransferClassifier)
+        copy.unfreezing.unfreeze_all()  # measure with everything that will ever be trained
+        self.classifier = copy.train()
         self.optimizer = self.classifier.build_optimizer(lr=lr)
-        self.device, self.precision, self.gradient_clip = device, precision, gradient_clip
         # The GradScaler of 16-mixed; a copy, so that training does not start with the scale reached here.
-        self._scaler = deepcopy(getattr(precision, "scaler", None)) or torch.amp.GradScaler(enabled=False)
+        self._scaler = deepcopy(getattr(self.precision, "scaler", None)) or torch.amp.GradScaler(enabled=False)
 
     def step(self, batch: Batch) -> float:
         """Take an optimizer step, and return the loss before it.
