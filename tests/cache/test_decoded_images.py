@@ -262,8 +262,8 @@ def test_whole_images_are_kept_of_training_alone(files: dict[str, Samples], own_
 @pytest.mark.parametrize(
     ("word", "why"),
     [
-        ("data.cache_gb=1e-5", "more than data.cache_gb=1e-05: they are read anew every epoch"),
-        ("trainer.limit_val_batches=1", "for runs that see all images (trainer.limit_*_batches): they are read anew"),
+        ("data.cache_gb=1e-5", "more than data.cache_gb=1e-05: they are read again in every epoch"),
+        ("trainer.limit_val_batches=1", "for runs that see all images (trainer.limit_*_batches): they are read again"),
     ],
 )
 def test_images_that_are_not_kept_are_read_as_before(

@@ -368,7 +368,7 @@ def test_a_broken_image_names_itself_and_costs_only_itself(fit: Train, tmp_path:
 def test_more_than_the_cache_may_have_is_computed_every_epoch(fit: Train, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         metrics = fit("features.max_gb=1e-6")
-    assert "more than features.max_gb=1e-06: the backbone runs anew every epoch" in caplog.text
+    assert "more than features.max_gb=1e-06: the backbone runs again in every epoch" in caplog.text
     assert "features/computed" not in metrics
     assert findings(metrics)["val/accuracy"] == fit()["val/accuracy"]
 

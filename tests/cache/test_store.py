@@ -298,7 +298,7 @@ def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
 def test_what_is_needed_or_in_use_stays(tmp_path: Path) -> None:
     oldest, middle, _ = three_sets(tmp_path)
     with other_process(oldest):
-        make_room(tmp_path, 0, 0, keep=set(middle.glob("*.keys")))
+        make_room(tmp_path, 0, 0, preserved=set(middle.glob("*.keys")))
         assert {found.folder for found in cached_sets(tmp_path)} == {oldest, middle}
         assert clear(tmp_path) == (SET_BYTES, 1)
     assert clear(tmp_path) == (SET_BYTES, 0)
@@ -322,7 +322,7 @@ def test_a_set_that_is_dropped_is_made_again(tmp_path: Path) -> None:
     clear(tmp_path)
     fill(folder, range(2))
     (found,) = cached_sets(tmp_path)
-    assert (found.rows, found.about) == (2, ABOUT)
+    assert (found.rows, found.description) == (2, ABOUT)
 
 
 def test_a_cache_that_cannot_be_written_to_is_replaced(

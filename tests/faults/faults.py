@@ -65,8 +65,8 @@ FAULTS = (
     Fault(
         "the cache's key leaves the preprocessing out",
         "cache/fill.py",
-        "        about = {**request.about, **transform}",
-        "        about = {**request.about} or transform",
+        "        description = {**request.description, **transform}",
+        "        description = {**request.description} or transform",
         ("cache/test_features.py",),
     ),
     Fault(

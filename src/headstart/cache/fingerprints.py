@@ -1,7 +1,8 @@
-"""SHA-256 digests of what features depend on: image content, network architecture and source code, and transforms."""
+"""SHA-256 digests of what features depend on: image content, network architecture and code, and transforms."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import inspect
@@ -19,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from headstart.data.preprocessing import PIXELS_VERSION
 from headstart.utils.hashing import description_sha256, file_sha256
 
 # If a file was modified less than this before it is read, it may change again without a new time stamp, because FAT's
@@ -133,48 +135,61 @@ def _use(table: Path, work: Callable[[sqlite3.Connection], object]) -> None:
         table.unlink(missing_ok=True)
 
 
-def code_sha256(module: nn.Module, *others: object) -> str:
-    """Return the SHA-256, in hexadecimal, of a module's architecture and of the source code that it runs.
+def code_sha256(module: nn.Module) -> str:
+    """Return the SHA-256, in hexadecimal, of a module's architecture and of the code that it runs.
 
-    The digest covers the module's `repr`, the source files of its classes, and the versions of the packages that they
-    come from. It also covers the versions of torch, torchvision and Pillow; the source files of torch are left out.
+    The digest covers the module's `repr` and the versions of the code: `PIXELS_VERSION` for headstart's own, and the
+    versions of torch, torchvision, Pillow and the packages that the module's classes come from. Nobody versions the
+    classes of a user's own module or notebook, so that these are covered by their source code.
 
     Args:
-        module: a network or a transform.
-        others: further functions or classes that take part; the source files that define them are covered too.
+        module: a network.
     """
     kinds = {type(part) for part in module.modules()}
-    defined = {*others, *(base for kind in kinds for base in kind.__mro__)}
-    files = {_source(item) for item in defined if item.__module__.partition(".")[0] not in ("torch", "builtins")}
-    packages = {"torch", "torchvision", "pillow"} | {kind.__module__.partition(".")[0] for kind in kinds}
+    packages = {"torch", "torchvision", "pillow", *map(_package, kinds)}
     versions = [f"{name} {_version(name)}" for name in sorted(packages)]
-    digest = hashlib.sha256("\n".join((repr(module), *sorted(map(str, kinds)), *versions)).encode())
-    for source in sorted(files):
-        digest.update(hashlib.sha256(source).digest())
+    code = [f"{kind} {_own_source(kind)}" for kind in kinds]
+    return description_sha256({"module": repr(module), "code": sorted(code), "packages": versions, "v": PIXELS_VERSION})
+
+
+def _package(kind: type) -> str:
+    return kind.__module__.partition(".")[0]
+
+
+@functools.cache
+def _version(package: str) -> str:
+    """Return the version of an installed package; an empty string if its code may change without its version."""
+    try:
+        distribution = importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+    editable = '"editable": true' in (distribution.read_text("direct_url.json") or "")
+    return "" if editable else distribution.version
+
+
+def _own_source(kind: type) -> str:
+    """Return the SHA-256 of the source of a class and its bases, as far as no installed package versions them."""
+    digest = hashlib.sha256()
+    for base in kind.__mro__:
+        if _package(base) not in ("builtins", "headstart") and not _version(_package(base)):
+            digest.update(_source(base))
     return digest.hexdigest()
 
 
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
-
-
-def _source(defined: Any) -> bytes:
-    """Return the source file's content of a class or function.
+def _source(kind: type) -> bytes:
+    """Return the source file's content of a class.
 
     A class without a source file, for example one from a notebook, is represented by its compiled methods.
     """
     try:
-        return Path(inspect.getfile(defined)).read_bytes()
+        return Path(inspect.getfile(kind)).read_bytes()
     except (OSError, TypeError):
-        codes = [item.__code__ for item in vars(defined).values() if hasattr(item, "__code__")]
+        codes = [item.__code__ for item in vars(kind).values() if hasattr(item, "__code__")]
         return repr([(code.co_name, code.co_code, code.co_consts, code.co_names) for code in codes]).encode()
 
 
 def fingerprint(transform: object) -> str:
-    """Return the SHA-256, in hexadecimal, of a transform: its classes and all their attributes."""
+    """Return the SHA-256, in hexadecimal, of a transform: its classes, all their attributes, and a user's own code."""
     return description_sha256({"transform": _described(transform)})
 
 
@@ -185,7 +200,7 @@ def _described(value: Any) -> Any:
     if isinstance(value, nn.Module):
         parts = {name: item for name, item in vars(value).items() if name not in vars(nn.Module())}
         parts |= {**value._modules, **value._parameters, **value._buffers}
-        return [f"{type(value).__module__}.{type(value).__qualname__}", _described(parts)]
+        return [f"{type(value).__module__}.{type(value).__qualname__}", _own_source(type(value)), _described(parts)]
     if isinstance(value, Mapping):
         return {str(name): _described(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

@@ -41,14 +41,14 @@ class ByteLocks:
         """
         return self._lock(byte, "LOCK_SH")
 
-    def give_back(self, byte: int) -> None:
+    def release(self, byte: int) -> None:
         """Release the lock on a byte."""
         if fcntl is not None:
             with suppress(OSError):  # a file system without locks: see `_lock`
                 fcntl.lockf(self._file, fcntl.LOCK_UN, 1, byte)
 
     def is_current(self) -> bool:
-        """Tell whether the lock file is still at its path; locks on a removed file exclude nobody."""
+        """Return whether the lock file is still at its path; locks on a removed file exclude nobody."""
         try:
             return os.path.samestat(os.fstat(self._file), self.path.stat())
         except FileNotFoundError:
