@@ -77,6 +77,20 @@ FAULTS = (
         ("cache/test_features.py",),
     ),
     Fault(
+        "resizing changes without the version that cached features are keyed by",
+        "data/preprocessing.py",
+        "v2.Resize(preprocessing.resize, InterpolationMode(preprocessing.interpolation), antialias=True)",
+        "v2.Resize(preprocessing.resize + 1, InterpolationMode(preprocessing.interpolation), antialias=True)",
+        ("cache/test_pixels_version.py",),
+    ),
+    Fault(
+        "the cache's key leaves the code of a user's own network out",
+        "cache/fingerprints.py",
+        "            digest.update(_source(base))",
+        "            pass",
+        ("cache/test_engines.py",),
+    ),
+    Fault(
         "a damaged row is served",
         "cache/store.py",
         "!= segment.crcs[position]:",
