@@ -13,7 +13,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from headstart.cache.segments import RECORD
 from headstart.cache.store import IN_USE
@@ -38,10 +38,10 @@ def writable_cache_folder() -> Path:
     """Return the cache folder, or, with a warning, a temporary folder if the cache folder is not writable."""
     folder = cache_folder()
     try:
-        with tempfile.TemporaryFile(dir=_made(folder)):
-            for kind in (FEATURES, IMAGES):
-                with tempfile.TemporaryFile(dir=_made(sets_folder(folder, kind))):
-                    pass
+        for path in (folder, sets_folder(folder, FEATURES), sets_folder(folder, IMAGES)):
+            path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path):
+                pass
         return folder
     except OSError as error:
         temporary = _temporary_folder()
@@ -55,11 +55,6 @@ def writable_cache_folder() -> Path:
         return temporary
 
 
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 @functools.cache
 def _temporary_folder() -> Path:
     """Create one folder for all runs of this process; it is deleted when the process ends."""
@@ -68,21 +63,13 @@ def _temporary_folder() -> Path:
     return Path(folder)
 
 
-@dataclass(frozen=True)
-class CachedSegment:
-    """A segment of a set: rows that one process has appended.
+class CachedSegment(NamedTuple):
+    """A segment of a set: rows that one process has appended."""
 
-    Attributes:
-        records: path of its records (`.keys` file).
-        size: size of records and rows in bytes.
-        rows: number of rows.
-        used: time of the last use, in seconds since 1970.
-    """
-
-    records: Path
-    size: int
-    rows: int
-    used: float
+    records: Path  # path of the `.keys` file
+    size: int  # of records and rows, in bytes
+    rows: int  # number of rows
+    used: float  # time of the last use, in seconds since 1970
 
 
 @dataclass(frozen=True)
@@ -127,16 +114,16 @@ def cached_sets(cache: Path, kind: str = FEATURES) -> list[CachedSet]:
 
 
 def _read_set(folder: Path) -> CachedSet:
-    description: dict[str, Any] = {}
+    about: dict[str, Any] = {}
     with suppress(OSError, ValueError):  # ValidationError is a ValueError
-        description = ABOUT.validate_python(read_json(folder / "about.json"))
+        about = ABOUT.validate_python(read_json(folder / "about.json"))
     segments = []
     for records in sorted(folder.glob("*.keys")):
         with suppress(FileNotFoundError):  # evicted by another process at this moment
             status = records.stat()
             size = status.st_size + records.with_suffix(".rows").stat().st_size
             segments.append(CachedSegment(records, size, status.st_size // RECORD.itemsize, status.st_mtime))
-    return CachedSet(folder, description, tuple(segments))
+    return CachedSet(folder, about, tuple(segments))
 
 
 def make_room(cache: Path, needed: int, limit: int, preserved: Collection[Path] = (), kind: str = FEATURES) -> int:

@@ -52,22 +52,22 @@ def file_digests(paths: Sequence[str], table: Path, advance: Callable[[int], Non
     """
     absolute = [os.fsencode(Path(path).absolute()) for path in paths]
     stamps = {path: _stamp(path) for path in absolute}
-    known = _remembered(table, stamps)
+    known = _read_table(table, stamps)
     advance(len(known))
     unknown = [path for path in stamps if path not in known]
     settled_before = time.time_ns() - SETTLED_NS
     settled = []
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        chunks = (unknown[start : start + CHUNK] for start in range(0, len(unknown), CHUNK))
-        for path, digest in (
-            (p, d) for chunk in chunks for p, d in zip(chunk, threads.map(_digest, chunk), strict=True)
-        ):
-            known[path] = digest
-            stamp = stamps[path]
-            if stamp and stamp.changed < settled_before:
-                settled.append((path, stamp.text, digest))
-            advance(1)
-    _remember(table, settled)
+        for start in range(0, len(unknown), CHUNK):
+            chunk = unknown[start : start + CHUNK]
+            for path, digest in zip(chunk, threads.map(_digest, chunk), strict=True):
+                known[path] = digest
+                stamp = stamps[path]
+                if stamp and stamp.changed < settled_before:
+                    settled.append((path, stamp.text, digest))
+                advance(1)
+    if settled:
+        _use(table, lambda connection: connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", settled))
     return [known[path] for path in absolute]
 
 
@@ -79,15 +79,10 @@ def _digest(path: bytes) -> bytes:
 
 
 class Stamp(NamedTuple):
-    """Metadata that shows whether a file has changed.
+    """Metadata that shows whether a file has changed."""
 
-    Attributes:
-        text: size, modification time, change time and inode.
-        changed: time of the last change, in nanoseconds since 1970.
-    """
-
-    text: str
-    changed: int
+    text: str  # size, modification time, change time and inode
+    changed: int  # time of the last change, in nanoseconds since 1970
 
 
 def _stamp(path: bytes) -> Stamp | None:
@@ -100,35 +95,30 @@ def _stamp(path: bytes) -> Stamp | None:
     return Stamp(text, max(status.st_mtime_ns, status.st_ctime_ns))
 
 
-def _remembered(table: Path, stamps: Mapping[bytes, Stamp | None]) -> dict[bytes, bytes]:
+def _read_table(table: Path, stamps: Mapping[bytes, Stamp | None]) -> dict[bytes, bytes]:
     """Return the stored digests of the files whose stamps have not changed."""
-    found: dict[bytes, bytes] = {}
+    digests: dict[bytes, bytes] = {}
 
-    def look(connection: sqlite3.Connection) -> None:
+    def select(connection: sqlite3.Connection) -> None:
         paths = list(stamps)
         for start in range(0, len(paths), 500):
             some = paths[start : start + 500]
             marks = ",".join("?" * len(some))
             rows = connection.execute(f"SELECT * FROM files WHERE path IN ({marks})", some)
-            found.update({path: digest for path, text, digest in rows if (s := stamps[path]) and s.text == text})
+            digests.update({path: digest for path, text, digest in rows if (s := stamps[path]) and s.text == text})
 
-    _use(table, look)
-    return found
-
-
-def _remember(table: Path, rows: Sequence[tuple[Any, ...]]) -> None:
-    if rows:
-        _use(table, lambda connection: connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", rows))
+    _use(table, select)
+    return digests
 
 
-def _use(table: Path, work: Callable[[sqlite3.Connection], object]) -> None:
+def _use(table: Path, query: Callable[[sqlite3.Connection], object]) -> None:
     """Call a function with a connection to the table. Ignore a locked table and delete a damaged one."""
     try:
         with closing(sqlite3.connect(table, timeout=10)) as connection, connection:
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, stamp TEXT, digest BLOB) WITHOUT ROWID"
             )
-            work(connection)
+            query(connection)
     except sqlite3.OperationalError:  # locked or not writable: the files are read again next time
         pass
     except sqlite3.DatabaseError:
@@ -190,19 +180,19 @@ def _source(kind: type) -> bytes:
 
 def fingerprint(transform: object) -> str:
     """Return the SHA-256, in hexadecimal, of a transform: its classes, all their attributes, and a user's own code."""
-    return description_sha256({"transform": _described(transform)})
+    return description_sha256({"transform": _describe(transform)})
 
 
-def _described(value: Any) -> Any:
+def _describe(value: Any) -> Any:
     """Convert a transform to plain values; tensors are replaced by their SHA-256."""
     if isinstance(value, torch.Tensor):
         return hashlib.sha256(value.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
     if isinstance(value, nn.Module):
         parts = {name: item for name, item in vars(value).items() if name not in vars(nn.Module())}
         parts |= {**value._modules, **value._parameters, **value._buffers}
-        return [f"{type(value).__module__}.{type(value).__qualname__}", _own_source(type(value)), _described(parts)]
+        return [f"{type(value).__module__}.{type(value).__qualname__}", _own_source(type(value)), _describe(parts)]
     if isinstance(value, Mapping):
-        return {str(name): _described(item) for name, item in value.items()}
+        return {str(name): _describe(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_described(item) for item in value]
+        return [_describe(item) for item in value]
     return repr(value)  # a function's contains its address: it matches no cached set, so rows are never stale

@@ -182,7 +182,7 @@ def _open_locks(folder: Path) -> ByteLocks:
         folder.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):  # evicted at this moment
             locks = ByteLocks(folder / "locks")
-            if locks.share(IN_USE) and locks.is_current():
+            if locks.take(IN_USE, shared=True) and locks.is_current():
                 return locks
             locks.close()
         time.sleep(0.01)
