@@ -121,8 +121,8 @@ FAULTS = (
     Fault(
         "the set that was used last is evicted first",
         "cache/disk.py",
-        "sorted(droppable, key=lambda item: item[0].used)",
-        "sorted(droppable, key=lambda item: -item[0].used)",
+        "sorted(evictable, key=lambda item: item[0].used)",
+        "sorted(evictable, key=lambda item: -item[0].used)",
         ("cache/test_store.py",),
     ),
     Fault(
