@@ -45,7 +45,9 @@ def damage(path: Path, position: int) -> None:
     st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=8, unique=True), max_size=6),
     st.lists(st.integers(0, 30), max_size=20),
 )
-def test_what_was_appended_by_any_process_is_read_back_in_any_order(writes: list[list[int]], asked: list[int]) -> None:
+def test_what_was_appended_by_any_process_is_read_back_in_any_order(
+    writes: list[list[int]], requested: list[int]
+) -> None:
     with tempfile.TemporaryDirectory() as name:
         for numbers in writes:  # each opening is a process of its own
             with opened(Path(name)) as store:
@@ -54,12 +56,12 @@ def test_what_was_appended_by_any_process_is_read_back_in_any_order(writes: list
                     store.append([key(n) for n in new], np.stack([row(n) for n in new]))
         there = {n for numbers in writes for n in numbers}
         with opened(Path(name)) as store:
-            assert set(store.missing(key(n) for n in asked)) == {key(n) for n in asked if n not in there}
-            found = [n for n in asked if n in there]
-            if found:
-                rows = store.rows([key(n) for n in found])
-                backwards = np.arange(len(found))[::-1]
-                assert np.array_equal(rows.take(backwards), np.stack([row(n) for n in found])[::-1])
+            assert set(store.missing(key(n) for n in requested)) == {key(n) for n in requested if n not in there}
+            cached = [n for n in requested if n in there]
+            if cached:
+                rows = store.rows([key(n) for n in cached])
+                backwards = np.arange(len(cached))[::-1]
+                assert np.array_equal(rows.take(backwards), np.stack([row(n) for n in cached])[::-1])
 
 
 def test_views_of_an_image_are_rows_of_their_own(tmp_path: Path) -> None:
@@ -267,20 +269,20 @@ SET_BYTES = 10 * (4 * WIDTH + 40)
 def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
     oldest, middle, newest = three_sets(tmp_path)
     make_room(tmp_path, 0, 3 * SET_BYTES)
-    assert [found.folder for found in cached_sets(tmp_path)] == [newest, middle, oldest]
+    assert [cached.folder for cached in cached_sets(tmp_path)] == [newest, middle, oldest]
     make_room(tmp_path, 1, 3 * SET_BYTES)
-    assert [found.folder for found in cached_sets(tmp_path)] == [newest, middle]
+    assert [cached.folder for cached in cached_sets(tmp_path)] == [newest, middle]
     with opened(middle) as store:
         store.rows([key(3)])  # used again
     make_room(tmp_path, 1, 2 * SET_BYTES)
-    assert [found.folder for found in cached_sets(tmp_path)] == [middle]
+    assert [cached.folder for cached in cached_sets(tmp_path)] == [middle]
 
 
 def test_what_is_needed_or_in_use_stays(tmp_path: Path) -> None:
     oldest, middle, _ = three_sets(tmp_path)
     with other_process(oldest):
         make_room(tmp_path, 0, 0, preserved=set(middle.glob("*.keys")))
-        assert {found.folder for found in cached_sets(tmp_path)} == {oldest, middle}
+        assert {cached.folder for cached in cached_sets(tmp_path)} == {oldest, middle}
         assert clear(tmp_path) == (SET_BYTES, 1)
     assert clear(tmp_path) == (SET_BYTES, 0)
     assert cached_sets(tmp_path) == []
