@@ -56,8 +56,8 @@ def images(files: dict[str, Samples]) -> ImageDataModule:
     return module(files)
 
 
-def kept(cache: Path) -> int:
-    return sum(found.rows for found in cached_sets(cache, IMAGES))
+def cached_images(cache: Path) -> int:
+    return sum(cached.rows for cached in cached_sets(cache, IMAGES))
 
 
 def check_same(ours: ImageDataModule, theirs: ImageDataModule) -> None:
@@ -122,8 +122,8 @@ def test_parts_of_images_beyond_the_budget_are_nearly_those_of_files(
     ours = decoded(files)
     for (mine, _), (theirs, _) in zip(ours.val_dataloader(), files.val_dataloader(), strict=True):
         assert torch.equal(mine, theirs)
-    found, wanted = (torch.cat([pixels for pixels, _ in data.train_dataloader()]).float() for data in (ours, files))
-    assert 0 < (found - wanted).abs().mean() < 1  # of 255 levels
+    given, expected = (torch.cat([pixels for pixels, _ in data.train_dataloader()]).float() for data in (ours, files))
+    assert 0 < (given - expected).abs().mean() < 1  # of 255 levels
     flipped = module(samples, "flip")
     check_same(decoded(flipped), flipped)
 
@@ -140,7 +140,7 @@ def test_parts_have_a_pixel_at_least(size: tuple[int, int]) -> None:
 @example(10**6, 2, 448**2)
 @example(1, 10**6, 448**2)
 @example(1000, 1000, 448**2)
-def test_images_are_kept_in_their_proportions_within_the_budget(width: int, height: int, budget: int) -> None:
+def test_images_are_packed_in_their_proportions_within_the_budget(width: int, height: int, budget: int) -> None:
     wide, high = PixelPacker(budget).packed_size(width, height)
     assert min(wide, high) >= 1
     assert wide * high <= budget
@@ -159,16 +159,16 @@ def test_what_is_packed_is_unpacked(size: tuple[int, int]) -> None:
     row = pack(image)
     assert (row.shape, row.dtype) == ((pack.row_bytes,), torch.uint8)
     packed_size = pack.packed_size(*size)
-    wanted = image if packed_size == size else image.resize(packed_size, Image.Resampling.LANCZOS)
+    expected = image if packed_size == size else image.resize(packed_size, Image.Resampling.LANCZOS)
     unpacked = pack.unpack(row.numpy())
-    assert np.array_equal(unpacked, wanted)
+    assert np.array_equal(unpacked, expected)
     assert unpacked.info["size"] == size
 
 
 def test_a_process_that_is_not_forked_maps_the_rows_for_itself(images: ImageDataModule, own_cache: Path) -> None:
     loader = decoded(images).val_dataloader()
     pickled = pickle.dumps(loader.dataset.read)  # type: ignore[attr-defined]
-    assert len(pickled) < sum(found.size for found in cached_sets(own_cache, IMAGES)) / 2
+    assert len(pickled) < sum(cached.size for cached in cached_sets(own_cache, IMAGES)) / 2
     read = pickle.loads(pickled)
     assert all(np.array_equal(read(index), loader.dataset.read(index)) for index in range(5))  # type: ignore[attr-defined]
 
@@ -183,9 +183,9 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model" / "model.safetensors")
 
 
-def check_same_runs(train: Train, tmp_path: Path, *words: str) -> None:
-    plain = train(*words, folder=tmp_path / "plain")
-    cached = train(*words, "data.cache=decoded", folder=tmp_path / "cached")
+def check_same_runs(train: Train, tmp_path: Path, *overrides: str) -> None:
+    plain = train(*overrides, folder=tmp_path / "plain")
+    cached = train(*overrides, "data.cache=decoded", folder=tmp_path / "cached")
     assert {k: v for k, v in plain.items() if "time/" not in k} == {k: v for k, v in cached.items() if "time/" not in k}
     theirs, ours = weights_of(tmp_path / "plain"), weights_of(tmp_path / "cached")
     assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
@@ -195,26 +195,32 @@ def check_same_runs(train: Train, tmp_path: Path, *words: str) -> None:
 def test_a_run_has_the_same_weights_and_figures(
     augment: str, train: Train, folders: Path, tmp_path: Path, own_cache: Path
 ) -> None:
-    words = (*TINY_RESNET, "freeze=false", "epochs=1", "data=imagefolder", f"data.root={folders}")
-    check_same_runs(train, tmp_path, *words, f"augment={augment}")
-    assert kept(own_cache) > 0
+    overrides = (*TINY_RESNET, "freeze=false", "epochs=1", "data=imagefolder", f"data.root={folders}")
+    check_same_runs(train, tmp_path, *overrides, f"augment={augment}")
+    assert cached_images(own_cache) > 0
 
 
 def test_a_run_on_arrays_with_mixing_has_the_same_weights(train: Train, tmp_path: Path, own_cache: Path) -> None:
-    words = (*TINY_RESNET, "freeze=false", "epochs=2", "data=digits", "data.image_size=16", "data.resize=16")
-    check_same_runs(train, tmp_path, *words, "augment=standard", "loss.mixup=0.2", "loss.cutmix=1")
-    assert kept(own_cache) > 0
+    overrides = (*TINY_RESNET, "freeze=false", "epochs=2", "data=digits", "data.image_size=16", "data.resize=16")
+    check_same_runs(train, tmp_path, *overrides, "augment=standard", "loss.mixup=0.2", "loss.cutmix=1")
+    assert cached_images(own_cache) > 0
 
 
 @pytest.mark.usefixtures("own_cache")
 def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(train: Train, folders: Path, tmp_path: Path) -> None:
-    words = (*TINY_RESNET, "freeze=false", "data=imagefolder", f"data.root={folders}", "data.cache=decoded")
-    words = (*words, "augment=standard", "callbacks.early_stopping=null", "monitor=val/loss", "data.num_workers=2")
-    train(*words, "epochs=3", folder=tmp_path / "whole")
-    train(*words, "epochs=2", folder=tmp_path / "part")
+    overrides = (*TINY_RESNET, "freeze=false", "data=imagefolder", f"data.root={folders}", "data.cache=decoded")
+    overrides = (
+        *overrides,
+        "augment=standard",
+        "callbacks.early_stopping=null",
+        "monitor=val/loss",
+        "data.num_workers=2",
+    )
+    train(*overrides, "epochs=3", folder=tmp_path / "whole")
+    train(*overrides, "epochs=2", folder=tmp_path / "part")
     last = tmp_path / "part" / "checkpoints" / "last.ckpt"
-    train(*words, "epochs=3", f"ckpt_path={last}", folder=tmp_path / "resumed")
-    train(*words, "epochs=3", f"ckpt_path={last}", "data.cache=none", folder=tmp_path / "from_files")
+    train(*overrides, "epochs=3", f"ckpt_path={last}", folder=tmp_path / "resumed")
+    train(*overrides, "epochs=3", f"ckpt_path={last}", "data.cache=none", folder=tmp_path / "from_files")
     whole, *others = (
         torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
         for name in ("whole", "resumed", "from_files")
@@ -224,14 +230,14 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(train: Train, folders: P
 
 @pytest.mark.usefixtures("own_cache")
 def test_a_report_and_an_evaluation_follow(train: Train, folders: Path, tmp_path: Path) -> None:
-    words = (*TINY_RESNET, "freeze=false", "epochs=1", "data=imagefolder", f"data.root={folders}", "report=true")
-    train(*words, "data.cache=decoded", "augment=flip", folder=tmp_path / "run")
+    overrides = (*TINY_RESNET, "freeze=false", "epochs=1", "data=imagefolder", f"data.root={folders}", "report=true")
+    train(*overrides, "data.cache=decoded", "augment=flip", folder=tmp_path / "run")
     assert (tmp_path / "run" / "report" / "index.html").exists()
 
 
 def test_each_image_is_decoded_once(images: ImageDataModule, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded(images)
-    assert kept(own_cache) == 16
+    assert cached_images(own_cache) == 16
     whole = [x.numpy() for x, _ in decoded(images).evaluation_dataloader("train")]
     for path in images.splits["train"].images:  # other names and another split: the same content
         shutil.move(path, f"{path}.moved")
@@ -239,7 +245,7 @@ def test_each_image_is_decoded_once(images: ImageDataModule, own_cache: Path, mo
     moved = Samples([f"{path}.moved" for path in train.images], train.labels, train.names)
     monkeypatch.setattr(Image, "open", None)  # nothing is decoded from now on
     again = decoded(module({"train": val, "val": moved}))
-    assert kept(own_cache) == 16
+    assert cached_images(own_cache) == 16
     assert all(
         np.array_equal(a, b.numpy()) for a, (b, _) in zip(whole, again.evaluation_dataloader("val"), strict=True)
     )
@@ -250,43 +256,43 @@ def test_a_changed_image_is_decoded_again(images: ImageDataModule, own_cache: Pa
     photo(Path(images.splits["val"].images[2]), 1, size=(50, 50), seed=77)
     for ours, theirs in zip(decoded(images).val_dataloader(), images.val_dataloader(), strict=True):
         assert torch.equal(ours[0], theirs[0])
-    assert kept(own_cache) == 17
+    assert cached_images(own_cache) == 17
 
 
-def test_whole_images_are_kept_of_training_alone(files: dict[str, Samples], own_cache: Path) -> None:
+def test_whole_images_are_cached_of_training_alone(files: dict[str, Samples], own_cache: Path) -> None:
     decoded(module(files, "standard", scale=0.35))
-    assert sorted(found.rows for found in cached_sets(own_cache, IMAGES)) == [11, 16]
+    assert sorted(cached.rows for cached in cached_sets(own_cache, IMAGES)) == [11, 16]
     decoded(module(files, "caltech", scale=0.35, degrees=15, color_jitter=0.1))  # other parts of them, of another size
     decoded(module(files, "flip"))
-    assert sorted(found.rows for found in cached_sets(own_cache, IMAGES)) == [11, 11, 16]
+    assert sorted(cached.rows for cached in cached_sets(own_cache, IMAGES)) == [11, 11, 16]
 
 
 @pytest.mark.parametrize(
-    ("word", "why"),
+    ("override", "why"),
     [
-        ("data.cache_gb=1e-5", "more than data.cache_gb=1e-05: they are read anew every epoch"),
-        ("trainer.limit_val_batches=1", "for runs that see all images (trainer.limit_*_batches): they are read anew"),
+        ("data.cache_gb=1e-5", "more than data.cache_gb=1e-05: they are read again in every epoch"),
+        ("trainer.limit_val_batches=1", "for runs that see all images (trainer.limit_*_batches): they are read again"),
     ],
 )
-def test_images_that_are_not_kept_are_read_as_before(
-    word: str, why: str, train: Train, folders: Path, own_cache: Path, caplog: pytest.LogCaptureFixture
+def test_images_that_are_not_cached_are_read_as_before(
+    override: str, why: str, train: Train, folders: Path, own_cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    words = (*TINY_RESNET, "freeze=false", "epochs=1", "data=imagefolder", f"data.root={folders}")
+    overrides = (*TINY_RESNET, "freeze=false", "epochs=1", "data=imagefolder", f"data.root={folders}")
     with caplog.at_level(logging.WARNING):
-        metrics = train(*words, "data.cache=decoded", word)
+        metrics = train(*overrides, "data.cache=decoded", override)
     assert why in caplog.text
     assert metrics["epochs/run"] == 1
-    assert kept(own_cache) == 0
+    assert cached_images(own_cache) == 0
 
 
 def test_what_was_not_used_for_longest_makes_room(images: ImageDataModule, own_cache: Path) -> None:
     decoded(images)
-    size = sum(found.size for found in cached_sets(own_cache, IMAGES))
+    size = sum(cached.size for cached in cached_sets(own_cache, IMAGES))
     val = images.splits["val"]
     for number, path in enumerate(val.images):
         photo(Path(path), number, size=(50, 50), seed=number)
     decoded(module({"train": val, "val": val}), max_gb=1.2 * size / 1e9)
-    assert kept(own_cache) == 5
+    assert cached_images(own_cache) == 5
 
 
 DECODE = """
@@ -300,10 +306,10 @@ decoded(module({"train": samples_in(Path(sys.argv[1]))}))
 def test_processes_share_the_work_and_one_that_is_killed_loses_little(own_cache: Path, tmp_path: Path) -> None:
     root = class_folders(tmp_path / "photos", images=150)
     assert ended(script(DECODE, root, environment=killed_at("after rows", 2))).returncode == -signal.SIGKILL
-    before = kept(own_cache)
+    before = cached_images(own_cache)
     assert 0 < before < 300
     assert [run.returncode for run in map(ended, [script(DECODE, root), script(DECODE, root)])] == [0, 0]
-    assert kept(own_cache) == 300  # none twice, those of the first process too
+    assert cached_images(own_cache) == 300  # none twice, those of the first process too
     batches = decoded(module({"train": samples_in(root)})).evaluation_dataloader("train")
     files = module({"train": samples_in(root)}).evaluation_dataloader("train")
     assert all(torch.equal(ours, theirs) for (ours, _), (theirs, _) in zip(batches, files, strict=True))
@@ -319,4 +325,4 @@ def test_the_command_lists_and_clears_it(
     assert "decoded images: whole, up to 4,096 pixels  11 images" in printed
     assert "27 images" in printed
     freed, in_use = clear(own_cache)
-    assert (freed > 0, in_use, kept(own_cache)) == (True, 0, 0)
+    assert (freed > 0, in_use, cached_images(own_cache)) == (True, 0, 0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -130,3 +132,14 @@ def test_what_a_network_computes_is_in_its_digests() -> None:
     before = module_sha256(norm)
     norm.running_mean[1] = 0.5  # type: ignore[index]
     assert module_sha256(norm) != before
+
+
+def test_the_code_of_a_users_own_class_is_in_the_digests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    code = tmp_path / "own_network.py"
+    code.write_text("from torch import nn\nclass Own(nn.Module):\n    def forward(self, x):\n        return x\n")
+    own, installed = importlib.import_module("own_network").Own(), nn.Conv2d(3, 4, 3)
+    digests = [(code_sha256(module), fingerprint(module)) for module in (own, installed)]
+    code.write_text(code.read_text().replace("return x", "return 2 * x"))
+    assert all(now != before for now, before in zip((code_sha256(own), fingerprint(own)), digests[0], strict=True))
+    assert (code_sha256(installed), fingerprint(installed)) == digests[1]

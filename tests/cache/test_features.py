@@ -69,6 +69,14 @@ def fit(weights: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     return fit
 
 
+def rows_in(cache: Path) -> int:
+    return sum(cached.rows for cached in cached_sets(cache))
+
+
+def size_of(cache: Path) -> int:
+    return sum(cached.size for cached in cached_sets(cache))
+
+
 def counts(metrics: dict[str, Any]) -> tuple[int, int]:
     return metrics["features/computed"], metrics["features/cached"]
 
@@ -76,7 +84,7 @@ def counts(metrics: dict[str, Any]) -> tuple[int, int]:
 # --- the same answer -----------------------------------------------------------------------------------------
 
 
-def head_and_figures(train: Train, folder: Path, *overrides: str) -> tuple[Tensor, dict[str, Any]]:
+def head_and_metrics(train: Train, folder: Path, *overrides: str) -> tuple[Tensor, dict[str, Any]]:
     metrics = train(*overrides, "epochs=5", "callbacks=none", folder=folder)
     tensors = load_file(folder / "model" / "model.safetensors")
     return torch.cat([value.flatten() for name, value in tensors.items() if name.startswith("head.")]), metrics
@@ -87,11 +95,11 @@ def test_a_head_trained_on_features_is_the_one_trained_through_the_network(
     network: str, head: str, train: Train, folders: Path, tmp_path: Path
 ) -> None:
     model = ("model=timm", f"model.name={network}", *SIZE)
-    words = ("data=imagefolder", f"data.root={folders}", "data.batch_size=8", f"head={head}", *model)
-    expected, through = head_and_figures(train, tmp_path / "off", *words, "features=off")
+    overrides = ("data=imagefolder", f"data.root={folders}", "data.batch_size=8", f"head={head}", *model)
+    expected, through = head_and_metrics(train, tmp_path / "off", *overrides, "features=off")
     assert "features/computed" not in through
     for engine, tolerance in (("eager", 1e-4), ("folded", 1e-2), ("onnx", 1e-2), ("auto", 1e-2)):
-        given, metrics = head_and_figures(train, tmp_path / engine, *words, f"features.engine={engine}")
+        given, metrics = head_and_metrics(train, tmp_path / engine, *overrides, f"features.engine={engine}")
         assert counts(metrics) == (IMAGES, 0)  # each engine has a set of its own
         deviation = float((given - expected).norm() / expected.norm())
         assert deviation < tolerance, engine
@@ -146,10 +154,10 @@ def test_the_checkpoints_of_a_run_that_was_killed_are_resumed_and_completed(
 def test_another_frozen_backbone_cannot_take_over_a_checkpoint(
     train: Train, tmp_path: Path, weights: Path, folders: Path
 ) -> None:
-    words = ("data=imagefolder", f"data.root={folders}", *TINY_RESNET, "epochs=1")
-    train(*words, folder=tmp_path / "first")
+    overrides = ("data=imagefolder", f"data.root={folders}", *TINY_RESNET, "epochs=1")
+    train(*overrides, folder=tmp_path / "first")
     with pytest.raises(ModelError, match="cannot be resumed: its backbone_sha256 is .* Resume with the settings"):
-        train(*words, f"model.weights={weights}", f"ckpt_path={tmp_path}/first/checkpoints/last.ckpt")
+        train(*overrides, f"model.weights={weights}", f"ckpt_path={tmp_path}/first/checkpoints/last.ckpt")
 
 
 # --- never stale ---------------------------------------------------------------------------------------------
@@ -237,8 +245,8 @@ def test_every_epoch_has_its_view_and_each_is_computed_once(fit: Train, own_cach
     assert counts(again) == (0, IMAGES + 3 * train_images)
     assert findings(again) == findings(five)
     shutil.rmtree(own_cache)
-    anew = fit(*augmented, "epochs=5", "callbacks=none")
-    assert findings(anew) == findings(five)  # views are of the image and their number alone
+    recomputed = fit(*augmented, "epochs=5", "callbacks=none")
+    assert findings(recomputed) == findings(five)  # views are of the image and their number alone
 
 
 def test_a_backbone_in_training_mode_has_no_features_to_keep() -> None:
@@ -311,14 +319,14 @@ def test_a_damaged_row_is_computed_again(fit: Train, own_cache: Path) -> None:
 
 def test_a_cache_whose_disk_fills_up_keeps_what_was_computed(train: Train, own_cache: Path, tmp_path: Path) -> None:
     full = rf"{own_cache}.*: cannot write to the cache .*kept\. Make room, .* then run the same command again\."
-    words = ("epochs=1", "data.evaluation_batch_size=10")
+    overrides = ("epochs=1", "data.evaluation_batch_size=10")
     with limited(100_000), pytest.raises(DataError, match=full):
-        train(*words, folder=tmp_path / "full")
-    kept = sum(found.rows for found in cached_sets(own_cache))
-    metrics = train(*words, folder=tmp_path / "again")
+        train(*overrides, folder=tmp_path / "full")
+    cached = rows_in(own_cache)
+    metrics = train(*overrides, folder=tmp_path / "again")
     images = sum(metrics[f"data/{split}_size"] for split in ("train", "val", "test"))
-    assert 0 < kept < images
-    assert counts(metrics) == (images - kept, kept)
+    assert 0 < cached < images
+    assert counts(metrics) == (images - cached, cached)
 
 
 def test_what_is_remembered_wrongly_of_a_file_is_forgotten(
@@ -367,7 +375,7 @@ def test_a_broken_image_names_itself_and_costs_only_itself(fit: Train, tmp_path:
 def test_more_than_the_cache_may_have_is_computed_every_epoch(fit: Train, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         metrics = fit("features.max_gb=1e-6")
-    assert "more than features.max_gb=1e-06: the backbone runs anew every epoch" in caplog.text
+    assert "more than features.max_gb=1e-06: the backbone runs again in every epoch" in caplog.text
     assert "features/computed" not in metrics
     assert findings(metrics)["val/accuracy"] == fit()["val/accuracy"]
 
@@ -376,7 +384,7 @@ def test_the_cache_stays_within_its_bound(fit: Train, own_cache: Path) -> None:
     size = IMAGES * (16 * 4 + 40)
     for mean in (0.1, 0.2, 0.3):
         fit(f"data.mean=[{mean},0,0]", f"features.max_gb={2.5 * size / 1e9}")
-        assert sum(found.size for found in cached_sets(own_cache)) <= 2.5 * size
+        assert size_of(own_cache) <= 2.5 * size
     assert counts(fit("data.mean=[0.2,0,0]"))[0] == 0  # the one before the last is still there
     assert counts(fit("data.mean=[0.1,0,0]"))[0] == IMAGES
 
@@ -391,7 +399,7 @@ def test_images_of_other_data_make_room_in_the_same_set(fit: Train, own_cache: P
     for index in range(22):
         photo(tmp_path / "others" / ("cat", "dog")[index % 2] / f"{index}.jpg", index % 2, seed=1000 + index)
     assert counts(fit(f"data.root={tmp_path}/others", limit)) == (22, 0)
-    assert sum(found.size for found in cached_sets(own_cache)) <= 1.5 * size
+    assert size_of(own_cache) <= 1.5 * size
 
 
 @pytest.mark.parametrize("option", ["features=off", "freeze=false", "freeze=layer3", "trainer.limit_train_batches=1"])
@@ -408,7 +416,7 @@ def test_an_engine_that_cannot_be_had_says_what_to_do(fit: Train) -> None:
 
 
 @pytest.fixture
-def words(weights: Path, tmp_path: Path) -> tuple[str, ...]:
+def overrides(weights: Path, tmp_path: Path) -> tuple[str, ...]:
     """Of a command whose backbone takes its time, for 80 images in five batches of 16."""
     root = class_folders(tmp_path / "images", images=40)
     data = ("data=imagefolder", f"data.root={root}", "data.test_fraction=0", f"model.weights={weights}")
@@ -418,20 +426,16 @@ def words(weights: Path, tmp_path: Path) -> tuple[str, ...]:
 EIGHTY, BATCH = 80, 16
 
 
-def rows_in(cache: Path) -> int:
-    return sum(found.rows for found in cached_sets(cache))
-
-
 def metrics_of(folder: Path) -> dict[str, Any]:
     metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
     return metrics
 
 
 def test_two_runs_at_the_same_time_compute_each_image_once(
-    own_cache: Path, words: tuple[str, ...], tmp_path: Path
+    own_cache: Path, overrides: tuple[str, ...], tmp_path: Path
 ) -> None:
     folders = [tmp_path / "a", tmp_path / "b"]
-    for run in [started(*words, f"hydra.run.dir={folder}") for folder in folders]:
+    for run in [started(*overrides, f"hydra.run.dir={folder}") for folder in folders]:
         result = ended(run)
         assert result.returncode == 0, result.stderr
     first, second = map(metrics_of, folders)
@@ -440,10 +444,10 @@ def test_two_runs_at_the_same_time_compute_each_image_once(
 
 
 def test_a_run_that_is_killed_again_and_again_loses_nothing(
-    own_cache: Path, words: tuple[str, ...], tmp_path: Path
+    own_cache: Path, overrides: tuple[str, ...], tmp_path: Path
 ) -> None:
     """What was finished stays; of rows without a record, their batch alone is computed again."""
-    for number, (point, count, kept) in enumerate(
+    for number, (point, count, cached) in enumerate(
         [
             ("after rows", 1, BATCH),
             ("between rows and their record", 1, BATCH),
@@ -451,29 +455,29 @@ def test_a_run_that_is_killed_again_and_again_loses_nothing(
             ("after rows", 2, 4 * BATCH),
         ]
     ):
-        killed = command(*words, f"hydra.run.dir={tmp_path / str(number)}", environment=killed_at(point, count))
+        killed = command(*overrides, f"hydra.run.dir={tmp_path / str(number)}", environment=killed_at(point, count))
         assert killed.returncode == -signal.SIGKILL, killed.stderr
-        assert rows_in(own_cache) == kept
+        assert rows_in(own_cache) == cached
     last, undisturbed = tmp_path / "last", tmp_path / "undisturbed"
-    assert command(*words, f"hydra.run.dir={last}").returncode == 0
+    assert command(*overrides, f"hydra.run.dir={last}").returncode == 0
     assert counts(metrics_of(last)) == (EIGHTY - 4 * BATCH, 4 * BATCH)
     assert rows_in(own_cache) == EIGHTY  # not one was computed twice
     shutil.rmtree(own_cache)
-    assert command(*words, f"hydra.run.dir={undisturbed}").returncode == 0
+    assert command(*overrides, f"hydra.run.dir={undisturbed}").returncode == 0
     assert findings(metrics_of(last)) == findings(metrics_of(undisturbed))
 
 
-def test_a_run_that_is_killed_while_it_fits_is_resumed(words: tuple[str, ...], tmp_path: Path) -> None:
-    words = (*words, "epochs=4", "callbacks.early_stopping=null")
-    killed = command(*words, f"hydra.run.dir={tmp_path / 'killed'}", environment=killed_at("an epoch begins", 3))
+def test_a_run_that_is_killed_while_it_fits_is_resumed(overrides: tuple[str, ...], tmp_path: Path) -> None:
+    overrides = (*overrides, "epochs=4", "callbacks.early_stopping=null")
+    killed = command(*overrides, f"hydra.run.dir={tmp_path / 'killed'}", environment=killed_at("an epoch begins", 3))
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     checkpoint = tmp_path / "killed" / "checkpoints" / "last.ckpt"
     with pytest.raises(
         ModelError, match="holds the head only, because its run was killed. Resume that run by ckpt_path"
     ):
         load_checkpoint(checkpoint)
-    resumed = command(*words, f"hydra.run.dir={tmp_path / 'resumed'}", f"ckpt_path={checkpoint}")
+    resumed = command(*overrides, f"hydra.run.dir={tmp_path / 'resumed'}", f"ckpt_path={checkpoint}")
     assert resumed.returncode == 0, resumed.stderr
-    assert command(*words, f"hydra.run.dir={tmp_path / 'once'}").returncode == 0
+    assert command(*overrides, f"hydra.run.dir={tmp_path / 'once'}").returncode == 0
     assert findings(metrics_of(tmp_path / "resumed")) == findings(metrics_of(tmp_path / "once"))
     load_checkpoint(tmp_path / "resumed" / "checkpoints" / "last.ckpt")

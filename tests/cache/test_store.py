@@ -8,7 +8,7 @@ import os
 import resource
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from headstart.cache.store import FeatureStore
 from headstart.data.dataset import Samples
 from headstart.utils.errors import DataError
 from tests.helpers.commands import kill, script
+from tests.helpers.disk import limited
 from tests.helpers.store import ABOUT, WIDTH, fill, key, opened, row
 
 
@@ -44,7 +45,9 @@ def damage(path: Path, position: int) -> None:
     st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=8, unique=True), max_size=6),
     st.lists(st.integers(0, 30), max_size=20),
 )
-def test_what_was_appended_by_any_process_is_read_back_in_any_order(writes: list[list[int]], asked: list[int]) -> None:
+def test_what_was_appended_by_any_process_is_read_back_in_any_order(
+    writes: list[list[int]], requested: list[int]
+) -> None:
     with tempfile.TemporaryDirectory() as name:
         for numbers in writes:  # each opening is a process of its own
             with opened(Path(name)) as store:
@@ -53,12 +56,12 @@ def test_what_was_appended_by_any_process_is_read_back_in_any_order(writes: list
                     store.append([key(n) for n in new], np.stack([row(n) for n in new]))
         there = {n for numbers in writes for n in numbers}
         with opened(Path(name)) as store:
-            assert set(store.missing(key(n) for n in asked)) == {key(n) for n in asked if n not in there}
-            found = [n for n in asked if n in there]
-            if found:
-                rows = store.rows([key(n) for n in found])
-                backwards = np.arange(len(found))[::-1]
-                assert np.array_equal(rows.take(backwards), np.stack([row(n) for n in found])[::-1])
+            assert set(store.missing(key(n) for n in requested)) == {key(n) for n in requested if n not in there}
+            cached = [n for n in requested if n in there]
+            if cached:
+                rows = store.rows([key(n) for n in cached])
+                backwards = np.arange(len(cached))[::-1]
+                assert np.array_equal(rows.take(backwards), np.stack([row(n) for n in cached])[::-1])
 
 
 def test_views_of_an_image_are_rows_of_their_own(tmp_path: Path) -> None:
@@ -137,23 +140,12 @@ def test_a_folder_that_cannot_be_used_says_what_to_do(tmp_path: Path) -> None:
         FeatureStore(tmp_path / "file" / "set", WIDTH, "float32", ABOUT)
 
 
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """A limit of the system on the size of files: writing beyond it fails as it does on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize("room", [70, 0])
 def test_a_full_disk_keeps_what_was_written(room: int, tmp_path: Path) -> None:
     fill(tmp_path, range(3))
     with opened(tmp_path) as store:
         with (
-            files_of_at_most(room),
+            limited(room),
             pytest.raises(DataError, match="kept. Make room, lower features.max_gb or data.cache_gb, or name"),
         ):
             store.append([key(n) for n in range(3, 9)], np.stack([row(n) for n in range(3, 9)]))
@@ -168,19 +160,22 @@ def test_a_full_disk_keeps_what_was_written(room: int, tmp_path: Path) -> None:
 
 
 OTHER = """
-import sys, hashlib
+import sys
+import numpy as np
 from pathlib import Path
-from headstart.cache.segments import key_of
 from headstart.cache.store import FeatureStore
-store = FeatureStore(Path(sys.argv[1]), 7, "float32", {})
-print(store.claim(key_of(hashlib.sha256(b"1").digest(), 0)), flush=True)
-sys.stdin.read()
+from tests.helpers.store import key
+store, one = FeatureStore(Path(sys.argv[1]), 7, "float32", {}), key(1)
+print(store.claim(one), flush=True)
+if sys.stdin.readline():  # not if it is about to be killed
+    store.append([one], np.full((1, 7), 5, dtype="float32"))
+    store.release([one])
 """
 
 
 @contextmanager
 def other_process(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that has the set open and has tried to claim key 1."""
+    """A process that has the set open and has tried to claim key 1; given a line, it writes that row and ends."""
     process = script(OTHER, folder)
     assert process.stdout is not None
     process.answer = process.stdout.readline().strip()  # type: ignore[attr-defined]
@@ -204,66 +199,54 @@ def test_a_claim_holds_until_it_is_released_or_its_process_dies(tmp_path: Path) 
             assert other.answer == "True"  # type: ignore[attr-defined]
 
 
-def test_what_is_being_computed_is_claimed_until_it_is_kept(tmp_path: Path) -> None:
+Computed = np.ndarray[Any, Any]
+
+
+def extracted(store: FeatureStore, compute: Callable[[Tensor, Sequence[str]], Computed], batch_size: int) -> int:
+    """How many rows of keys 0 to 2, those of the images a, b and c, this process computes."""
+    splits = {"train": Samples(np.zeros((3, 4, 4, 3), np.uint8), np.zeros(3, np.int64), list("abc"))}
+    return extract(
+        store,
+        ViewDataset(splits, lambda _: torch.zeros(1)),
+        [Views("train", index, key(index)[:32], (0,)) for index in range(3)],
+        compute,
+        batch_size=batch_size,
+        device=None,
+        num_workers=0,
+        advance=lambda _: None,
+    )
+
+
+def test_what_is_being_computed_is_claimed_until_it_is_written(tmp_path: Path) -> None:
     """Nobody else begins with it, however long it takes."""
-    images = np.zeros((3, 4, 4, 3), dtype=np.uint8)
-    splits = {"train": Samples(images, np.zeros(3, dtype=np.int64), list("abc"))}
-    wanted = [Views("train", index, hashlib.sha256(str(index).encode()).digest(), (0,)) for index in range(3)]
     answers = []
 
-    def compute(views: Tensor, names: Sequence[str]) -> np.ndarray[Any, Any]:
+    def compute(views: Tensor, names: Sequence[str]) -> Computed:
         with other_process(tmp_path) as other:
             answers.append((list(names), other.answer))  # type: ignore[attr-defined]
         return np.ones((len(views), WIDTH), dtype=np.float32)
 
     with opened(tmp_path) as store:
-        dataset = ViewDataset(splits, lambda _: torch.zeros(1))
-        done = extract(
-            store, dataset, wanted, compute, batch_size=3, device=None, num_workers=0, advance=lambda _: None
-        )  # fmt: skip
-        assert done == 3
+        assert extracted(store, compute, batch_size=3) == 3
         assert answers == [(["a", "b", "c"], "False")]
         with other_process(tmp_path) as other:
             assert other.answer == "True"  # type: ignore[attr-defined]
         assert store.missing([key(1)]) == []
 
 
-KEEPS_ONE = """
-import hashlib, sys
-import numpy as np
-from pathlib import Path
-from headstart.cache.segments import key_of
-from headstart.cache.store import FeatureStore
-store, one = FeatureStore(Path(sys.argv[1]), 7, "float32", {}), key_of(hashlib.sha256(b"1").digest(), 0)
-print(store.claim(one), flush=True)
-sys.stdin.readline()
-store.append([one], np.full((1, 7), 5, dtype="float32"))
-store.release([one])
-"""
-
-
 def test_what_another_process_is_computing_is_left_to_it(tmp_path: Path) -> None:
     """They share the work: each computes what it has claimed, and waits for the rest."""
-    images = np.zeros((3, 4, 4, 3), dtype=np.uint8)
-    splits = {"train": Samples(images, np.zeros(3, dtype=np.int64), list("abc"))}
-    wanted = [Views("train", index, hashlib.sha256(str(index).encode()).digest(), (0,)) for index in range(3)]
-    other, computed = script(KEEPS_ONE, tmp_path), []
-    assert other.stdin is not None
-    assert other.stdout is not None
-    assert other.stdout.readline() == "True\n"
+    computed: list[str] = []
 
-    def compute(views: Tensor, names: Sequence[str]) -> np.ndarray[Any, Any]:
+    def compute(views: Tensor, names: Sequence[str]) -> Computed:
         computed.extend(names)
         if "c" in names:
             other.communicate("go on\n")
         return np.ones((len(views), WIDTH), dtype=np.float32)
 
-    with opened(tmp_path) as store:
-        dataset = ViewDataset(splits, lambda _: torch.zeros(1))
-        done = extract(
-            store, dataset, wanted, compute, batch_size=1, device=None, num_workers=0, advance=lambda _: None
-        )  # fmt: skip
-        assert (done, computed, other.returncode) == (2, ["a", "c"], 0)
+    with other_process(tmp_path) as other, opened(tmp_path) as store:
+        assert other.answer == "True"  # type: ignore[attr-defined]
+        assert (extracted(store, compute, batch_size=1), computed, other.returncode) == (2, ["a", "c"], 0)
         assert store.rows([key(0), key(1), key(2)]).take(np.arange(3))[:, 0].tolist() == [1, 5, 1]
 
 
@@ -286,20 +269,20 @@ SET_BYTES = 10 * (4 * WIDTH + 40)
 def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
     oldest, middle, newest = three_sets(tmp_path)
     make_room(tmp_path, 0, 3 * SET_BYTES)
-    assert [found.folder for found in cached_sets(tmp_path)] == [newest, middle, oldest]
+    assert [cached.folder for cached in cached_sets(tmp_path)] == [newest, middle, oldest]
     make_room(tmp_path, 1, 3 * SET_BYTES)
-    assert [found.folder for found in cached_sets(tmp_path)] == [newest, middle]
+    assert [cached.folder for cached in cached_sets(tmp_path)] == [newest, middle]
     with opened(middle) as store:
         store.rows([key(3)])  # used again
     make_room(tmp_path, 1, 2 * SET_BYTES)
-    assert [found.folder for found in cached_sets(tmp_path)] == [middle]
+    assert [cached.folder for cached in cached_sets(tmp_path)] == [middle]
 
 
 def test_what_is_needed_or_in_use_stays(tmp_path: Path) -> None:
     oldest, middle, _ = three_sets(tmp_path)
     with other_process(oldest):
-        make_room(tmp_path, 0, 0, keep=set(middle.glob("*.keys")))
-        assert {found.folder for found in cached_sets(tmp_path)} == {oldest, middle}
+        make_room(tmp_path, 0, 0, preserved=set(middle.glob("*.keys")))
+        assert {cached.folder for cached in cached_sets(tmp_path)} == {oldest, middle}
         assert clear(tmp_path) == (SET_BYTES, 1)
     assert clear(tmp_path) == (SET_BYTES, 0)
     assert cached_sets(tmp_path) == []
@@ -322,7 +305,7 @@ def test_a_set_that_is_dropped_is_made_again(tmp_path: Path) -> None:
     clear(tmp_path)
     fill(folder, range(2))
     (found,) = cached_sets(tmp_path)
-    assert (found.rows, found.about) == (2, ABOUT)
+    assert (found.rows, found.description) == (2, ABOUT)
 
 
 def test_a_cache_that_cannot_be_written_to_is_replaced(
@@ -347,42 +330,41 @@ def test_the_cache_folder_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- digests of files ----------------------------------------------------------------------------------------
 
 
-def digests(path: Path, table: Path) -> bytes:
-    return file_digests([str(path)], table, print)[0]
+def digest(path: Path) -> bytes:
+    return file_digests([str(path)], path.with_name("digests.sqlite"), print)[0]
 
 
-def test_a_file_is_read_again_when_it_may_have_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def one(tmp_path: Path) -> Path:
+    """A file with a text."""
+    (tmp_path / "image").write_bytes(b"one")
+    return tmp_path / "image"
+
+
+def test_a_file_is_read_again_when_it_may_have_changed(one: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("headstart.cache.fingerprints.SETTLED_NS", 0)
-    path, table = tmp_path / "image", tmp_path / "digests.sqlite"
-    path.write_bytes(b"one")
-    times = path.stat()
-    assert digests(path, table) == hashlib.sha256(b"one").digest()
-    path.write_bytes(b"two")
-    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # same size, same time
-    assert digests(path, table) == hashlib.sha256(b"two").digest()
+    times = one.stat()
+    assert digest(one) == hashlib.sha256(b"one").digest()
+    one.write_bytes(b"two")
+    os.utime(one, ns=(times.st_atime_ns, times.st_mtime_ns))  # same size, same time
+    assert digest(one) == hashlib.sha256(b"two").digest()
 
 
-def test_a_file_that_did_not_change_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_did_not_change_is_not_read_again(one: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("headstart.cache.fingerprints.SETTLED_NS", 0)
-    path, table = tmp_path / "image", tmp_path / "digests.sqlite"
-    path.write_bytes(b"one")
-    first = digests(path, table)
+    first = digest(one)
     monkeypatch.setattr("headstart.cache.fingerprints.file_sha256", None)
-    assert digests(path, table) == first
+    assert digest(one) == first
 
 
-def test_a_file_that_has_just_changed_is_not_remembered(tmp_path: Path) -> None:
-    path, table = tmp_path / "image", tmp_path / "digests.sqlite"
-    path.write_bytes(b"one")
-    digests(path, table)
-    os.utime(path, ns=(0, 0))
-    path.write_bytes(b"two")
-    assert digests(path, table) == hashlib.sha256(b"two").digest()
+def test_a_file_that_has_just_changed_is_not_remembered(one: Path) -> None:
+    digest(one)
+    os.utime(one, ns=(0, 0))
+    one.write_bytes(b"two")
+    assert digest(one) == hashlib.sha256(b"two").digest()
 
 
-def test_a_damaged_table_of_digests_costs_a_reading(tmp_path: Path) -> None:
-    path, table = tmp_path / "image", tmp_path / "digests.sqlite"
-    path.write_bytes(b"one")
-    table.write_bytes(b"no database" * 1000)
-    assert digests(path, table) == hashlib.sha256(b"one").digest()
-    assert digests(path, table) == hashlib.sha256(b"one").digest()
+def test_a_damaged_table_of_digests_costs_a_reading(one: Path) -> None:
+    one.with_name("digests.sqlite").write_bytes(b"no database" * 1000)
+    assert digest(one) == hashlib.sha256(b"one").digest()
+    assert digest(one) == hashlib.sha256(b"one").digest()

@@ -65,8 +65,8 @@ FAULTS = (
     Fault(
         "the cache's key leaves the preprocessing out",
         "cache/fill.py",
-        "        about = {**request.about, **transform}",
-        "        about = {**request.about} or transform",
+        "        description = {**request.description, **transform}",
+        "        description = {**request.description} or transform",
         ("cache/test_features.py",),
     ),
     Fault(
@@ -75,6 +75,20 @@ FAULTS = (
         '        "precision": str(network.precision.precision),\n',
         "",
         ("cache/test_features.py",),
+    ),
+    Fault(
+        "resizing changes without the version that cached features are keyed by",
+        "data/preprocessing.py",
+        "v2.Resize(preprocessing.resize, InterpolationMode(preprocessing.interpolation), antialias=True)",
+        "v2.Resize(preprocessing.resize + 1, InterpolationMode(preprocessing.interpolation), antialias=True)",
+        ("cache/test_pixels_version.py",),
+    ),
+    Fault(
+        "the cache's key leaves the code of a user's own network out",
+        "cache/fingerprints.py",
+        "            digest.update(_source(base))",
+        "            pass",
+        ("cache/test_engines.py",),
     ),
     Fault(
         "a damaged row is served",
@@ -107,8 +121,8 @@ FAULTS = (
     Fault(
         "the set that was used last is evicted first",
         "cache/disk.py",
-        "sorted(droppable, key=lambda item: item[0].used)",
-        "sorted(droppable, key=lambda item: -item[0].used)",
+        "sorted(evictable, key=lambda item: item[0].used)",
+        "sorted(evictable, key=lambda item: -item[0].used)",
         ("cache/test_store.py",),
     ),
     Fault(

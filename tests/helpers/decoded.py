@@ -31,9 +31,9 @@ def module(samples: dict[str, Samples], name: str = "none", workers: int = 0, **
 
 def decoded(images: ImageDataModule, max_gb: float = 1) -> ImageDataModule:
     """The same images, read from decoded ones."""
-    found = copy(images)
-    assert use_decoded_images(found, max_gb=max_gb, show_progress=False)
-    return found
+    served = copy(images)
+    assert use_decoded_images(served, max_gb=max_gb, show_progress=False)
+    return served
 
 
 def samples_in(root: Path) -> Samples:

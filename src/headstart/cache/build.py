@@ -132,7 +132,7 @@ def _decodes(config: Config, data: ImageDataModule, trainer: pl.Trainer) -> bool
     if config.data.cache != "decoded":
         return False
     if not sees_all_images(trainer):
-        log.warning("data.cache=decoded is for runs that see all images (trainer.limit_*_batches): they are read anew")
+        log.warning("data.cache=decoded is for runs that see all images (trainer.limit_*_batches): they are read again")
         return False
     progress = config.trainer.enable_progress_bar and trainer.is_global_zero
     return use_decoded_images(data, max_gb=config.data.cache_gb, show_progress=progress)

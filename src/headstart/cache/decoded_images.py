@@ -6,23 +6,20 @@ import logging
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 from torchvision.transforms import InterpolationMode, v2
 
 from headstart.cache.disk import GIGABYTE, IMAGES, writable_cache_folder
-from headstart.cache.fill import Digests, Request, Shelf, complete, image_digests
+from headstart.cache.fill import Digests, Request, RowCache, image_digests, obtain_rows
 from headstart.cache.fingerprints import code_sha256, fingerprint
 from headstart.cache.segments import Rows
 from headstart.data.datamodule import CachedImages, ImageDataModule
-from headstart.data.image_io import decode_image
 from headstart.data.preprocessing import PackedRandomResizedCrop, PixelPacker, Transform, compose, fixed_steps
 
 log = logging.getLogger(__name__)
-CLAIMED = 32  # images that a process locks and writes at once, and loses at most when it is killed
+BATCH_SIZE = 32  # images that a worker decodes at once
 # Images are cached with up to the area of a square of twice the crop's side. With crops of 224 pixels, photographs of
 # 500 by 375 pixels are cached unchanged. Crops of larger images are resampled twice and are nearly as sharp.
 SIDES = 2
@@ -80,33 +77,33 @@ def use_decoded_images(data: ImageDataModule, *, max_gb: float, show_progress: b
     Raises:
         DataError: if an image cannot be read, or the disk is full.
     """
-    cache, limit = writable_cache_folder(), int(max_gb * GIGABYTE)
-    digests = image_digests(data.splits, cache, show_progress=show_progress)
+    folder, limit = writable_cache_folder(), int(max_gb * GIGABYTE)
+    digests = image_digests(data.splits, folder, show_progress=show_progress)
     training, evaluation = _plan(data.training), _plan(data.evaluation)
-    wanted = [_request(evaluation, list(data.splits), cache, digests)]
-    own = _request(training, ["train"], cache, digests)
-    if fingerprint(own[1].transform) != fingerprint(wanted[0][1].transform):
-        wanted.append(own)
+    requests = [_request(evaluation, list(data.splits), folder, digests)]
+    of_training = _request(training, ["train"], folder, digests)
+    if fingerprint(of_training[1].transform) != fingerprint(requests[0][1].transform):
+        requests.append(of_training)
 
-    if (size := sum(shelf.size([request]) for shelf, request in wanted)) > limit:
+    if (size := sum(cache.size([request]) for cache, request in requests)) > limit:
         log.warning(
-            "the decoded images take %.2g GB, more than data.cache_gb=%.2g: they are read anew every epoch. Raise "
+            "the decoded images take %.2g GB, more than data.cache_gb=%.2g: they are read again in every epoch. Raise "
             "data.cache_gb.",
             size / GIGABYTE,
             max_gb,
         )
         return False
     rows = []
-    for shelf, request in wanted:
-        shelf.make_room([request], limit)
-        of_splits, _ = complete(
-            shelf,
+    for cache, request in requests:
+        cache.make_room([request], limit)
+        of_splits, _ = obtain_rows(
+            cache,
             request,
             data,
-            _as_rows,
-            batch_size=CLAIMED,
+            lambda images, _: images.numpy(),
+            batch_size=BATCH_SIZE,
             device=None,
-            bar="Decoding images",
+            label="Decoding images",
             show_progress=show_progress,
         )
         rows.append(of_splits)
@@ -131,14 +128,9 @@ def _plan(transform: Transform) -> _Plan:
     )
 
 
-def _request(plan: _Plan, splits: list[str], cache: Path, digests: Digests) -> tuple[Shelf, Request]:
-    kept, pixels = v2.Compose([*plan.fixed, plan.row]), plan.row.pixels
+def _request(plan: _Plan, splits: list[str], folder: Path, digests: Digests) -> tuple[RowCache, Request]:
+    transform, pixels = v2.Compose([*plan.fixed, plan.row]), plan.row.pixels
     kind = f"resized to {pixels:,} pixels" if plan.fixed else f"whole, up to {pixels:,} pixels"
-    about = {"decoded": kind, "code_sha256": code_sha256(kept, decode_image)}
-    shelf = Shelf(cache, plan.row.row_bytes, torch.uint8, IMAGES)
-    return shelf, Request(kept, about, dict.fromkeys(splits, 1), digests)
-
-
-def _as_rows(images: Tensor, _: object) -> NDArray[np.uint8]:
-    rows: NDArray[np.uint8] = images.numpy()
-    return rows
+    description = {"decoded": kind, "code_sha256": code_sha256(transform)}
+    cache = RowCache(folder, plan.row.row_bytes, torch.uint8, IMAGES)
+    return cache, Request(transform, description, dict.fromkeys(splits, 1), digests)

@@ -13,7 +13,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from headstart.cache.segments import RECORD
 from headstart.cache.store import IN_USE
@@ -38,10 +38,10 @@ def writable_cache_folder() -> Path:
     """Return the cache folder, or, with a warning, a temporary folder if the cache folder is not writable."""
     folder = cache_folder()
     try:
-        with tempfile.TemporaryFile(dir=_made(folder)):
-            for kind in (FEATURES, IMAGES):
-                with tempfile.TemporaryFile(dir=_made(sets_folder(folder, kind))):
-                    pass
+        for path in (folder, sets_folder(folder, FEATURES), sets_folder(folder, IMAGES)):
+            path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path):
+                pass
         return folder
     except OSError as error:
         temporary = _temporary_folder()
@@ -55,11 +55,6 @@ def writable_cache_folder() -> Path:
         return temporary
 
 
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 @functools.cache
 def _temporary_folder() -> Path:
     """Create one folder for all runs of this process; it is deleted when the process ends."""
@@ -68,21 +63,13 @@ def _temporary_folder() -> Path:
     return Path(folder)
 
 
-@dataclass(frozen=True)
-class CachedSegment:
-    """A segment of a set: rows that one process has appended.
+class CachedSegment(NamedTuple):
+    """A segment of a set: rows that one process has appended."""
 
-    Attributes:
-        records: path of its records (`.keys` file).
-        size: size of records and rows in bytes.
-        rows: number of rows.
-        used: time of the last use, in seconds since 1970.
-    """
-
-    records: Path
-    size: int
-    rows: int
-    used: float
+    records: Path  # path of the `.keys` file
+    size: int  # of records and rows, in bytes
+    rows: int  # number of rows
+    used: float  # time of the last use, in seconds since 1970
 
 
 @dataclass(frozen=True)
@@ -91,12 +78,12 @@ class CachedSet:
 
     Attributes:
         folder: the set's folder.
-        about: description of what the rows depend on (`about.json`); empty if that file is missing or damaged.
+        description: what the rows depend on (`about.json`); empty if that file is missing or damaged.
         segments: the segments of the set.
     """
 
     folder: Path
-    about: dict[str, Any]
+    description: dict[str, Any]
     segments: tuple[CachedSegment, ...]
 
     @property
@@ -123,7 +110,7 @@ def sets_folder(cache: Path, kind: str = FEATURES) -> Path:
 def cached_sets(cache: Path, kind: str = FEATURES) -> list[CachedSet]:
     """Return all sets of one kind, the most recently used first."""
     folders = [path for path in sets_folder(cache, kind).glob("*") if SET_NAME.fullmatch(path.name) and path.is_dir()]
-    return sorted((_read_set(folder) for folder in folders), key=lambda found: found.used, reverse=True)
+    return sorted(map(_read_set, folders), key=lambda cached: cached.used, reverse=True)
 
 
 def _read_set(folder: Path) -> CachedSet:
@@ -139,7 +126,7 @@ def _read_set(folder: Path) -> CachedSet:
     return CachedSet(folder, about, tuple(segments))
 
 
-def make_room(cache: Path, needed: int, limit: int, keep: Collection[Path] = (), kind: str = FEATURES) -> int:
+def make_room(cache: Path, needed: int, limit: int, preserved: Collection[Path] = (), kind: str = FEATURES) -> int:
     """Evict the least recently used segments until there is room for new rows.
 
     This process must not have a set open. Sets that other processes have open are not evicted.
@@ -148,7 +135,7 @@ def make_room(cache: Path, needed: int, limit: int, keep: Collection[Path] = (),
         cache: the cache folder.
         needed: bytes that are about to be written.
         limit: maximum size in bytes of all sets of this kind.
-        keep: paths of the records of segments that this process is about to use; they are not evicted.
+        preserved: paths of the records of segments that are not evicted, because this process is about to use them.
         kind: kind of the sets; sets of the other kind have a separate limit and are not evicted.
 
     Returns:
@@ -156,15 +143,17 @@ def make_room(cache: Path, needed: int, limit: int, keep: Collection[Path] = (),
         could be evicted.
     """
     sets = cached_sets(cache, kind)
-    total = sum(found.size for found in sets)
-    droppable = [(segment, found.folder) for found in sets for segment in found.segments if segment.records not in keep]
-    for segment, folder in sorted(droppable, key=lambda item: item[0].used):
-        if total + needed > limit and drop(folder, [segment]):
+    total = sum(cached.size for cached in sets)
+    evictable = [
+        (segment, cached.folder) for cached in sets for segment in cached.segments if segment.records not in preserved
+    ]
+    for segment, folder in sorted(evictable, key=lambda item: item[0].used):
+        if total + needed > limit and evict(folder, [segment]):
             total -= segment.size
     return total + needed
 
 
-def drop(folder: Path, segments: Collection[CachedSegment]) -> bool:
+def evict(folder: Path, segments: Collection[CachedSegment]) -> bool:
     """Remove segments of a set, and the set itself if none is left, unless another process has it open.
 
     Returns:
@@ -179,11 +168,11 @@ def drop(folder: Path, segments: Collection[CachedSegment]) -> bool:
             return False
         for segment in segments:
             segment.records.unlink(missing_ok=True)  # records before rows: rows without a record are ignored
-        left = {records.stem for records in folder.glob("*.keys")}
+        remaining = {records.stem for records in folder.glob("*.keys")}
         for rows in folder.glob("*.rows"):
-            if rows.stem not in left:
+            if rows.stem not in remaining:
                 rows.unlink(missing_ok=True)
-        if not left:
+        if not remaining:
             for path in (*folder.glob(".about.json.*"), folder / "about.json", folder / "locks"):
                 path.unlink(missing_ok=True)
             folder.rmdir()
@@ -201,9 +190,9 @@ def clear(cache: Path) -> tuple[int, int]:
         The number of bytes that the removed sets had, and the number of sets that could not be removed.
     """
     freed = in_use = 0
-    for found in (*cached_sets(cache, FEATURES), *cached_sets(cache, IMAGES)):
-        if drop(found.folder, found.segments):
-            freed += found.size
+    for cached in (*cached_sets(cache, FEATURES), *cached_sets(cache, IMAGES)):
+        if evict(cached.folder, cached.segments):
+            freed += cached.size
         else:
             in_use += 1
     if in_use == 0:

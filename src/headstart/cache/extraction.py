@@ -74,48 +74,48 @@ class ViewDataset(Dataset[Tensor]):
     def __init__(self, splits: Mapping[str, Samples], transform: Transform) -> None:
         self.splits, self.transform = splits, transform
 
-    def __getitem__(self, wanted: Views) -> Tensor:
-        image = self._read(wanted)
+    def __getitem__(self, item: Views) -> Tensor:
+        image = self._read(item)
         rendered = []
         with torch.random.fork_rng(devices=[]):
-            for view in wanted.views:
+            for view in item.views:
                 # The seed depends on the image and the view's index only, not on its name, its split or the run's seed.
-                torch.manual_seed(mixed_seed("view", int.from_bytes(wanted.digest), view))
+                torch.manual_seed(mixed_seed("view", int.from_bytes(item.digest), view))
                 rendered.append(self.transform(image))
         return torch.stack(rendered)
 
-    def _read(self, wanted: Views) -> Image.Image:
-        image = self.splits[wanted.split].images[wanted.index]
+    def _read(self, item: Views) -> Image.Image:
+        image = self.splits[item.split].images[item.index]
         if not isinstance(image, str):
             return Image.fromarray(np.ascontiguousarray(image))
         data = read_bytes(image)
         decoded = decode_image(data, image)
-        if hashlib.sha256(data).digest() != wanted.digest:
+        if hashlib.sha256(data).digest() != item.digest:
             raise ChangedError(f"{image} was changed while it was being read. Run the same command again.")
         return decoded
 
 
-class Claims:
+class ClaimSampler:
     """A batch sampler of views for a DataLoader; each batch is locked in the store when the loader requests it.
 
     Args:
         store: the store that the rows will be appended to.
-        wanted: the views to compute; not empty.
+        requested: the views to compute; not empty.
         size: maximum number of views in a batch, unless one image has more.
 
     Attributes:
         dispatched: batches that the loader has requested and not returned yet, oldest first.
         elsewhere: views that other processes have locked.
-        found: number of views that other processes have finished in the meantime.
+        finished_elsewhere: number of views that other processes have finished in the meantime.
     """
 
-    def __init__(self, store: FeatureStore, wanted: Sequence[Views], size: int) -> None:
+    def __init__(self, store: FeatureStore, requested: Sequence[Views], size: int) -> None:
         self.store = store
         self.dispatched: deque[list[Views]] = deque()
         self.elsewhere: list[Views] = []
-        self.found = 0
-        images = max(1, size // max(len(item.views) for item in wanted))
-        parts = (wanted[start : start + images] for start in range(0, len(wanted), images))
+        self.finished_elsewhere = 0
+        images = max(1, size // max(len(item.views) for item in requested))
+        parts = (requested[start : start + images] for start in range(0, len(requested), images))
         self._batches = (batch for part in parts if (batch := self._claim(part)))
         self._first = next(self._batches, None)
 
@@ -135,21 +135,21 @@ class Claims:
         for item in items:
             keys = dict(zip(item.views, item.keys, strict=True))
             absent = [view for view in item.views if keys[view] not in self.store]
-            self.found += len(item.views) - len(absent)
+            self.finished_elsewhere += len(item.views) - len(absent)
             self.store.release(key for view, key in keys.items() if view not in absent and key in claimed)
-            mine = tuple(view for view in absent if keys[view] in claimed)
-            others = tuple(view for view in absent if keys[view] not in claimed)
-            if mine:
-                batch.append(replace(item, views=mine))
-            if others:
-                self.elsewhere.append(replace(item, views=others))
+            locked_here = tuple(view for view in absent if keys[view] in claimed)
+            locked_elsewhere = tuple(view for view in absent if keys[view] not in claimed)
+            if locked_here:
+                batch.append(replace(item, views=locked_here))
+            if locked_elsewhere:
+                self.elsewhere.append(replace(item, views=locked_elsewhere))
         return batch
 
 
 def extract(
     store: FeatureStore,
     dataset: ViewDataset,
-    wanted: Sequence[Views],
+    requested: Sequence[Views],
     compute: Compute,
     *,
     batch_size: int,
@@ -162,7 +162,7 @@ def extract(
     Args:
         store: the store to append to.
         dataset: renders the views.
-        wanted: the views to compute.
+        requested: the views to compute.
         compute: maps rendered views and the names of their images to rows.
         batch_size: number of views in a batch.
         device: device that computes; None if the images only have to be decoded.
@@ -176,12 +176,12 @@ def extract(
         DataError: if an image cannot be read, or the store cannot be written.
         ChangedError: if an image file does not match its digest.
     """
-    computed, left, waited = 0, list(wanted), False
-    while left:
-        claims = Claims(store, left, batch_size)
+    computed, remaining, waited = 0, list(requested), False
+    while remaining:
+        claims = ClaimSampler(store, remaining, batch_size)
         if not claims:
             if not waited:
-                log.info("waiting for another process that computes the rows of %s images", f"{len(left):,}")
+                log.info("waiting for another process that computes the rows of %s images", f"{len(remaining):,}")
             waited = True
             time.sleep(WAIT)
         loader = DataLoader(
@@ -202,8 +202,8 @@ def extract(
             store.release(keys)
             computed += len(keys)
             advance(len(keys))
-        advance(claims.found)
-        left = claims.elsewhere
+        advance(claims.finished_elsewhere)
+        remaining = claims.elsewhere
     return computed
 
 

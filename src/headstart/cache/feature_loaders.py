@@ -38,11 +38,6 @@ class FeatureTable:
         self.views = len(rows) // max(1, len(labels))
         self.features: Tensor | None = None
 
-    @property
-    def size(self) -> int:
-        """Return the size of all features in bytes."""
-        return len(self.rows) * self.rows.row_bytes
-
     def read(self, device: torch.device) -> None:
         """Read all features, and move the labels, into the memory of a device."""
         rows = self.rows
@@ -145,12 +140,12 @@ class FeatureDataModule(pl.LightningDataModule):
         else:
             self._training = FeatureTable(training, self.splits["train"].labels)
         free = torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else MEMORY_BYTES
-        place = device if device.type == "cuda" else torch.device("cpu")
-        tables = {id(table): table for table in (*self._evaluation.values(), self._training) if table}
-        for table in sorted(tables.values(), key=lambda table: table.size):
-            if table.size <= free:
-                table.read(place)
-                free -= table.size
+        memory = device if device.type == "cuda" else torch.device("cpu")
+        tables = dict.fromkeys(table for table in (*self._evaluation.values(), self._training) if table)
+        for table in sorted(tables, key=lambda table: len(table.rows)):
+            if (size := len(table.rows) * table.rows.row_bytes) <= free:
+                table.read(memory)
+                free -= size
 
     def setup(self, stage: str) -> None:  # noqa: ARG002
         """Give the trainer to the wrapped data module, so that it selects the shard of this process."""

@@ -14,18 +14,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from headstart.cache.disk import GIGABYTE, writable_cache_folder
-from headstart.cache.engines import Network, build_engine, check_engine, has_onnx
-from headstart.cache.extraction import ViewDataset
+from headstart.cache.engines import Network, check_engine, has_onnx
 from headstart.cache.feature_loaders import FeatureDataModule
-from headstart.cache.fill import Request, Shelf, complete, image_digests
+from headstart.cache.fill import Digests, Request, RowCache, image_digests, obtain_rows
 from headstart.cache.fingerprints import code_sha256, fingerprint
+from headstart.cache.segments import Rows
 from headstart.data.datamodule import ImageDataModule
-from headstart.data.image_io import decode_image
-from headstart.data.preprocessing import evaluation_transform
-from headstart.data.samplers import mixed_seed
 from headstart.utils.errors import ModelError
 
 log = logging.getLogger(__name__)
+TOO_LARGE = (
+    "the features take %.2g GB, more than features.max_gb=%.2g: the backbone runs again in every epoch. Raise "
+    "features.max_gb, or lower features.views."
+)
 
 
 class FrozenFeatures(NamedTuple):
@@ -84,56 +85,71 @@ def frozen_features(
     """
     if any(module.training for module in backbone.modules()):
         raise ValueError("the backbone is in training mode: call its eval(), and freeze it")
-    cache = writable_cache_folder()
+    folder = writable_cache_folder()
     network = Network(backbone, device, precision)
     check_engine(engine, network)
-    digests = image_digests(data.splits, cache, show_progress=show_progress)
-    about = {**description, **circumstances(network, engine)}
-    training = Request(data.training, about, {"train": views}, digests)
-    same = "train" not in data.splits or fingerprint(data.training) == fingerprint(data.evaluation)
-    seen = [split for split in data.splits if until_epoch is None or split == "val" or (same and split == "train")]
-    evaluation = Request(data.evaluation, about, dict.fromkeys(seen, 1), digests)
-    requests = [evaluation] if same else [training, evaluation]
-    shelf = Shelf(cache, num_features, network.stored_dtype)
-    limit = int(max_gb * GIGABYTE)
-    if (size := shelf.size(requests)) > limit:
-        log.warning(
-            "the features take %.2g GB, more than features.max_gb=%.2g: the backbone runs anew every epoch. Raise "
-            "features.max_gb, or lower features.views.",
-            size / GIGABYTE,
-            max_gb,
-        )
+    digests = image_digests(data.splits, folder, show_progress=show_progress)
+    description = {**description, **describe_computation(network, engine)}
+    requests = _requests(data, description, digests, views, until_epoch)
+    cache, limit = RowCache(folder, num_features, network.stored_dtype), int(max_gb * GIGABYTE)
+    if (size := cache.size(requests)) > limit:
+        log.warning(TOO_LARGE, size / GIGABYTE, max_gb)
         return None
-    shelf.make_room(requests, limit)
+    cache.make_room(requests, limit)
+    rows, computed = _compute(cache, requests, data, network, engine, show_progress=show_progress)
+    cached = sum(len(request.all_keys) for request in requests) - computed
+    log.info("features: %s from cache, %s computed", f"{cached:,}", f"{computed:,}")
+    features_device = device if until_epoch is None else torch.device("cpu")
+    features = FeatureDataModule(data, rows[0].get("train"), rows[-1], features_device, until_epoch)
+    return FrozenFeatures(features, computed, cached)
+
+
+def _requests(
+    data: ImageDataModule, description: Mapping[str, Any], digests: Digests, views: int, until_epoch: int | None
+) -> list[Request]:
+    """Return the requests for the training views and for the splits to evaluate; one for both if they are the same."""
+    training = Request(data.training, description, {"train": views}, digests)
+    same = "train" not in data.splits or fingerprint(data.training) == fingerprint(data.evaluation)
+    splits = [split for split in data.splits if until_epoch is None or split == "val" or (same and split == "train")]
+    evaluation = Request(data.evaluation, description, dict.fromkeys(splits, 1), digests)
+    return [evaluation] if same else [training, evaluation]
+
+
+def _compute(
+    cache: RowCache,
+    requests: Sequence[Request],
+    data: ImageDataModule,
+    network: Network,
+    engine: str,
+    *,
+    show_progress: bool,
+) -> tuple[list[dict[str, Rows]], int]:
+    """Return the rows of each request by split, and how many were computed; the network is on the CPU afterwards."""
 
     def compute(images: Tensor, names: Sequence[str]) -> NDArray[Any]:
-        found = network.engine(engine, images)(images)
-        _check_finite(found, names)
-        values: NDArray[Any] = found.to(network.stored_dtype).numpy()
+        features = network.engine(engine, images)(images)
+        _check_finite(features, names)
+        values: NDArray[Any] = features.to(network.stored_dtype).numpy()
         return values
 
     computed, rows = 0, []
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+    with torch.cuda.device(network.device) if network.device.type == "cuda" else nullcontext():
         for request in requests:
-            of_splits, now = complete(
-                shelf,
+            of_splits, count = obtain_rows(
+                cache,
                 request,
                 data,
                 compute,
                 batch_size=network.batch_size("eager"),
                 device=network.device,
-                bar="Computing features",
+                label="Computing features",
                 show_progress=show_progress,
             )
-            computed += now
+            computed += count
             rows.append(of_splits)
-        backbone.cpu()
+        network.module.cpu()
         torch.cuda.empty_cache()  # does nothing without a GPU
-    cached = sum(len(request.all_keys) for request in requests) - computed
-    log.info("features: %s from cache, %s computed", f"{cached:,}", f"{computed:,}")
-    place = device if until_epoch is None else torch.device("cpu")
-    served = FeatureDataModule(data, rows[0].get("train"), rows[-1], place, until_epoch)
-    return FrozenFeatures(served, computed, cached)
+    return rows, computed
 
 
 def _check_finite(features: Tensor, names: Sequence[str]) -> None:
@@ -145,13 +161,11 @@ def _check_finite(features: Tensor, names: Sequence[str]) -> None:
         )
 
 
-def circumstances(network: Network, engine: str) -> dict[str, str]:
+def describe_computation(network: Network, engine: str) -> dict[str, str]:
     """Return what features depend on besides the backbone's weights, the image and its transform, as plain values."""
     versions = {"onnxruntime": version("onnxruntime")} if engine == "onnx" and has_onnx() else {}
     return {
-        "code_sha256": code_sha256(
-            network.module, decode_image, evaluation_transform, mixed_seed, ViewDataset, build_engine
-        ),
+        "code_sha256": code_sha256(network.module),
         "device": network.device.type,
         "precision": str(network.precision.precision),
         "engine": engine,

@@ -37,13 +37,13 @@ class Request:
 
     Attributes:
         transform: transform that renders the views; its classes and arguments are part of the set's identity.
-        about: everything else that identifies the set, as plain values.
+        description: everything else that identifies the set, as plain values.
         views: number of views of each image, by split.
         digests: SHA-256 of each image's content, by split.
     """
 
     transform: Transform
-    about: Mapping[str, Any]
+    description: Mapping[str, Any]
     views: Mapping[str, int]
     digests: Digests
 
@@ -58,29 +58,29 @@ class Request:
 
     def views_of(self, keys: Sequence[Key]) -> list[Views]:
         """Return the views that these keys identify, grouped by image; of identical images only the first is used."""
-        left = set(keys)
-        found = []
-        for split, views in self.views.items():
+        remaining = set(keys)
+        items = []
+        for split, count in self.views.items():
             for index, digest in enumerate(self.digests[split]):
-                mine = tuple(view for view in range(views) if key_of(digest, view) in left)
-                left.difference_update(key_of(digest, view) for view in mine)
-                if mine:
-                    found.append(Views(split, index, digest, mine))
-        return found
+                views = tuple(view for view in range(count) if key_of(digest, view) in remaining)
+                remaining.difference_update(key_of(digest, view) for view in views)
+                if views:
+                    items.append(Views(split, index, digest, views))
+        return items
 
 
 @dataclass(frozen=True)
-class Shelf:
-    """Location and row format of sets, for example of the features of one backbone.
+class RowCache:
+    """The cached rows of one format, for example the features of one backbone.
 
     Attributes:
-        cache: the cache folder.
+        folder: the cache folder.
         width: number of values in a row.
         dtype: dtype of the cached values.
         kind: FEATURES or IMAGES; each kind has its own folder and its own size limit.
     """
 
-    cache: Path
+    folder: Path
     width: int
     dtype: torch.dtype
     kind: str = FEATURES
@@ -92,9 +92,9 @@ class Shelf:
             DataError: if its folder cannot be read or written.
         """
         transform = {"transform": repr(request.transform), "transform_sha256": fingerprint(request.transform)}
-        about = {**request.about, **transform}
-        folder = sets_folder(self.cache, self.kind) / description_sha256(about)[:32]
-        return FeatureStore(folder, self.width, str(self.dtype).removeprefix("torch."), about)
+        description = {**request.description, **transform}
+        folder = sets_folder(self.folder, self.kind) / description_sha256(description)[:32]
+        return FeatureStore(folder, self.width, str(self.dtype).removeprefix("torch."), description)
 
     def size(self, requests: Sequence[Request]) -> int:
         """Return the size in bytes of all rows that are requested, cached or not."""
@@ -114,42 +114,42 @@ class Shelf:
             limit: maximum size in bytes of all sets of this kind.
         """
         size = self.size(requests)
-        if sum(found.size for found in cached_sets(self.cache, self.kind)) + size > limit:
-            needed, keep = 0, set[Path]()
+        if sum(cached.size for cached in cached_sets(self.folder, self.kind)) + size > limit:
+            needed, preserved = 0, set[Path]()
             for request in requests:
                 with closing(self.open(request)) as store:
-                    there = [key for key in request.all_keys if key in store]
-                    needed += self._row_bytes * (len(request.all_keys) - len(there))
-                    keep |= store.records_of(there)
+                    cached = [key for key in request.all_keys if key in store]
+                    needed += self._row_bytes * (len(request.all_keys) - len(cached))
+                    preserved |= store.records_of(cached)
             # If the rows' segments contain too many other rows, evict them too: the rows are then computed again.
             if (
-                make_room(self.cache, needed, limit, keep, self.kind) > limit
-                and make_room(self.cache, size, limit, kind=self.kind) > limit
+                make_room(self.folder, needed, limit, preserved, self.kind) > limit
+                and make_room(self.folder, size, limit, kind=self.kind) > limit
             ):
                 log.warning("other processes use so much of the cache of %s that it grows beyond its limit", self.kind)
 
 
-def complete(
-    shelf: Shelf,
+def obtain_rows(
+    cache: RowCache,
     request: Request,
     data: ImageDataModule,
     compute: Compute,
     *,
     batch_size: int,
     device: torch.device | None,
-    bar: str,
+    label: str,
     show_progress: bool,
 ) -> tuple[dict[str, Rows], int]:
     """Return the rows of a request, after computing those that are not cached yet.
 
     Args:
-        shelf: location and format of the request's set.
+        cache: location and format of the rows.
         request: the rows to return.
         data: the images.
         compute: maps rendered views and the names of their images to rows.
         batch_size: number of views in a batch.
         device: device that computes; None if the images only have to be decoded.
-        bar: description in front of the progress bar.
+        label: description in front of the progress bar.
         show_progress: whether to show the progress bar.
 
     Returns:
@@ -158,12 +158,12 @@ def complete(
     Raises:
         DataError: if an image cannot be read or changes in the meantime, or the disk is full or damaged.
     """
-    with closing(shelf.open(request)) as store:
+    with closing(cache.open(request)) as store:
         computed, missing = 0, store.missing(request.all_keys)
         for _ in range(ROUNDS):
             if not missing:
                 return {split: store.rows(request.keys(split)) for split in request.views}, computed
-            with progress_bar(bar, len(missing), shown=show_progress) as advance:
+            with progress_bar(label, len(missing), shown=show_progress) as advance:
                 try:
                     computed += extract(
                         store,
@@ -177,7 +177,7 @@ def complete(
                     )
                 except ChangedError:
                     # The file has changed without a new time stamp, so the remembered digests cannot be trusted.
-                    (shelf.cache / DIGESTS).unlink(missing_ok=True)
+                    (cache.folder / DIGESTS).unlink(missing_ok=True)
                     raise
             missing = store.missing(missing)  # verifies the rows that were written
         raise DataError(

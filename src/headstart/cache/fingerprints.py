@@ -1,7 +1,8 @@
-"""SHA-256 digests of what features depend on: image content, network architecture and source code, and transforms."""
+"""SHA-256 digests of what features depend on: image content, network architecture and code, and transforms."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import inspect
@@ -19,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from headstart.data.preprocessing import PIXELS_VERSION
 from headstart.utils.hashing import description_sha256, file_sha256
 
 # If a file was modified less than this before it is read, it may change again without a new time stamp, because FAT's
@@ -50,22 +52,22 @@ def file_digests(paths: Sequence[str], table: Path, advance: Callable[[int], Non
     """
     absolute = [os.fsencode(Path(path).absolute()) for path in paths]
     stamps = {path: _stamp(path) for path in absolute}
-    known = _remembered(table, stamps)
+    known = _read_table(table, stamps)
     advance(len(known))
     unknown = [path for path in stamps if path not in known]
     settled_before = time.time_ns() - SETTLED_NS
     settled = []
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        chunks = (unknown[start : start + CHUNK] for start in range(0, len(unknown), CHUNK))
-        for path, digest in (
-            (p, d) for chunk in chunks for p, d in zip(chunk, threads.map(_digest, chunk), strict=True)
-        ):
-            known[path] = digest
-            stamp = stamps[path]
-            if stamp and stamp.changed < settled_before:
-                settled.append((path, stamp.text, digest))
-            advance(1)
-    _remember(table, settled)
+        for start in range(0, len(unknown), CHUNK):
+            chunk = unknown[start : start + CHUNK]
+            for path, digest in zip(chunk, threads.map(_digest, chunk), strict=True):
+                known[path] = digest
+                stamp = stamps[path]
+                if stamp and stamp.changed < settled_before:
+                    settled.append((path, stamp.text, digest))
+                advance(1)
+    if settled:
+        _use(table, lambda connection: connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", settled))
     return [known[path] for path in absolute]
 
 
@@ -77,15 +79,10 @@ def _digest(path: bytes) -> bytes:
 
 
 class Stamp(NamedTuple):
-    """Metadata that shows whether a file has changed.
+    """Metadata that shows whether a file has changed."""
 
-    Attributes:
-        text: size, modification time, change time and inode.
-        changed: time of the last change, in nanoseconds since 1970.
-    """
-
-    text: str
-    changed: int
+    text: str  # size, modification time, change time and inode
+    changed: int  # time of the last change, in nanoseconds since 1970
 
 
 def _stamp(path: bytes) -> Stamp | None:
@@ -98,96 +95,104 @@ def _stamp(path: bytes) -> Stamp | None:
     return Stamp(text, max(status.st_mtime_ns, status.st_ctime_ns))
 
 
-def _remembered(table: Path, stamps: Mapping[bytes, Stamp | None]) -> dict[bytes, bytes]:
+def _read_table(table: Path, stamps: Mapping[bytes, Stamp | None]) -> dict[bytes, bytes]:
     """Return the stored digests of the files whose stamps have not changed."""
-    found: dict[bytes, bytes] = {}
+    digests: dict[bytes, bytes] = {}
 
-    def look(connection: sqlite3.Connection) -> None:
+    def select(connection: sqlite3.Connection) -> None:
         paths = list(stamps)
         for start in range(0, len(paths), 500):
             some = paths[start : start + 500]
             marks = ",".join("?" * len(some))
             rows = connection.execute(f"SELECT * FROM files WHERE path IN ({marks})", some)
-            found.update({path: digest for path, text, digest in rows if (s := stamps[path]) and s.text == text})
+            digests.update({path: digest for path, text, digest in rows if (s := stamps[path]) and s.text == text})
 
-    _use(table, look)
-    return found
-
-
-def _remember(table: Path, rows: Sequence[tuple[Any, ...]]) -> None:
-    if rows:
-        _use(table, lambda connection: connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", rows))
+    _use(table, select)
+    return digests
 
 
-def _use(table: Path, work: Callable[[sqlite3.Connection], object]) -> None:
+def _use(table: Path, query: Callable[[sqlite3.Connection], object]) -> None:
     """Call a function with a connection to the table. Ignore a locked table and delete a damaged one."""
     try:
         with closing(sqlite3.connect(table, timeout=10)) as connection, connection:
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, stamp TEXT, digest BLOB) WITHOUT ROWID"
             )
-            work(connection)
+            query(connection)
     except sqlite3.OperationalError:  # locked or not writable: the files are read again next time
         pass
     except sqlite3.DatabaseError:
         table.unlink(missing_ok=True)
 
 
-def code_sha256(module: nn.Module, *others: object) -> str:
-    """Return the SHA-256, in hexadecimal, of a module's architecture and of the source code that it runs.
+def code_sha256(module: nn.Module) -> str:
+    """Return the SHA-256, in hexadecimal, of a module's architecture and of the code that it runs.
 
-    The digest covers the module's `repr`, the source files of its classes, and the versions of the packages that they
-    come from. It also covers the versions of torch, torchvision and Pillow; the source files of torch are left out.
+    The digest covers the module's `repr` and the versions of the code: `PIXELS_VERSION` for headstart's own, and the
+    versions of torch, torchvision, Pillow and the packages that the module's classes come from. Nobody versions the
+    classes of a user's own module or notebook, so that these are covered by their source code.
 
     Args:
-        module: a network or a transform.
-        others: further functions or classes that take part; the source files that define them are covered too.
+        module: a network.
     """
     kinds = {type(part) for part in module.modules()}
-    defined = {*others, *(base for kind in kinds for base in kind.__mro__)}
-    files = {_source(item) for item in defined if item.__module__.partition(".")[0] not in ("torch", "builtins")}
-    packages = {"torch", "torchvision", "pillow"} | {kind.__module__.partition(".")[0] for kind in kinds}
+    packages = {"torch", "torchvision", "pillow", *map(_package, kinds)}
     versions = [f"{name} {_version(name)}" for name in sorted(packages)]
-    digest = hashlib.sha256("\n".join((repr(module), *sorted(map(str, kinds)), *versions)).encode())
-    for source in sorted(files):
-        digest.update(hashlib.sha256(source).digest())
+    code = [f"{kind} {_own_source(kind)}" for kind in kinds]
+    return description_sha256({"module": repr(module), "code": sorted(code), "packages": versions, "v": PIXELS_VERSION})
+
+
+def _package(kind: type) -> str:
+    return kind.__module__.partition(".")[0]
+
+
+@functools.cache
+def _version(package: str) -> str:
+    """Return the version of an installed package; an empty string if its code may change without its version."""
+    try:
+        distribution = importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+    editable = '"editable": true' in (distribution.read_text("direct_url.json") or "")
+    return "" if editable else distribution.version
+
+
+def _own_source(kind: type) -> str:
+    """Return the SHA-256 of the source of a class and its bases, as far as no installed package versions them."""
+    digest = hashlib.sha256()
+    for base in kind.__mro__:
+        if _package(base) not in ("builtins", "headstart") and not _version(_package(base)):
+            digest.update(_source(base))
     return digest.hexdigest()
 
 
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
-
-
-def _source(defined: Any) -> bytes:
-    """Return the source file's content of a class or function.
+def _source(kind: type) -> bytes:
+    """Return the source file's content of a class.
 
     A class without a source file, for example one from a notebook, is represented by its compiled methods.
     """
     try:
-        return Path(inspect.getfile(defined)).read_bytes()
+        return Path(inspect.getfile(kind)).read_bytes()
     except (OSError, TypeError):
-        codes = [item.__code__ for item in vars(defined).values() if hasattr(item, "__code__")]
+        codes = [item.__code__ for item in vars(kind).values() if hasattr(item, "__code__")]
         return repr([(code.co_name, code.co_code, code.co_consts, code.co_names) for code in codes]).encode()
 
 
 def fingerprint(transform: object) -> str:
-    """Return the SHA-256, in hexadecimal, of a transform: its classes and all their attributes."""
-    return description_sha256({"transform": _described(transform)})
+    """Return the SHA-256, in hexadecimal, of a transform: its classes, all their attributes, and a user's own code."""
+    return description_sha256({"transform": _describe(transform)})
 
 
-def _described(value: Any) -> Any:
+def _describe(value: Any) -> Any:
     """Convert a transform to plain values; tensors are replaced by their SHA-256."""
     if isinstance(value, torch.Tensor):
         return hashlib.sha256(value.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
     if isinstance(value, nn.Module):
         parts = {name: item for name, item in vars(value).items() if name not in vars(nn.Module())}
         parts |= {**value._modules, **value._parameters, **value._buffers}
-        return [f"{type(value).__module__}.{type(value).__qualname__}", _described(parts)]
+        return [f"{type(value).__module__}.{type(value).__qualname__}", _own_source(type(value)), _describe(parts)]
     if isinstance(value, Mapping):
-        return {str(name): _described(item) for name, item in value.items()}
+        return {str(name): _describe(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_described(item) for item in value]
+        return [_describe(item) for item in value]
     return repr(value)  # a function's contains its address: it matches no cached set, so rows are never stale

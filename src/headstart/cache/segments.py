@@ -68,7 +68,7 @@ class Segment:
         """Return the state without the memory map; a process that unpickles it maps the file again."""
         return {**self.__dict__, "_map": b""}
 
-    def let_go(self, touched: int) -> None:
+    def release_pages(self, touched: int) -> None:
         """Count rows that were read and, every `MAPPED_BYTES`, release their pages; the page cache keeps them.
 
         Args:
@@ -122,7 +122,7 @@ class Rows:
     def row(self, index: int) -> NDArray[Any]:
         """Return the row at an index, shape (width,), without copying it."""
         number = self._which[index]
-        self._segments[number].let_go(1)
+        self._segments[number].release_pages(1)
         row: NDArray[Any] = self._arrays[number][self._positions[index]]
         return row
 
@@ -131,7 +131,7 @@ class Rows:
         taken = np.empty((len(indices), self.row_bytes // self.dtype.itemsize), self.dtype)
         which, positions = self._which[indices], self._positions[indices]
         for number in np.unique(which):
-            here = which == number
-            taken[here] = self._arrays[number][positions[here]]
-            self._segments[number].let_go(int(here.sum()))
+            in_segment = which == number
+            taken[in_segment] = self._arrays[number][positions[in_segment]]
+            self._segments[number].release_pages(int(in_segment.sum()))
         return taken

@@ -39,42 +39,42 @@ class FeatureStore:
         folder: the set's folder; it is created if it does not exist.
         width: number of values in a row.
         dtype: dtype of the values.
-        about: description of what the rows depend on, saved as `about.json`.
+        description: what the rows depend on, saved as `about.json`.
 
     Raises:
         DataError: if the folder cannot be read or written.
     """
 
-    def __init__(self, folder: Path, width: int, dtype: DTypeLike, about: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, width: int, dtype: DTypeLike, description: Mapping[str, Any]) -> None:
         self.folder, self.dtype = folder, np.dtype(dtype)
         self.row_bytes = width * self.dtype.itemsize
         self._segments: list[Segment] = []
-        self._places: dict[Key, int] = {}  # segment index << POSITION_BITS | row index
-        self._own: list[int] = []
+        self._index: dict[Key, int] = {}  # of each row: index of its segment << POSITION_BITS | position in the segment
+        self._files: list[int] = []
         try:
-            self.locks = _share(folder)
+            self.locks = _open_locks(folder)
         except OSError as error:
             raise self._unusable(error) from None
         try:
             if not (folder / "about.json").exists():
-                write_json(folder / "about.json", about)
+                write_json(folder / "about.json", description)
             self.refresh()
         except (OSError, DiskError) as error:
             self.locks.close()
             raise self._unusable(error) from None
 
     def __contains__(self, key: Key) -> bool:
-        return key in self._places
+        return key in self._index
 
     def refresh(self) -> None:
         """Read the records that other processes have appended since the last call."""
         known = {segment.records for segment in self._segments}
-        found = sorted(path for path in self.folder.glob("*.keys") if path not in known)
-        self._segments += [Segment(path, self.row_bytes) for path in found]
+        added = sorted(path for path in self.folder.glob("*.keys") if path not in known)
+        self._segments += [Segment(path, self.row_bytes) for path in added]
         for number, segment in enumerate(self._segments):
             before = len(segment.crcs)
             for position, record in enumerate(segment.read_on()["key"].tolist(), before):
-                self._places[record] = number << POSITION_BITS | position
+                self._index[record] = number << POSITION_BITS | position
 
     def missing(self, keys: Iterable[Key]) -> list[Key]:
         """Return the keys, without duplicates, whose row is missing or damaged.
@@ -82,13 +82,13 @@ class FeatureStore:
         Every row that exists is read and checked against its CRC-32.
         """
         self.refresh()
-        asked = dict.fromkeys(keys)
-        for key in sorted((key for key in asked if key in self._places), key=self._places.__getitem__):
-            segment, position = self._segments[self._places[key] >> POSITION_BITS], self._places[key] & POSITIONS
+        requested = dict.fromkeys(keys)
+        for key in sorted((key for key in requested if key in self._index), key=self._index.__getitem__):
+            segment, position = self._segments[self._index[key] >> POSITION_BITS], self._index[key] & POSITIONS
             if zlib.crc32(segment.bytes_at(position), zlib.crc32(key)) != segment.crcs[position]:
-                del self._places[key]
-            segment.let_go(1)
-        return [key for key in asked if key not in self._places]
+                del self._index[key]
+            segment.release_pages(1)
+        return [key for key in requested if key not in self._index]
 
     def records_of(self, keys: Iterable[Key]) -> set[Path]:
         """Return the paths of the records (`.keys` files) of the segments that hold these keys.
@@ -96,7 +96,7 @@ class FeatureStore:
         Raises:
             KeyError: if a key has no row.
         """
-        return {self._segments[self._places[key] >> POSITION_BITS].records for key in keys}
+        return {self._segments[self._index[key] >> POSITION_BITS].records for key in keys}
 
     def rows(self, keys: Sequence[Key]) -> Rows:
         """Return the rows of these keys, in order, and mark their segments as just used.
@@ -104,13 +104,13 @@ class FeatureStore:
         Raises:
             KeyError: if a key has no row.
         """
-        places = np.fromiter((self._places[key] for key in keys), dtype=np.int64)
-        numbers, which = np.unique(places >> POSITION_BITS, return_inverse=True)
+        indices = np.fromiter((self._index[key] for key in keys), dtype=np.int64)
+        numbers, which = np.unique(indices >> POSITION_BITS, return_inverse=True)
         segments = [self._segments[number] for number in numbers]
         for segment in segments:
             with suppress(OSError):  # the files belong to another user
                 os.utime(segment.records)
-        return Rows(segments, which, places & POSITIONS, self.dtype, self.row_bytes)
+        return Rows(segments, which, indices & POSITIONS, self.dtype, self.row_bytes)
 
     def claim(self, key: Key) -> bool:
         """Try to lock a key that this process is about to compute.
@@ -123,7 +123,7 @@ class FeatureStore:
     def release(self, keys: Iterable[Key]) -> None:
         """Unlock keys that `claim` has locked."""
         for key in keys:
-            self.locks.give_back(_byte(key))
+            self.locks.release(_byte(key))
 
     def append(self, keys: Sequence[Key], rows: NDArray[Any]) -> None:
         """Append rows to this process's segment.
@@ -142,9 +142,9 @@ class FeatureStore:
             key + zlib.crc32(part, zlib.crc32(key)).to_bytes(4, "little") for key, part in zip(keys, parts, strict=True)
         )
         try:
-            if not self._own:
+            if not self._files:
                 self._begin_segment()
-            rows_file, records_file = self._own
+            rows_file, records_file = self._files
             _write_whole(rows_file, data)
             _write_whole(records_file, records)
         except OSError as error:
@@ -157,8 +157,8 @@ class FeatureStore:
         self.locks.close()
 
     def _end_segment(self) -> None:
-        while self._own:
-            os.close(self._own.pop())
+        while self._files:
+            os.close(self._files.pop())
 
     def _unusable(self, error: OSError | DiskError) -> DataError:
         why = error.strerror if isinstance(error, OSError) else "the disk is full"
@@ -173,16 +173,16 @@ class FeatureStore:
         records = self.folder / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.keys"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         for path in (records.with_suffix(".rows"), records):
-            self._own.append(os.open(path, flags, 0o666))
+            self._files.append(os.open(path, flags, 0o666))
 
 
-def _share(folder: Path) -> ByteLocks:
+def _open_locks(folder: Path) -> ByteLocks:
     """Open a set's lock file and mark the set as in use, after waiting for a process that is evicting the set."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):  # evicted at this moment
             locks = ByteLocks(folder / "locks")
-            if locks.share(IN_USE) and locks.is_current():
+            if locks.take(IN_USE, shared=True) and locks.is_current():
                 return locks
             locks.close()
         time.sleep(0.01)
@@ -195,10 +195,10 @@ def _byte(key: Key) -> int:
 def _write_whole(file: int, data: memoryview | bytes) -> None:
     """Write all of the data, or restore the file's length and raise OSError."""
     before = os.lseek(file, 0, os.SEEK_CUR)
-    left = memoryview(data)
+    remaining = memoryview(data)
     try:
-        while left:
-            left = left[os.write(file, left) :]
+        while remaining:
+            remaining = remaining[os.write(file, remaining) :]
     except OSError:
         os.ftruncate(file, before)
         os.lseek(file, before, os.SEEK_SET)

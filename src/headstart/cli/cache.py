@@ -42,17 +42,17 @@ def list_cache() -> None:
 
 def _describe(cached: CachedSet) -> str:
     """Describe a cached set in two lines: network, size and last use; then the transform and how it was computed."""
-    about = cached.about
+    description = cached.description
     used = time.strftime("%Y-%m-%d %H:%M", time.localtime(cached.used))
-    steps = _format_transform(str(about.get("transform", "")))
-    if "decoded" in about:
-        title, unit, computed = f"decoded images: {about['decoded']}", "images", ""
+    steps = _format_transform(str(description.get("transform", "")))
+    if "decoded" in description:
+        title, unit, computed = f"decoded images: {description['decoded']}", "images", ""
     else:
-        model = about.get("model")
+        model = description.get("model")
         network = " ".join(map(str, model.values())) if isinstance(model, dict) else ""
-        weights = str(about.get("backbone_sha256", ""))[:8]
+        weights = str(description.get("backbone_sha256", ""))[:8]
         title, unit = f"{network or f'unknown ({cached.folder.name})'}  weights {weights}", "rows"
-        computed = "; " + " ".join(str(about.get(name, "")) for name in ("device", "precision", "engine"))
+        computed = "; " + " ".join(str(description.get(name, "")) for name in ("device", "precision", "engine"))
     return f"{title}  {cached.rows:,} {unit}  {decimal(cached.size)}  last used {used}\n    {steps}{computed}"
 
 

@@ -20,6 +20,10 @@ from headstart.utils.errors import ConfigError
 
 Transform = Callable[[Image.Image], Tensor]
 
+# Cached features and decoded images depend on this number instead of our source code. Raise it with every change of
+# decoding, preprocessing, augmentation, the seeds of views, engines or our own networks that changes any value.
+PIXELS_VERSION = 1
+
 
 @dataclass(frozen=True)
 class Preprocessing:

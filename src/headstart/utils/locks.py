@@ -25,30 +25,30 @@ class ByteLocks:
         self.path = path
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
 
-    def take(self, byte: int) -> bool:
-        """Try to lock a byte exclusively, without waiting.
+    def take(self, byte: int, *, shared: bool = False) -> bool:
+        """Try to lock a byte, exclusively or shared with other processes, without waiting.
 
         Returns:
-            Whether this process has the lock now; False if another process holds one on the byte.
+            Whether this process has the lock now; False if a lock of another process excludes it.
         """
-        return self._lock(byte, "LOCK_EX")
+        if fcntl is None:
+            return True
+        try:
+            fcntl.lockf(self._file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB, 1, byte)
+        except (BlockingIOError, PermissionError):
+            return False
+        except OSError:
+            return True  # a network file system without locks: as on Windows
+        return True
 
-    def share(self, byte: int) -> bool:
-        """Try to lock a byte in shared mode, without waiting.
-
-        Returns:
-            Whether this process has the lock now; False if another process holds the byte exclusively.
-        """
-        return self._lock(byte, "LOCK_SH")
-
-    def give_back(self, byte: int) -> None:
+    def release(self, byte: int) -> None:
         """Release the lock on a byte."""
         if fcntl is not None:
-            with suppress(OSError):  # a file system without locks: see `_lock`
+            with suppress(OSError):  # a file system without locks: see `take`
                 fcntl.lockf(self._file, fcntl.LOCK_UN, 1, byte)
 
     def is_current(self) -> bool:
-        """Tell whether the lock file is still at its path; locks on a removed file exclude nobody."""
+        """Return whether the lock file is still at its path; locks on a removed file exclude nobody."""
         try:
             return os.path.samestat(os.fstat(self._file), self.path.stat())
         except FileNotFoundError:
@@ -57,14 +57,3 @@ class ByteLocks:
     def close(self) -> None:
         """Close the file, which releases all locks."""
         os.close(self._file)
-
-    def _lock(self, byte: int, kind: str) -> bool:
-        if fcntl is None:
-            return True
-        try:
-            fcntl.lockf(self._file, getattr(fcntl, kind) | fcntl.LOCK_NB, 1, byte)
-        except (BlockingIOError, PermissionError):
-            return False
-        except OSError:
-            return True  # a network file system without locks: as on Windows
-        return True
