@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -106,7 +107,7 @@ def outputs() -> dict[str, str]:
         preprocessing = Preprocessing(36, 32, interpolation, PREPROCESSING.mean, PREPROCESSING.std)
         pixels_of[f"evaluation {interpolation}"] = view(evaluation_transform(preprocessing))
     for name in choices("augment"):
-        settings = composed(f"augment={name}").augment.of_images()
+        settings = asdict(composed(f"augment={name}").augment)
         pixels_of[f"augment {name}"] = view(training_transform(PREPROCESSING, **settings))
         (pixels,), _ = next(iter(decoded(module({"train": SAMPLES}, **settings)).train_dataloader()))
         pixels_of[f"packed {name}"] = sample(pixels)
