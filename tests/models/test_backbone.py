@@ -58,10 +58,16 @@ def test_timm_networks_give_their_features(name: str) -> None:
 
 
 def test_a_size_that_a_network_does_not_take_is_known_at_once() -> None:
-    with pytest.raises(ModelError, match=r"vit_b_16 does not take images of 96 × 96: .*data.image_size=224"):
-        check_input(build_backbone("torchvision", "vit_b_16", None), 96)
-    with pytest.raises(ModelError, match="simple_cnn does not take images of 64 × 64"):
-        check_input(build_backbone("headstart", "simple_cnn", None), 64)
+    networks = ("torchvision", "vit_b_16"), ("timm", "vit_tiny_patch16_224"), ("headstart", "simple_cnn")
+    for library, name in networks:
+        backbone = build_backbone(library, name, None)
+        assert backbone.fixed_size
+        with pytest.raises(ModelError, match=rf"{name} does not take images of 96 × 96: .*data.image_size=224"):
+            check_input(backbone, 96)
+    for library, name in (("torchvision", "resnet18"), ("timm", "resnet18"), ("headstart", "glyphnet")):
+        backbone = build_backbone(library, name, None)
+        assert not backbone.fixed_size
+        check_input(backbone, 96)
 
 
 def test_unknown_networks_get_a_suggestion() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision import models
 
 from headstart.models.backbone import build_backbone
-from headstart.models.freezing import freeze_backbone
+from headstart.models.freezing import evaluation_mode, freeze_backbone
 from headstart.training.classifier import TransferClassifier
 from headstart.utils.errors import ModelError
 from tests.helpers.classifiers import quiet_trainer
@@ -99,6 +100,16 @@ def test_a_frozen_backbone_gives_the_same_features_in_training(backbone: nn.Modu
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(classifier.backbone(images), classifier.backbone(images))
     assert not classifier.backbone(images).requires_grad
+
+
+def test_each_module_has_its_mode_again_even_after_an_error() -> None:
+    backbone = Small().train()
+    backbone.block1.eval()
+    modes = [module.training for module in backbone.modules()]
+    with suppress(RuntimeError), evaluation_mode(backbone):
+        assert not any(module.training for module in backbone.modules())
+        raise RuntimeError
+    assert [module.training for module in backbone.modules()] == modes
 
 
 def test_the_optimizer_gets_what_trains_and_nothing_else() -> None:
