@@ -51,7 +51,7 @@ def pages(reported: Path, sweep: Path, hard: Path, tmp_path_factory: pytest.Temp
         job.record_start()
         job.record_end(None)
     (root / "sweep" / "1" / "metrics.json").unlink()
-    job_of(root / "sweep" / "1").end("out of memory")
+    job_of(root / "sweep" / "1").record_end("out of memory")
     report_sweep(Sweep.read(root / "sweep", "val/accuracy", {}), {"lr": 0.7, "head": 0.3})
     folders = {"report": reported / "report"} | {name: root / name for name in ("comparison", "look", "sweep")}
     return {name: folder / "index.html" for name, folder in folders.items()}

@@ -21,7 +21,7 @@ from tests.helpers.commands import command, ended, started
 from tests.helpers.images import class_folders
 from tests.helpers.processes import group
 from tests.helpers.runs import RESNET18, SMALL, figures
-from tests.helpers.sweeps import check_kept, finished, rows
+from tests.helpers.sweeps import check_not_repeated, finished, rows
 
 pytestmark = pytest.mark.soak
 KILLS = int(os.environ.get("HEADSTART_KILLS", "6"))
@@ -53,7 +53,7 @@ def killed_again_and_again(root: Path, *overrides: str) -> list[Path]:
         inside = killed_inside(arguments, lambda n=attempts, f=folder: attempts_in(f) > n, rng)  # type: ignore[misc]
         fell += inside
         seen.append(finished(folder))
-        check_kept(seen)
+        check_not_repeated(seen)
         if not inside:
             folder = root / str(len(folders))
             folders.append(folder)

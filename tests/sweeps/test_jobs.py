@@ -209,8 +209,8 @@ worker.call(time.sleep, 60)
 """
 OF_JOBLIB = """
 import os, time
-from headstart.data.workers import end_with_parent
-end_with_parent()
+from headstart.data.workers import exit_with_parent
+exit_with_parent()
 print(os.getpid(), flush=True)
 time.sleep(600)
 """

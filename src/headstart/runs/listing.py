@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +40,13 @@ class Run:
         folder: path of the run folder.
         settings: flat settings from its config.yaml, such as {"head.hidden": 256}; see `flat`.
         metrics: content of its metrics.json; empty if the run has not finished.
+        status: what tables show in place of metrics, if there are none.
     """
 
     folder: Path
     settings: Mapping[str, Plain]
     metrics: Mapping[str, float | None]
+    status: str = field(default="not ended", kw_only=True)
 
 
 def find_runs(root: Path) -> list[Run]:
@@ -75,7 +77,8 @@ def read_run(folder: Path) -> Run | None:
         return None
     if not isinstance(settings, dict) or not isinstance(settings.get("monitor"), str):
         return None
-    return Run(folder, dict(flat(settings)), read_metrics(folder))
+    status = "damaged metrics.json" if (folder / "metrics.json").exists() else "not ended"
+    return Run(folder, dict(flat(settings)), read_metrics(folder), status=status)
 
 
 def read_metrics(folder: Path) -> dict[str, float | None]:
@@ -154,8 +157,7 @@ def table(runs: Sequence[Run], root: Path, metric: str) -> list[list[str]]:
         if run.metrics:
             cells += [format_setting(run.metrics.get(name)) for name in metrics]
         else:
-            damaged = (run.folder / "metrics.json").exists()
-            cells += ["damaged metrics.json" if damaged else "not ended", *[""] * (len(metrics) - 1)]
+            cells += [run.status, *[""] * (len(metrics) - 1)]
         rows.append([run.folder.relative_to(root).as_posix(), *cells])
     return rows
 

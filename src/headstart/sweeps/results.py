@@ -47,7 +47,12 @@ class Sweep:
         metric = jobs[0].monitor if jobs else metric  # an experiment may have set it
         reasons = {job.name: job.reason for job in jobs if job.reason or job.finished}
         failures = {name: reason for name, reason in {**lost, **reasons}.items() if reason}
-        runs = [Run(job.folder, job.settings, {} if job.name in failures else job.metrics) for job in jobs]
+        runs = [
+            Run(job.folder, job.settings, {}, status="failed")
+            if job.name in failures
+            else Run(job.folder, job.settings, job.metrics)
+            for job in jobs
+        ]
         runs = sorted(sorted_by(runs, metric), key=lambda run: run.folder.name in failures)
         return cls(folder, metric, runs, failures, {job.name: job.record.get("started", 0.0) for job in jobs})
 

@@ -108,9 +108,6 @@ def job_rows(sweep: Sweep) -> list[list[str]]:
     header[0] = "job"
     if not sweep.failures:
         return [header, *rows]
-    for row in rows:
-        if row[0] in sweep.failures:
-            row[row.index("not ended")] = "failed"
     started = {row[0] for row in rows}
     rows += [[name, *[""] * (len(header) - 1)] for name in sweep.failures if name not in started]
     return [[*header, "failure"], *([*row, sweep.failures.get(row[0], "")] for row in rows)]
