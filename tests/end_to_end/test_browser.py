@@ -92,7 +92,8 @@ def test_pages_fit_and_nothing_is_missing(
 def test_the_report_shows_its_parts(pages: dict[str, Path], browser: Any) -> None:
     page = browser.new_page(viewport={"width": 1280, "height": 800})
     page.goto(pages["report"].as_uri())
-    for title in ("Metrics", "Curves", "Confusion matrix", "Classes", "Calibration", "Images", "Worst mistakes"):
+    titles = ("Metrics", "Learning curves", "Confusion matrix", "Accuracy by class", "Calibration", "Images")
+    for title in (*titles, "Worst mistakes"):
         assert page.get_by_role("heading", name=title, exact=True).is_visible()
     for chart in ("loss", "accuracy", "confusion", "reliability", "class_accuracy", "accuracy_by_size"):
         box = page.locator(f"figure#{chart} svg").bounding_box()
