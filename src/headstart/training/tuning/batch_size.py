@@ -20,7 +20,7 @@ from headstart.utils.progress import progress_bar
 
 SMALLEST, LARGEST = 8, 1024
 # A CPU that runs out of memory swaps, or the kernel kills the process, so no batch is larger than the default, which a
-# machine has to fit anyway. Larger batches are hardly faster on a CPU (benchmarks/README.md).
+# machine has to fit anyway.
 LARGEST_ON_CPU = USUAL_BATCH
 # With few steps per epoch, a model learns little: batches of 2 to 32 generalise best (Masters & Luschi,
 # arXiv:1804.07612). With a few hundred images, even batches of 32 leave only a handful of steps.
