@@ -56,7 +56,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("typed")
     for name in ("train.py", "conf"):
         (root / name).symlink_to(ROOT / name)
-    make_stl10(root / "data", train=40)
+    make_stl10(root / "data", train=120)  # twelve of them for validation: ten classes
     make_pets(root / "data")
     make_caltech101(root / "data")
     make_emergency(root / "emergency")
