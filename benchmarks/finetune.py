@@ -163,7 +163,7 @@ def measure(name: str, root: Path, arguments: argparse.Namespace, accelerator: s
     def trained(kind: str, data: Callable[[pl.Trainer], Any]) -> None:
         clock = Clock()
         settings = {"accelerator": accelerator, "devices": 1, "strategy": "auto", "precision": "auto", "max_epochs": 2}
-        quiet = {"enable_progress_bar": False, "num_sanity_val_steps": 0, "limit_val_batches": 0}
+        quiet = {"enable_progress_bar": False, "limit_val_batches": 0}
         trainer = build_trainer([clock], [], settings | quiet)
         rates.setdefault(kind, []).append(images_a_second(backbone, trainer, clock, data(trainer)))
 

@@ -24,7 +24,6 @@ def run(count: int) -> dict[str, float]:
     import lightning.pytorch as pl
     import numpy as np
     import torch
-    from lightning.pytorch.plugins.precision import Precision
     from torch import nn
 
     from headstart.cache.features import frozen_features
@@ -47,21 +46,6 @@ def run(count: int) -> dict[str, float]:
     classifier = TransferClassifier(
         nn.Sequential(nn.Flatten(), nn.Linear(192, WIDTH)), nn.Linear(WIDTH, 10), [str(label) for label in range(10)]
     )
-    start = time.perf_counter()
-    features = frozen_features(
-        classifier.backbone,
-        data,
-        num_features=WIDTH,
-        description={},
-        device=torch.device("cpu"),
-        precision=Precision(),
-        engine="eager",
-        views=1,
-        max_gb=20,
-        show_progress=False,
-    )
-    assert features is not None
-    computed = time.perf_counter()
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=2,
@@ -70,6 +54,19 @@ def run(count: int) -> dict[str, float]:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+    start = time.perf_counter()
+    features = frozen_features(
+        classifier.backbone,
+        data,
+        trainer,
+        num_features=WIDTH,
+        description={},
+        engine="eager",
+        views=1,
+        max_gb=20,
+    )
+    assert features is not None
+    computed = time.perf_counter()
     with without_backbone(classifier):
         trainer.fit(classifier, features.data)
         trainer.test(classifier, features.data.evaluation_dataloader("train"), verbose=False)

@@ -15,10 +15,9 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import lightning.pytorch as pl
 import numpy as np
-import torch
 from common import build_parser, compose_config, train_seconds
-from lightning.pytorch.plugins.precision import Precision
 from sklearn.linear_model import LogisticRegression
 
 from headstart.cache.features import frozen_features
@@ -40,14 +39,12 @@ def rival(overrides: list[str]) -> tuple[float, float]:
     frozen = frozen_features(
         backbone.module.eval(),
         ImageDataModule(splits, training=transform, evaluation=transform, batch_size=32),
+        pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False),
         num_features=backbone.num_features,
         description={"model": backbone.description, "backbone_sha256": module_sha256(backbone.module)},
-        device=torch.device("cpu"),
-        precision=Precision(),
         engine="auto",
         views=1,
         max_gb=20,
-        show_progress=False,
     )
     sets = {}
     for split in ("train", "val"):

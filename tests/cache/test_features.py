@@ -23,6 +23,7 @@ from headstart.cache.disk import cached_sets, sets_folder
 from headstart.models.backbone import build_backbone
 from headstart.training.checkpoints import load_checkpoint
 from headstart.utils.errors import ConfigError, DataError, ModelError
+from tests.helpers.classifiers import quiet_trainer
 from tests.helpers.commands import command, ended, started
 from tests.helpers.disk import limited
 from tests.helpers.images import class_folders, photo
@@ -252,18 +253,14 @@ def test_every_epoch_has_its_view_and_each_is_computed_once(fit: Train, own_cach
 def test_a_backbone_in_training_mode_has_no_features_to_keep() -> None:
     from headstart.cache.features import frozen_features
 
-    options: Any = dict.fromkeys(
-        ("num_features", "description", "device", "precision", "engine", "views", "max_gb", "show_progress")
-    )
+    options: Any = dict.fromkeys(("num_features", "description", "engine", "views", "max_gb"))
     part = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.Flatten()).eval()
     part[0].train()
     with pytest.raises(ValueError, match="the backbone is in training mode: call its eval\\(\\), and freeze it"):
-        frozen_features(part, None, **options)  # type: ignore[arg-type]
+        frozen_features(part, None, quiet_trainer(), **options)  # type: ignore[arg-type]
 
 
 def test_views_differ_and_are_shown_in_turn(folders: Path) -> None:
-    from lightning.pytorch.plugins.precision import Precision
-
     from headstart.cache.features import frozen_features
     from headstart.data.augmentation import training_transform
     from headstart.data.build import open_source
@@ -280,14 +277,12 @@ def test_views_differ_and_are_shown_in_turn(folders: Path) -> None:
     served = frozen_features(
         torch.nn.Flatten().eval(),
         images,
+        quiet_trainer(),
         num_features=3 * 32 * 32,
         description={},
-        device=torch.device("cpu"),
-        precision=Precision(),
         engine="eager",
         views=3,
         max_gb=1,
-        show_progress=False,
     )
     assert served is not None
     epochs = []

@@ -1,4 +1,7 @@
-"""Every command of the README and the docs, typed as it stands in a folder that has what it names."""
+"""Every command of the README and the docs, typed as it stands in a folder that has what it names.
+
+`python` and `headstart` are warm there; tests/end_to_end/test_train.py starts them cold.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from typing import Any
 import pytest
 from docs.generate.pages import DOCS
 
+from tests.helpers.commands import HELPERS, joined_path
 from tests.helpers.images import (
     class_folders,
     make_caltech101,
@@ -27,6 +31,7 @@ from tests.helpers.runs import ROOT
 
 pytestmark = pytest.mark.soak
 PROGRAMS = ("python train.py", "headstart ")
+HEADSTART = """env HEADSTART_WARM_CODE=1 "$HEADSTART_WARM_PYTHON" -c 'from headstart.cli.main import main; main()'"""
 # What a command needs that no test machine has.
 ELSEWHERE = ("trainer=gpu", "submitit_slurm", "address=auto")
 WEIGHTS = {
@@ -54,6 +59,11 @@ def commands() -> Iterator[str]:
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the control panel, small data sets where commands look for them, and finished runs."""
     root = tmp_path_factory.mktemp("typed")
+    for name, warm in (("python", '"$HEADSTART_WARM_PYTHON"'), ("headstart", HEADSTART)):
+        program = root / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f'#!/bin/sh\nexec {warm} "$@"\n')
+        program.chmod(0o755)
     for name in ("train.py", "conf"):
         (root / name).symlink_to(ROOT / name)
     make_stl10(root / "data", train=120)  # twelve of them for validation: ten classes
@@ -104,8 +114,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def run(folder: Path, typed: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Types a command in a folder."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    path = os.pathsep.join([str(folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
     settings = {"PATH": path, "HEADSTART_CACHE": str(folder / "cache"), **environment}
+    settings["PYTHONPATH"] = joined_path(HELPERS / "site", os.environ)
     done = subprocess.run(
         ["bash", "-c", typed], cwd=folder, env={**os.environ, **settings}, capture_output=True, text=True, check=False
     )

@@ -293,8 +293,8 @@ FAULTS = (
     Fault(
         "two commands run one study at the same time",
         "sweeps/study.py",
-        "        if not locks.take(0):",
-        "        if False:",
+        "        lock.acquire(blocking=False)",
+        "        pass",
         ("sweeps/test_study.py",),
     ),
     Fault(

@@ -18,6 +18,7 @@ from headstart.config.schema import CachedFeatures, Config
 from headstart.data.datamodule import ImageDataModule
 from headstart.models.unfreezing import Strategy
 from headstart.utils.hashing import module_sha256
+from headstart.utils.progress import shows_progress
 
 log = logging.getLogger(__name__)
 
@@ -82,49 +83,27 @@ def build_batches(
         HeadstartError: if an image cannot be read, the disk is full, or the backbone fails; see `frozen_features`.
     """
     start = time.perf_counter()
-    features = _features(config, description, data, strategy, trainer, epochs_done=epochs_done)
+    whole, module, features = strategy.freeze is True, strategy.backbone.module, None
+    epochs = config.epochs if whole else strategy.finetuning.head_epochs  # of the head alone
+    cacheable = sees_all_images(trainer) and not config.loss.mixes and (whole or epochs_done < epochs)
+    if isinstance(config.features, CachedFeatures) and cacheable:
+        sha256 = description["backbone_sha256"] or module_sha256(module)
+        features = frozen_features(
+            module,
+            data,
+            trainer,
+            num_features=strategy.backbone.num_features,
+            description={"model": description["model"], "backbone_sha256": sha256},
+            engine=config.features.engine,
+            views=min(config.features.views, epochs) if config.augment.is_random else 1,
+            max_gb=config.features.max_gb,
+            until_epoch=None if whole else epochs,
+        )
     features_s = time.perf_counter() - start
-    whole = features is not None and strategy.freeze is True
+    whole = whole and features is not None
     decoded = not whole and _decodes(config, data, trainer)
     training = features.data if features else data
     return Batches(training, training if whole else data, features, decoded, features_s)
-
-
-def _features(
-    config: Config,
-    description: Mapping[str, Any],
-    data: ImageDataModule,
-    strategy: Strategy,
-    trainer: pl.Trainer,
-    *,
-    epochs_done: int,
-) -> FrozenFeatures | None:
-    """Return the features of the completely frozen backbone, or None if it has to run at every step."""
-    whole = strategy.freeze is True
-    epochs = config.epochs if whole else strategy.finetuning.head_epochs
-    if not isinstance(config.features, CachedFeatures):
-        return None
-    if not sees_all_images(trainer) or config.loss.mixes:
-        return None
-    if not whole and epochs_done >= epochs:  # also if the head never trains alone
-        return None
-    module = strategy.backbone.module
-    return frozen_features(
-        module,
-        data,
-        num_features=strategy.backbone.num_features,
-        description={
-            "model": description["model"],
-            "backbone_sha256": description["backbone_sha256"] or module_sha256(module),
-        },
-        device=trainer.strategy.root_device,
-        precision=trainer.precision_plugin,
-        engine=config.features.engine,
-        views=min(config.features.views, epochs) if config.augment.is_random else 1,
-        max_gb=config.features.max_gb,
-        show_progress=config.trainer.enable_progress_bar and trainer.is_global_zero,
-        until_epoch=None if whole else epochs,
-    )
 
 
 def _decodes(config: Config, data: ImageDataModule, trainer: pl.Trainer) -> bool:
@@ -134,8 +113,7 @@ def _decodes(config: Config, data: ImageDataModule, trainer: pl.Trainer) -> bool
     if not sees_all_images(trainer):
         log.warning("data.cache=decoded is for runs that see all images (trainer.limit_*_batches): they are read again")
         return False
-    progress = config.trainer.enable_progress_bar and trainer.is_global_zero
-    return use_decoded_images(data, max_gb=config.data.cache_gb, show_progress=progress)
+    return use_decoded_images(data, max_gb=config.data.cache_gb, show_progress=shows_progress(trainer))
 
 
 def sees_all_images(trainer: pl.Trainer) -> bool:

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from headstart.cache.locks import ByteLocks
 from headstart.cache.segments import RECORD
 from headstart.cache.store import IN_USE
 from headstart.models.schemas import JSON_OBJECT
 from headstart.utils.files import read_json
-from headstart.utils.locks import ByteLocks
 
 log = logging.getLogger(__name__)
 GIGABYTE = 10**9

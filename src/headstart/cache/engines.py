@@ -209,5 +209,5 @@ def _attention_in_steps() -> Iterator[None]:
 
 
 def has_onnx() -> bool:
-    """Tell whether onnx, for the export, and onnxruntime are installed."""
-    return all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
+    """Tell whether ONNX, its exporter and ONNX Runtime are installed."""
+    return all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))

@@ -8,8 +8,8 @@ from contextlib import nullcontext
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
+import lightning.pytorch as pl
 import torch
-from lightning.pytorch.plugins.precision import Precision
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -21,6 +21,7 @@ from headstart.cache.fingerprints import code_sha256, fingerprint
 from headstart.cache.segments import Rows
 from headstart.data.datamodule import ImageDataModule
 from headstart.utils.errors import ModelError
+from headstart.utils.progress import shows_progress
 
 log = logging.getLogger(__name__)
 TOO_LARGE = (
@@ -46,15 +47,13 @@ class FrozenFeatures(NamedTuple):
 def frozen_features(
     backbone: nn.Module,
     data: ImageDataModule,
+    trainer: pl.Trainer,
     *,
     num_features: int,
     description: Mapping[str, Any],
-    device: torch.device,
-    precision: Precision,
     engine: str,
     views: int,
     max_gb: float,
-    show_progress: bool,
     until_epoch: int | None = None,
 ) -> FrozenFeatures | None:
     """Return the features of a data module's images, after computing those that are not cached yet.
@@ -62,14 +61,12 @@ def frozen_features(
     Args:
         backbone: the backbone, completely frozen; it is moved to the CPU afterwards.
         data: the images.
+        trainer: gives the device and the precision to compute with, and whether to show progress bars.
         num_features: width of the features.
         description: plain values that identify the network and its weights.
-        device: device that computes.
-        precision: the Trainer's precision plugin.
         engine: name of the engine; see `build_engine`.
         views: number of views of each training image; 1 without augmentation.
         max_gb: maximum size of the cached features in gigabytes (10^9 bytes).
-        show_progress: whether to show progress bars.
         until_epoch: first epoch that trains on the images; see `FeatureDataModule`. If it is given, only the training
             and validation splits are computed. Their features stay in the CPU's memory, because the backbone needs the
             GPU's memory once it is unfrozen.
@@ -85,10 +82,10 @@ def frozen_features(
     """
     if any(module.training for module in backbone.modules()):
         raise ValueError("the backbone is in training mode: call its eval(), and freeze it")
-    folder = writable_cache_folder()
-    network = Network(backbone, device, precision)
+    folder, device, shown = writable_cache_folder(), trainer.strategy.root_device, shows_progress(trainer)
+    network = Network(backbone, device, trainer.precision_plugin)
     check_engine(engine, network)
-    digests = image_digests(data.splits, folder, show_progress=show_progress)
+    digests = image_digests(data.splits, folder, show_progress=shown)
     description = {**description, **describe_computation(network, engine)}
     requests = _requests(data, description, digests, views, until_epoch)
     cache, limit = RowCache(folder, num_features, network.stored_dtype), int(max_gb * GIGABYTE)
@@ -96,7 +93,7 @@ def frozen_features(
         log.warning(TOO_LARGE, size / GIGABYTE, max_gb)
         return None
     cache.make_room(requests, limit)
-    rows, computed = _compute(cache, requests, data, network, engine, show_progress=show_progress)
+    rows, computed = _compute(cache, requests, data, network, engine, show_progress=shown)
     cached = sum(len(request.all_keys) for request in requests) - computed
     log.info("features: %s from cache, %s computed", f"{cached:,}", f"{computed:,}")
     features_device = device if until_epoch is None else torch.device("cpu")

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from headstart.cache.locks import ByteLocks
 from headstart.cache.segments import Key, Rows, Segment
 from headstart.utils.errors import DataError, DiskError
 from headstart.utils.files import write_json
-from headstart.utils.locks import ByteLocks
 
 POSITION_BITS = 40
 POSITIONS = 2**POSITION_BITS - 1

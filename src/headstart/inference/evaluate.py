@@ -215,14 +215,12 @@ def cached_features(
     features = frozen_features(
         classifier.backbone,
         data,
+        trainer,
         num_features=head.in_features,
         description={name: classifier.hparams[name] for name in ("model", "backbone_sha256")},
-        device=trainer.strategy.root_device,
-        precision=trainer.precision_plugin,
         engine=settings.engine,
         views=1,
         max_gb=settings.max_gb,
-        show_progress=bool(trainer.progress_bar_callback),
     )
     return features.data if features else None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib
-import importlib.util
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import headstart
+from headstart.cache.engines import has_onnx
 from headstart.data.image_io import as_image
 from headstart.data.preprocessing import Normalisation, Preprocessing, pixel_transform
 from headstart.inference.model import Model
@@ -191,11 +191,6 @@ def _load_program(path: Path) -> Run:
 
 
 # --- ONNX ----------------------------------------------------------------------------------------------------
-
-
-def has_onnx() -> bool:
-    """Return whether ONNX, its exporter and ONNX Runtime are installed."""
-    return all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 
 
 def _write_onnx(module: nn.Module, images: Tensor, path: Path, metadata: Mapping[str, str]) -> None:

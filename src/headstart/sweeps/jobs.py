@@ -14,13 +14,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from headstart.config.check import TOP_LEVEL_KEYS
 from headstart.config.schema import Config
 from headstart.models.schemas import JobRecord
 from headstart.runs.listing import Plain, flat, read_metrics
 from headstart.utils.errors import ConfigError
 from headstart.utils.files import read_json, write_json
-from headstart.utils.locks import ByteLocks
 
 log = logging.getLogger(__name__)
 
@@ -149,16 +150,16 @@ class Job:
     def lock(self) -> Iterator[None]:
         """Hold the job's lock, so that only this process runs it; wait if another process holds the lock."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        locks, waiting = ByteLocks(self.folder / LOCK), False
+        lock = FileLock(self.folder / LOCK)
         try:
-            while not locks.take(0):
-                if not waiting:
-                    log.info("%s: another process runs it", self.name)
-                waiting = True
-                time.sleep(POLL_S)
+            lock.acquire(blocking=False)
+        except Timeout:
+            log.info("%s: another process runs it", self.name)
+            lock.acquire(poll_interval=POLL_S)
+        try:
             yield
         finally:
-            locks.close()
+            lock.release()
 
 
 def describe_divergence(metrics: Mapping[str, float | None], monitor: str) -> str | None:

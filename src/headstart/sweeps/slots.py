@@ -6,14 +6,15 @@ import os
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import cycle
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from headstart.data.workers import CORES, available_cores
 from headstart.sweeps.jobs import POLL_S
-from headstart.utils.locks import ByteLocks
 
 
 @contextmanager
@@ -28,14 +29,15 @@ def slot(folder: Path, first: int, slots: int) -> Iterator[int]:
     Yields:
         The number of the slot, from 0.
     """
-    locks = ByteLocks(folder / f".slots-{socket.gethostname()}")
+    locks = [FileLock(folder / f".slot-{number}-{socket.gethostname()}") for number in range(slots)]
+    for number in cycle([*range(first % slots, slots), *range(first % slots)]):
+        with suppress(Timeout):
+            locks[number].acquire(timeout=POLL_S / slots)
+            break
     try:
-        order = [(first + place) % slots for place in range(slots)]
-        while (number := next((place for place in order if locks.take(place)), None)) is None:
-            time.sleep(POLL_S)
         yield number
     finally:
-        locks.close()
+        locks[number].release()
 
 
 def slot_environment(number: int, slots: int, *, gpu: bool) -> dict[str, str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import optuna
+from filelock import FileLock, Timeout
 from hydra.core.config_loader import ConfigLoader
 from hydra.plugins.launcher import Launcher
 from hydra.utils import instantiate
@@ -29,7 +30,6 @@ from headstart.sweeps.naming import affects_results
 from headstart.sweeps.summary import final_summary
 from headstart.utils.errors import ConfigError
 from headstart.utils.files import write_text
-from headstart.utils.locks import ByteLocks
 from headstart.utils.metrics import direction
 
 SPECIFICATION = "headstart/specification"  # user attribute of the study: the settings that its values depend on
@@ -148,18 +148,20 @@ def controlled(folder: Path) -> Iterator[None]:
     Raises:
         SystemExit: another process holds the lock. Hydra would print a traceback for any other exception.
     """
-    locks, holder = ByteLocks(folder / LOCK), folder / CONTROLLER
+    lock, holder = FileLock(folder / LOCK), folder / CONTROLLER
     try:
-        if not locks.take(0):
-            told = holder.read_text() if holder.exists() else "another process"
-            raise SystemExit(
-                f"headstart: {folder}: {told} runs this study. Wait until it has ended, end it, or choose another "
-                "sweep.name."
-            )
+        lock.acquire(blocking=False)
+    except Timeout:
+        other = holder.read_text() if holder.exists() else "another process"
+        raise SystemExit(
+            f"headstart: {folder}: {other} runs this study. Wait until it has ended, end it, or choose another "
+            "sweep.name."
+        ) from None
+    try:
         write_text(holder, f"process {os.getpid()} on {socket.gethostname()}")
         yield
     finally:
-        locks.close()
+        lock.release()
 
 
 def monitored_metric(jobs: JobLauncher, overrides: Sequence[str], space: Mapping[str, BaseDistribution]) -> str:

@@ -120,7 +120,6 @@ def resolve_strategy(
         checkpoint=config.ckpt_path,
         seed=config.seed,
         max_gb=config.features.max_gb if isinstance(config.features, CachedFeatures) else NO_LIMIT_GB,
-        show_progress=config.trainer.enable_progress_bar and trainer.is_global_zero,
     )
     for line in str(choice).splitlines():
         log.info(line)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
 
 Advance = Callable[[int], None]
 
@@ -19,6 +23,11 @@ class RateColumn(ProgressColumn):
         """Return the text of this column."""
         elapsed = task.finished_time if task.finished else task.elapsed
         return Text(f"{task.completed / elapsed:,.0f} images/s" if elapsed and task.completed else "")
+
+
+def shows_progress(trainer: pl.Trainer) -> bool:
+    """Return whether this process shows the progress bars of a Trainer."""
+    return trainer.progress_bar_callback is not None and trainer.is_global_zero
 
 
 @contextmanager

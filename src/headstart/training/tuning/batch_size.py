@@ -14,9 +14,9 @@ import torch
 from headstart.config.data_schema import USUAL_BATCH
 from headstart.data.datamodule import Batch
 from headstart.training.classifier import TransferClassifier
-from headstart.training.tuning.trial_steps import TrialTrainer, preserve_random_states, shows_progress
+from headstart.training.tuning.trial_steps import TrialTrainer, preserve_random_states
 from headstart.utils.errors import ConfigError
-from headstart.utils.progress import progress_bar
+from headstart.utils.progress import progress_bar, shows_progress
 
 SMALLEST, LARGEST = 8, 1024
 # A CPU that runs out of memory swaps, or the kernel kills the process, so no batch is larger than the default, which a

@@ -90,7 +90,6 @@ def choose_strategy(
     checkpoint: str | Path | None,
     seed: int,
     max_gb: float,
-    show_progress: bool,
 ) -> StrategyChoice:
     """Choose a strategy by training a linear probe on pretrained features of some training images.
 
@@ -100,11 +99,10 @@ def choose_strategy(
         backbone: the backbone with its pretrained weights, which is left as it was. Its features are cached, so that
             training a head can reuse them.
         datamodule: the images; the probe uses some of its training split.
-        trainer: the Trainer of the run, whose device and precision are used.
+        trainer: the Trainer of the run; see `frozen_features`.
         checkpoint: the checkpoint that is resumed, if any.
         seed: seeds the choice of the images for the probe and of those held out.
         max_gb: the largest size of the feature cache, in gigabytes (10^9 bytes).
-        show_progress: show progress bars.
 
     Returns:
         The strategy, with the measurements that it was chosen by.
@@ -125,14 +123,12 @@ def choose_strategy(
         features = frozen_features(
             backbone.module,
             subset,
+            trainer,
             num_features=backbone.num_features,
             description={"model": backbone.description, "backbone_sha256": module_sha256(backbone.module)},
-            device=trainer.strategy.root_device,
-            precision=trainer.precision_plugin,
             engine="auto",
             views=1,
             max_gb=max_gb,
-            show_progress=show_progress,
         )
     assert features is not None
     rows = torch.cat([batch for batch, _ in features.data.evaluation_dataloader("train")])

@@ -16,10 +16,10 @@ from headstart.cache.feature_loaders import FeatureDataModule
 from headstart.data.datamodule import Batch, ImageDataModule
 from headstart.data.samplers import EpochSampler, mixed_seed
 from headstart.training.classifier import TransferClassifier
-from headstart.training.tuning.trial_steps import TrialTrainer, preserve_random_states, shows_progress
+from headstart.training.tuning.trial_steps import TrialTrainer, preserve_random_states
 from headstart.utils.errors import ConfigError
 from headstart.utils.files import csv_text
-from headstart.utils.progress import progress_bar
+from headstart.utils.progress import progress_bar, shows_progress
 
 LOWEST, HIGHEST, STEPS = 1e-7, 10.0, 100
 FLAT = 10  # number of the first steps, at learning rates so low that the loss does not change

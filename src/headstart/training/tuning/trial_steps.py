@@ -27,11 +27,6 @@ def preserve_random_states() -> Iterator[None]:
         np.random.set_state(numpy_state)
 
 
-def shows_progress(trainer: pl.Trainer) -> bool:
-    """Return whether this process shows the progress bars of a Trainer."""
-    return trainer.progress_bar_callback is not None and trainer.is_global_zero
-
-
 class TrialTrainer:
     """A trainer of a copy of a classifier, which takes the same steps as Lightning's Trainer would.
 
