@@ -29,9 +29,8 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Model:
         ModelError: there is no model at this path, or it is damaged, modified, or written by a newer headstart.
         ConfigError: this machine does not have the device.
     """
+    # Imported here, as torch takes seconds to import.
     from headstart.inference.model import Model
-    from headstart.models.model_folder import (
-        read_artifact,  # imported here, as torch takes seconds to import
-    )
+    from headstart.models.model_folder import read_artifact
 
     return Model(read_artifact(path), device)

@@ -108,7 +108,8 @@ def use_decoded_images(data: ImageDataModule, *, max_gb: float, show_progress: b
         )
         rows.append(of_splits)
     data.use_cached_images(
-        training.prepared(rows[-1]["train"]), {split: evaluation.prepared(found) for split, found in rows[0].items()}
+        training.prepared(rows[-1]["train"]),
+        {split: evaluation.prepared(of_split) for split, of_split in rows[0].items()},
     )
     return True
 

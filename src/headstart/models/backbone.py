@@ -145,7 +145,6 @@ def _remove_classifier(network: nn.Module) -> tuple[list[str], int]:
     """Replace the 1000-way layer by an identity; return the removed prefixes and the number of features.
 
     The auxiliary classifiers of GoogLeNet and Inception are removed, too.
-
     """
     removed = []
     for auxiliary in ("aux1", "aux2", "AuxLogits"):  # of GoogLeNet and Inception
