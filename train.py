@@ -12,12 +12,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from headstart.config.check import check
-from headstart.config.renamed import check_renamed
+from headstart.config.keys import check_keys
 from headstart.sweeps.requirements import check_plugins
 from headstart.training.launch import check_launch
 from headstart.utils import errors
 from headstart.utils.console import guard_logs, say
-from headstart.utils.errors import ConfigError
+from headstart.utils.errors import HeadstartError
 
 
 @hydra.main(config_path="conf", config_name="train")
@@ -37,14 +37,14 @@ def main(cfg: DictConfig) -> float | None:
             gc.freeze()  # a million objects of the libraries, which every collection would go through
             atexit.register(gc.unfreeze)
         return train.run(settings, Path(job.runtime.output_dir))
-    except ConfigError as error:  # Hydra would log a traceback, in a folder that may belong to another run
+    except HeadstartError as error:  # Hydra would log a traceback, in a folder that may belong to another run
         say(str(error))
         sys.exit(1)
 
 
 if __name__ == "__main__":
     sys.excepthook = errors.excepthook
-    check_renamed(sys.argv[1:])
+    check_keys(sys.argv[1:], others=("hydra", "experiment", "launcher"))
     check_plugins(sys.argv[1:])
     check_launch(os.environ, sys.argv[1:])
     main()

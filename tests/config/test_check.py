@@ -120,7 +120,7 @@ def test_a_resolved_config_composes_to_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["freze=true"], "Did you mean: 'freeze'"),
+        (["freze=true"], "headstart: unknown key 'freze'. Did you mean 'freeze'"),
         (["data=stl11"], "Could not find 'data/stl11'"),
         (["lr=abc"], "expected a number above 0"),
         (["+freze=true"], "Did you mean 'freeze'"),

@@ -225,7 +225,7 @@ def test_a_model_alone_needs_data(trained: Path, folders: Path, tmp_path: Path) 
     ("overrides", "message"),
     [
         (("{folders}", "data=digits"), "and data=digits: name one of them, they are different data."),
-        (("+freze=true",), "unknown key '\\+freze'. Did you mean 'freeze'"),
+        (("+freze=true",), "unknown key 'freze'. Did you mean 'freeze'"),
         (("experiment=emergency_vgg16",), "unknown key 'experiment'. The keys are freeze, epochs"),
         (("data.root=[",), "data.root=\\[: while parsing"),
         (("trainer=gpuu",), "Could not find 'trainer/gpuu'"),

@@ -19,8 +19,8 @@ from omegaconf.errors import (
 )
 
 from headstart.config import data_schema, schema
+from headstart.config.keys import RENAMED, renamed_message
 from headstart.config.ranges import AUTO
-from headstart.config.renamed import RENAMED, renamed_message
 from headstart.config.schema import Config
 from headstart.utils.errors import ConfigError, suggestion
 

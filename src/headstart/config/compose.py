@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,10 @@ from yaml import YAMLError
 
 import headstart
 from headstart.config.check import check
+from headstart.config.keys import check_keys
 from headstart.config.reading import read_config
-from headstart.config.renamed import check_renamed
 from headstart.config.schema import Config
-from headstart.utils.errors import ConfigError, suggestion
+from headstart.utils.errors import ConfigError
 
 CONF = Path(headstart.__file__).parents[2] / "conf"  # next to src/ in a checkout
 
@@ -34,13 +33,9 @@ def evaluation_config(run_folder: Path | None, overrides: Sequence[str]) -> Conf
     Raises:
         ConfigError: an override is invalid, config.yaml cannot be read, or `conf/` is needed and missing.
     """
-    check_renamed(overrides)
-    known = [field.name for field in fields(Config)]
+    check_keys(overrides)
     keys = {override: override.partition("=")[0] for override in overrides}
     groups = {override: key.partition(".")[0] for override, key in keys.items()}
-    for group in groups.values():
-        if group not in known:
-            raise ConfigError(f"unknown key '{group}'.{suggestion(group, known)} The keys are {', '.join(known)}.")
     if run_folder is None:
         return check(_compose(overrides))
     replaced = {key for key in keys.values() if "." not in key}

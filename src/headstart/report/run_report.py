@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 @rank_zero_only
 def report_run(folder: Path, data: ImageDataModule) -> None:
     """Write the report of a run that has just ended; any error becomes a warning."""
+    log.info("writing the report")
     try:
         page = write_report(folder, data)
     except Exception as error:  # the run itself succeeded: a report must not fail it

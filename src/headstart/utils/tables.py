@@ -44,7 +44,7 @@ def show_run(metrics: Mapping[str, float], folder: Path) -> None:
     console.print(
         f"{metrics['params/trainable']:,} of {metrics['params/total']:,} parameters trained for "
         f"{epochs} {'epoch' if epochs == 1 else 'epochs'} in {metrics['time/fit_s']:.1f} s, "
-        f"{metrics['time/total_s']:.1f} s in all"
+        f"{metrics['time/total_s']:.1f} s in all, without start-up and report"
     )
     console.print(f"run folder: {one_line(str(folder))}", soft_wrap=True, highlight=False, markup=False)
 

@@ -1,4 +1,4 @@
-"""Renamed keys: the error message names the new key."""
+"""Unknown and renamed keys: the error message names the right one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from headstart.config import schema
 from headstart.config.check import VARIANTS, check
 from headstart.config.compose import evaluation_config
-from headstart.config.renamed import RENAMED, check_renamed
+from headstart.config.keys import RENAMED, check_keys
 from headstart.utils.errors import ConfigError
 from tests.helpers.commands import command
 from tests.helpers.runs import composed
@@ -21,9 +21,17 @@ from tests.helpers.runs import composed
 def test_an_old_name_is_refused_with_the_new_one(old: str) -> None:
     message = f"{old} is called {RENAMED[old]} now. Write {RENAMED[old]} in place of it."
     with pytest.raises(ConfigError, match=message):
-        check_renamed(["lr=1e-3", f"{old}=0.5"])
+        check_keys(["lr=1e-3", f"{old}=0.5"])
     with pytest.raises(ConfigError, match=message):  # as `headstart look` and `headstart evaluate` compose theirs
         evaluation_config(None, [f"{old}=0.5"])
+
+
+def test_an_unknown_key_gets_a_suggestion() -> None:
+    others = ["hydra", "experiment"]
+    check_keys(["-m", "--config-dir", "x", "+experiment=x", "hydra/launcher=x", "hydra.run.dir=x", "lr=1"], others)
+    for override in ("epoch=5", "+epoch=5", "epoch/x=5"):
+        with pytest.raises(ConfigError, match="unknown key 'epoch'. Did you mean 'epochs'. The keys are freeze, epoc"):
+            check_keys(["lr=1e-3", override], others)
 
 
 def test_the_command_refuses_it_before_anything_is_imported() -> None:
