@@ -6,7 +6,6 @@ What takes long to import is imported in fixtures: the process that only hands t
 from __future__ import annotations
 
 import gc
-import json
 import os
 import shutil
 import urllib.request
@@ -69,15 +68,21 @@ def _set_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def train(tmp_path: Path) -> Train:
     """Runs `python train.py OVERRIDES` in this process and returns its metrics.json; of digits it takes few."""
     from headstart.train import run
-    from tests.helpers.runs import composed, small
+    from tests.helpers.runs import composed, read_metrics, small
 
     def train(*overrides: str, folder: Path | None = None) -> dict[str, Any]:
         folder = folder or tmp_path / "run"
         run(composed(*small(*overrides)), folder)
-        metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
-        return metrics
+        return read_metrics(folder)
 
     return train
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the test's own."""
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 # --- made once in a session: a test that changes one copies it ------------------------------------------------------

@@ -17,7 +17,6 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
-from safetensors.torch import load_file
 from torchvision.transforms import v2
 
 from headstart.cache.disk import IMAGES, cached_sets, clear
@@ -25,17 +24,12 @@ from headstart.cli.main import main
 from headstart.data.datamodule import ImageDataModule
 from headstart.data.dataset import Samples
 from headstart.data.preprocessing import PackedRandomResizedCrop, PixelPacker
+from tests.helpers.classifiers import same
 from tests.helpers.commands import ended, script
 from tests.helpers.decoded import decoded, module, samples_in
 from tests.helpers.images import class_folders, photo
 from tests.helpers.kill_points import killed_at
-from tests.helpers.runs import TINY_RESNET, Train, choices, composed
-
-
-@pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+from tests.helpers.runs import TINY_RESNET, Train, choices, composed, figures, tensors, weights
 
 
 @pytest.fixture
@@ -179,16 +173,11 @@ def test_a_last_batch_of_one_image_is_left_out_of_training_alone(images: ImageDa
     assert [len(labels) for _, labels in decoded(images).evaluation_dataloader("train")] == [3, 3, 3, 2]
 
 
-def weights_of(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model" / "model.safetensors")
-
-
 def check_same_runs(train: Train, tmp_path: Path, *overrides: str) -> None:
     plain = train(*overrides, folder=tmp_path / "plain")
     cached = train(*overrides, "data.cache=decoded", folder=tmp_path / "cached")
-    assert {k: v for k, v in plain.items() if "time/" not in k} == {k: v for k, v in cached.items() if "time/" not in k}
-    theirs, ours = weights_of(tmp_path / "plain"), weights_of(tmp_path / "cached")
-    assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
+    assert figures(plain) == figures(cached)
+    assert same(weights(tmp_path / "plain"), weights(tmp_path / "cached"))
 
 
 @pytest.mark.parametrize("augment", ["none", "standard", "randaugment"])
@@ -208,24 +197,15 @@ def test_a_run_on_arrays_with_mixing_has_the_same_weights(train: Train, tmp_path
 
 @pytest.mark.usefixtures("own_cache")
 def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(train: Train, folders: Path, tmp_path: Path) -> None:
-    overrides = (*TINY_RESNET, "freeze=false", "data=imagefolder", f"data.root={folders}", "data.cache=decoded")
-    overrides = (
-        *overrides,
-        "augment=standard",
-        "callbacks.early_stopping=null",
-        "monitor=val/loss",
-        "data.num_workers=2",
-    )
+    data = (*TINY_RESNET, "data=imagefolder", f"data.root={folders}", "data.cache=decoded", "data.num_workers=2")
+    overrides = (*data, "freeze=false", "augment=standard", "callbacks.early_stopping=null", "monitor=val/loss")
     train(*overrides, "epochs=3", folder=tmp_path / "whole")
     train(*overrides, "epochs=2", folder=tmp_path / "part")
     last = tmp_path / "part" / "checkpoints" / "last.ckpt"
     train(*overrides, "epochs=3", f"ckpt_path={last}", folder=tmp_path / "resumed")
     train(*overrides, "epochs=3", f"ckpt_path={last}", "data.cache=none", folder=tmp_path / "from_files")
-    whole, *others = (
-        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-        for name in ("whole", "resumed", "from_files")
-    )
-    assert all(torch.equal(whole[name], other[name]) for other in others for name in whole)
+    whole, *others = (tensors(tmp_path / name) for name in ("whole", "resumed", "from_files"))
+    assert all(same(whole, other) for other in others)
 
 
 @pytest.mark.usefixtures("own_cache")

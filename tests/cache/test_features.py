@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -29,16 +28,10 @@ from tests.helpers.disk import limited
 from tests.helpers.images import class_folders, photo
 from tests.helpers.kill_points import killed_at
 from tests.helpers.networks import TINY
-from tests.helpers.runs import SIZE, SMALL, TINY_RESNET, Train, composed, findings
+from tests.helpers.runs import SIZE, SMALL, TINY_RESNET, Train, composed, findings, read_metrics
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 IMAGES = 20  # of the folders
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of the test's own."""
-    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 @pytest.fixture
@@ -64,8 +57,7 @@ def fit(weights: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
         folder = tmp_path / f"run{len(list(tmp_path.glob('run*')))}"
         data = ("data=imagefolder", f"data.root={root}", "data.test_fraction=0", f"model.weights={weights}")
         run(composed(*TINY_RESNET, *SMALL[1:], *data, "epochs=1", *overrides), folder)
-        metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
-        return metrics
+        return read_metrics(folder)
 
     return fit
 
@@ -421,11 +413,6 @@ def overrides(weights: Path, tmp_path: Path) -> tuple[str, ...]:
 EIGHTY, BATCH = 80, 16
 
 
-def metrics_of(folder: Path) -> dict[str, Any]:
-    metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
-    return metrics
-
-
 def test_two_runs_at_the_same_time_compute_each_image_once(
     own_cache: Path, overrides: tuple[str, ...], tmp_path: Path
 ) -> None:
@@ -433,7 +420,7 @@ def test_two_runs_at_the_same_time_compute_each_image_once(
     for run in [started(*overrides, f"hydra.run.dir={folder}") for folder in folders]:
         result = ended(run)
         assert result.returncode == 0, result.stderr
-    first, second = map(metrics_of, folders)
+    first, second = map(read_metrics, folders)
     assert counts(first)[0] + counts(second)[0] == EIGHTY == rows_in(own_cache)
     assert findings(first) == findings(second)
 
@@ -455,11 +442,11 @@ def test_a_run_that_is_killed_again_and_again_loses_nothing(
         assert rows_in(own_cache) == cached
     last, undisturbed = tmp_path / "last", tmp_path / "undisturbed"
     assert command(*overrides, f"hydra.run.dir={last}").returncode == 0
-    assert counts(metrics_of(last)) == (EIGHTY - 4 * BATCH, 4 * BATCH)
+    assert counts(read_metrics(last)) == (EIGHTY - 4 * BATCH, 4 * BATCH)
     assert rows_in(own_cache) == EIGHTY  # not one was computed twice
     shutil.rmtree(own_cache)
     assert command(*overrides, f"hydra.run.dir={undisturbed}").returncode == 0
-    assert findings(metrics_of(last)) == findings(metrics_of(undisturbed))
+    assert findings(read_metrics(last)) == findings(read_metrics(undisturbed))
 
 
 def test_a_run_that_is_killed_while_it_fits_is_resumed(overrides: tuple[str, ...], tmp_path: Path) -> None:
@@ -474,5 +461,5 @@ def test_a_run_that_is_killed_while_it_fits_is_resumed(overrides: tuple[str, ...
     resumed = command(*overrides, f"hydra.run.dir={tmp_path / 'resumed'}", f"ckpt_path={checkpoint}")
     assert resumed.returncode == 0, resumed.stderr
     assert command(*overrides, f"hydra.run.dir={tmp_path / 'once'}").returncode == 0
-    assert findings(metrics_of(tmp_path / "resumed")) == findings(metrics_of(tmp_path / "once"))
+    assert findings(read_metrics(tmp_path / "resumed")) == findings(read_metrics(tmp_path / "once"))
     load_checkpoint(tmp_path / "resumed" / "checkpoints" / "last.ckpt")

@@ -16,12 +16,6 @@ from tests.helpers.store import ABOUT, fill
 SET = "0123456789abcdef" * 2
 
 
-@pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path))
-    return tmp_path
-
-
 def test_the_cache_is_listed_and_cleared(own_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fill(sets_folder(own_cache) / SET, range(20))
     main(["cache"])

@@ -123,7 +123,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def run(folder: Path, typed: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Types a command in a folder."""
-    path = os.pathsep.join([str(folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
+    # Cold for timm: huggingface_hub reads its environment when it is imported.
+    warm = [] if "model=timm" in typed else [str(folder / "bin")]
+    path = os.pathsep.join([*warm, str(Path(sys.executable).parent), os.environ["PATH"]])
     settings = {"PATH": path, "HEADSTART_CACHE": str(folder / "cache"), **environment}
     settings["PYTHONPATH"] = joined_path(HELPERS / "site", os.environ)
     done = subprocess.run(
@@ -145,7 +147,7 @@ def with_names(typed: str) -> str:
     return typed.replace("FOLDER", folder).replace("MODEL", model)
 
 
-@pytest.mark.parametrize("typed", commands())
+@pytest.mark.parametrize("typed", list(commands()))
 def test_a_command_of_the_docs_works_as_it_stands(typed: str, workplace: Path, weights: dict[str, str]) -> None:
     if any(word in typed for word in ELSEWHERE):
         pytest.skip("this machine has no GPU and no cluster")

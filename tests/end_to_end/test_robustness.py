@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
 import signal
 import time
@@ -25,7 +24,7 @@ from tests.helpers.disk import limited
 from tests.helpers.images import class_folders
 from tests.helpers.kill_points import killed_at
 from tests.helpers.processes import living
-from tests.helpers.runs import FEW, SMALL, TINY_RESNET, Train, figures
+from tests.helpers.runs import FEW, SMALL, TINY_RESNET, Train, figures, read_metrics
 
 CLEARS = "\x1b[2J"  # the screen
 
@@ -94,7 +93,7 @@ def test_a_run_that_is_killed_inside_a_checkpoint_keeps_the_former_one(tmp_path:
     for folder, more in ((resumed, [f"ckpt_path={last}"]), (once, [])):
         result = command(*overrides, f"hydra.run.dir={folder}", *more)
         assert result.returncode == 0, result.stderr
-    metrics = [json.loads((folder / "metrics.json").read_text()) for folder in (resumed, once)]
+    metrics = [read_metrics(folder) for folder in (resumed, once)]
     assert figures(metrics[0]) == figures(metrics[1])
     assert not unfinished.exists()
 

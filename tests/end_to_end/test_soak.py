@@ -20,7 +20,7 @@ from headstart.cache.disk import cached_sets
 from tests.helpers.commands import command, ended, started
 from tests.helpers.images import class_folders
 from tests.helpers.processes import group
-from tests.helpers.runs import RESNET18, SMALL, figures
+from tests.helpers.runs import RESNET18, SMALL, figures, read_metrics
 from tests.helpers.sweeps import check_not_repeated, finished, rows
 
 pytestmark = pytest.mark.soak
@@ -126,8 +126,7 @@ def cached_rows(cache: Path) -> int:
 def metrics_of(overrides: tuple[str, ...], folder: Path) -> dict[str, Any]:
     result = command(*overrides, f"hydra.run.dir={folder}")
     assert result.returncode == 0, result.stdout + result.stderr
-    metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
-    return metrics
+    return read_metrics(folder)
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")

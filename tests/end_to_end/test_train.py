@@ -41,6 +41,7 @@ from tests.helpers.runs import (
     composed,
     figures,
     interrupt_after,
+    read_metrics,
     tensors,
 )
 from tests.helpers.session import Once
@@ -159,7 +160,7 @@ def test_the_run_folder_is_what_other_tools_rely_on(finished: Path) -> None:
             for name in ("metrics.json", "predictions.csv", "classes.csv", "outputs.safetensors")
         ),
     }
-    metrics = json.loads((finished / "metrics.json").read_text())
+    metrics = read_metrics(finished)
     for split, size in (("train", 100), ("val", 90), ("test", 90)):
         assert metrics[f"data/{split}_size"] == size
         assert {f"{split}/{name}" for name in ("loss", "accuracy", "top5_accuracy", "macro_accuracy")} <= set(metrics)
@@ -189,11 +190,6 @@ def test_the_recorded_config_gives_the_same_metrics(finished: Path, tmp_path: Pa
         again = check(compose("config"))
     run(again, tmp_path / "again")
     assert figures(read_metrics(tmp_path / "again")) == figures(read_metrics(finished))
-
-
-def read_metrics(folder: Path) -> dict[str, Any]:
-    metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
-    return metrics
 
 
 def digits_module(**fractions: float) -> ImageDataModule:

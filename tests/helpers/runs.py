@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,17 @@ def small(*overrides: str) -> tuple[str, ...]:
 
 def choices(group: str) -> list[str]:
     return sorted(file.stem for file in (CONF / group).glob("[!_]*.yaml"))
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+    return metrics
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a csv file."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def figures(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from tests.helpers.commands import command
-from tests.helpers.runs import CONF, FEW, SMALL
+from tests.helpers.runs import CONF, FEW, SMALL, read_rows
 
 QUICK = (*SMALL[1:], *FEW, "epochs=2")
 
@@ -32,8 +31,8 @@ def composed_with_hydra(*overrides: str) -> DictConfig:
 
 def rows(folder: Path) -> list[dict[str, str]]:
     """sweep.csv but for the times."""
-    with (folder / "sweep.csv").open() as file:
-        return [{name: cell for name, cell in row.items() if name != "time/total_s"} for row in csv.DictReader(file)]
+    table = read_rows(folder / "sweep.csv")
+    return [{name: cell for name, cell in row.items() if name != "time/total_s"} for row in table]
 
 
 def finished(folder: Path) -> dict[str, tuple[int, int]]:

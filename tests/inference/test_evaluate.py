@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import shutil
 from pathlib import Path
@@ -18,16 +16,11 @@ from headstart.inference.evaluate import evaluate
 from headstart.runs.predictions import Evaluation, read_evaluation
 from headstart.utils.errors import ConfigError, DataError
 from tests.helpers.images import class_folders, make_stl10
-from tests.helpers.runs import SMALL, TINY_RESNET, Train, composed
+from tests.helpers.runs import SMALL, TINY_RESNET, Train, composed, read_metrics, read_rows
 
 
 def metrics_of(metrics: dict[str, Any], split: str) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if name.startswith(f"{split}/")}
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 STRATEGIES = {
@@ -47,7 +40,7 @@ def test_a_run_is_evaluated_to_its_own_metrics(strategy: str, split: str, folder
 
         overrides = ("data=imagefolder", f"data.root={folders}", "data.test_fraction=0.3", "epochs=2")
         run(composed(*SMALL, *TINY_RESNET, *overrides, *STRATEGIES[strategy]), folder)
-    expected = json.loads((folder / "metrics.json").read_text())
+    expected = read_metrics(folder)
     evaluation = evaluate(folder, split=split)
     assert metrics_of(evaluation.metrics, split) == metrics_of(expected, split)
     assert len(metrics_of(expected, split)) == 5  # loss, accuracies, two classes
@@ -57,7 +50,7 @@ def test_a_run_is_evaluated_to_its_own_metrics(strategy: str, split: str, folder
 
 def test_an_empty_cache_changes_nothing(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
-    expected = json.loads((trained / "metrics.json").read_text())
+    expected = read_metrics(trained)
     assert metrics_of(evaluate(trained).metrics, "test") == metrics_of(expected, "test")
 
 
@@ -67,7 +60,7 @@ def test_more_than_five_classes_and_images_in_memory(train: Train, tmp_path: Pat
     assert metrics_of(evaluation.metrics, "test") == metrics_of(expected, "test")
     assert "test/top5_accuracy" in evaluation.metrics
     evaluation.save(tmp_path / "evaluation")
-    predictions = read(tmp_path / "evaluation" / "predictions.csv")
+    predictions = read_rows(tmp_path / "evaluation" / "predictions.csv")
     assert list(predictions[0])[-2:] == ["class_5", "probability_5"]
 
 
@@ -75,8 +68,8 @@ def test_what_is_written_is_what_was_measured(trained: Path, folders: Path, tmp_
     main(["evaluate", str(trained), "--out", str(tmp_path / "out")])
     out = capsys.readouterr().out
     assert f"evaluation: {tmp_path / 'out'}" in out
-    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    predictions, classes = read(tmp_path / "out" / "predictions.csv"), read(tmp_path / "out" / "classes.csv")
+    metrics = read_metrics(tmp_path / "out")
+    predictions, classes = read_rows(tmp_path / "out" / "predictions.csv"), read_rows(tmp_path / "out" / "classes.csv")
     assert len(predictions) == metrics["data/test_size"] == 6
     right = [row["true"] == row["predicted"] for row in predictions]
     assert sum(right) / len(right) == pytest.approx(metrics["test/accuracy"], abs=1e-6)
@@ -175,7 +168,7 @@ def test_several_views_count_as_they_do_in_predict(
     capsys.readouterr()
     evaluation = evaluate(reported, tta=tta)
     assert evaluation.name == f"test-{tta}"
-    rows = read(tmp_path / "out" / "predictions.csv")
+    rows = read_rows(tmp_path / "out" / "predictions.csv")
     model = headstart.load(reported)
     assert model.temperature != 1.0  # so that it matters where it is applied
     for row, prediction in zip(rows, model.predict([row["image"] for row in rows], tta=tta), strict=True):

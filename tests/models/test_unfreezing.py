@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partialmethod
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from headstart.training.distributed import check_strategy
 from headstart.training.optimization import build_optimizer
 from headstart.utils.errors import ConfigError, ModelError
 from tests.helpers.commands import command
-from tests.helpers.runs import FEW, SMALL, Train, choices, composed, findings, interrupt_after, recorded
+from tests.helpers.runs import FEW, SMALL, Train, choices, composed, findings, interrupt_after, read_metrics, recorded
 from tests.helpers.trainers import fitted
 from tests.helpers.watch import check_same
 
@@ -356,4 +355,4 @@ def test_what_unfreezes_is_trained_by_all_processes(tmp_path: Path) -> None:
     torch.testing.assert_close(two["state_dict"], one["state_dict"], rtol=1e-3, atol=1e-4)
     start = build_backbone("headstart", "glyphnet", "default").module.state_dict()
     assert not torch.equal(two["state_dict"]["backbone.stem.0.weight"], start["stem.0.weight"])
-    assert json.loads((tmp_path / "two" / "metrics.json").read_text())["epochs/run"] == 2
+    assert read_metrics(tmp_path / "two")["epochs/run"] == 2

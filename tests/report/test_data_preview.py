@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 import shutil
 from pathlib import Path
@@ -18,6 +17,7 @@ from headstart.data.image_io import image_size
 from headstart.report import data_preview
 from headstart.utils.errors import ConfigError, DataError
 from tests.helpers.images import CLASSES, class_folders
+from tests.helpers.runs import read_rows
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +29,7 @@ def looked(hard: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_counts_are_those_of_the_folders(looked: Path, hard: Path) -> None:
-    with (looked / "counts.csv").open(newline="") as file:
-        rows = {row.pop("class"): row for row in csv.DictReader(file)}
+    rows = {row.pop("class"): row for row in read_rows(looked / "counts.csv")}
     assert list(rows) == sorted(CLASSES)
     for name, row in rows.items():
         expected = {split: str(len(list((hard / split / name).iterdir()))) for split in ("train", "val", "test")}

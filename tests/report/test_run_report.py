@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
 import os
 import re
@@ -25,7 +23,7 @@ from headstart.report.statistics import wilson
 from headstart.runs.finished import read_curves, read_finished
 from headstart.utils.errors import ConfigError, DataError
 from tests.helpers.images import CLASSES
-from tests.helpers.runs import SMALL, composed, report_words
+from tests.helpers.runs import SMALL, composed, read_metrics, read_rows, report_words
 
 
 @pytest.fixture
@@ -53,16 +51,6 @@ def uninterrupted(hard: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def metrics(folder: Path) -> dict[str, float]:
-    values: dict[str, float] = json.loads((folder / "metrics.json").read_text())
-    return values
-
-
 # --- the page ------------------------------------------------------------------------------------------------
 
 
@@ -80,11 +68,11 @@ def test_the_page_stands_alone(reported: Path) -> None:
 
 def test_the_page_says_how_good_and_how_certain(reported: Path) -> None:
     page = page_of(reported)
-    accuracy = metrics(reported)["test/accuracy"]
+    accuracy = read_metrics(reported)["test/accuracy"]
     low, high = wilson(round(accuracy * 45), 45)
     assert 0.4 < accuracy < 1
     assert f"{accuracy:.1%}" in page
-    assert "{params/trainable:,} of {params/total:,} parameters".format_map(metrics(reported)) in page
+    assert "{params/trainable:,} of {params/total:,} parameters".format_map(read_metrics(reported)) in page
     assert f"95 % confidence interval {low:.1%} to {high:.1%}" in page
     assert f"--config-path={reported} --config-name=config" in page
     for title in ("Hardest classes", "Worst mistakes", "Calibration", "Augmentation (flip)"):
@@ -99,8 +87,8 @@ def test_names_from_the_data_are_text(reported: Path) -> None:
 
 
 def test_the_worst_are_the_mistakes_with_the_largest_loss(reported: Path) -> None:
-    worst = rows(reported / "report" / "worst.csv")
-    predictions = rows(reported / "evaluation" / "test" / "predictions.csv")
+    worst = read_rows(reported / "report" / "worst.csv")
+    predictions = read_rows(reported / "evaluation" / "test" / "predictions.csv")
     wrong = [row for row in predictions if row["true"] != row["predicted"]]
     wrong.sort(key=lambda row: -float(row["loss"]))
     assert 0 < len(wrong) <= 50
@@ -154,7 +142,7 @@ def test_what_cannot_be_drawn_is_a_warning(hard: Path, tmp_path: Path, caplog: A
 
     monkeypatch.setattr(charts, "reliability", broken)
     train(hard, tmp_path / "run", "epochs=1")
-    assert metrics(tmp_path / "run")["epochs/run"] == 1
+    assert read_metrics(tmp_path / "run")["epochs/run"] == 1
     assert "reliability cannot be shown: ValueError: no ink" in caplog.text
     page = page_of(tmp_path / "run")
     assert "reliability: ValueError: no ink" in page
@@ -162,7 +150,7 @@ def test_what_cannot_be_drawn_is_a_warning(hard: Path, tmp_path: Path, caplog: A
     monkeypatch.setattr("headstart.report.html.render", broken)
     train(hard, tmp_path / "second", "epochs=1")
     assert f"there is no report: ValueError: no ink. Try headstart report {tmp_path / 'second'}" in caplog.text
-    assert metrics(tmp_path / "second")["epochs/run"] == 1
+    assert read_metrics(tmp_path / "second")["epochs/run"] == 1
 
 
 def test_what_is_no_finished_run_is_said(reported: Path, tmp_path: Path, capsys: Any) -> None:
@@ -199,7 +187,7 @@ def test_answers_that_cannot_be_written_do_not_cost_the_run(hard: Path, tmp_path
     (tmp_path / "run" / "evaluation").write_text("in the way")
     train(hard, tmp_path / "run", "epochs=1")
     assert "the predictions for each image cannot be saved in " in caplog.text
-    assert metrics(tmp_path / "run")["epochs/run"] == 1
+    assert read_metrics(tmp_path / "run")["epochs/run"] == 1
     assert headstart.load(tmp_path / "run", "cpu").class_names == tuple(sorted(CLASSES))
 
 
@@ -225,7 +213,7 @@ def test_a_resumed_run_has_the_best_epoch_and_class_curves_of_an_uninterrupted_o
     last = tmp_path / "first" / "checkpoints" / "last.ckpt"
     train(hard, tmp_path / folder, "report=false", "epochs=5", f"ckpt_path={last}")
     resumed, whole = read_finished(tmp_path / folder), read_finished(uninterrupted)
-    assert resumed.best_epoch == whole.best_epoch == metrics(uninterrupted)["epochs/best"]
+    assert resumed.best_epoch == whole.best_epoch == read_metrics(uninterrupted)["epochs/best"]
     assert resumed.class_curves.tolist() == whole.class_curves.tolist()
 
 
@@ -251,7 +239,7 @@ def test_the_temperature_travels_with_the_model(reported: Path, hard: Path) -> N
     prediction = model.predict(path)
     logits = next(iter(model.logits_each([path])))
     assert prediction.probability == pytest.approx(float((logits / temperature).softmax(dim=1).max()), abs=1e-6)
-    saved = {Path(row["image"]): row for row in rows(reported / "evaluation" / "test" / "predictions.csv")}
+    saved = {Path(row["image"]): row for row in read_rows(reported / "evaluation" / "test" / "predictions.csv")}
     assert float(saved[path]["probability"]) == pytest.approx(prediction.probability, abs=1e-5)
     assert saved[path]["predicted"] == prediction.class_name
     assert headstart.load(reported / "checkpoints" / "best.ckpt", "cpu").temperature == 1
@@ -315,7 +303,7 @@ def test_curves_are_of_epochs_whatever_logged_them(reported: Path, other: Path) 
         for name in ("train/loss", "val/accuracy", "lr-Adam"):
             assert [epoch for epoch, _ in curves[name]] == list(range(1, epochs + 1)), (folder, name)
         best = max(value for _, value in curves["val/accuracy"])
-        assert best == pytest.approx(metrics(folder)["val/accuracy"], abs=1e-6)
+        assert best == pytest.approx(read_metrics(folder)["val/accuracy"], abs=1e-6)
         run = read_finished(folder)
         assert run.best_epoch is not None
         assert dict(curves["val/accuracy"])[run.best_epoch] == best
@@ -330,7 +318,7 @@ def test_runs_are_compared_on_the_same_images(reported: Path, other: Path, tmp_p
     assert split == "test"
     assert compared[0].accuracy >= compared[1].accuracy
     for one in compared:
-        assert one.accuracy == pytest.approx(metrics(one.run.folder)["test/accuracy"], abs=1e-6)
+        assert one.accuracy == pytest.approx(read_metrics(one.run.folder)["test/accuracy"], abs=1e-6)
     test = compared[1].against_best
     assert test is not None
     assert compared[0].against_best is None
@@ -389,7 +377,7 @@ def test_a_run_that_saw_only_some_batches_has_no_report(hard: Path, tmp_path: Pa
     caplog.set_level(logging.INFO)
     train(hard, tmp_path / "run", "epochs=1", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1")
     assert "there is no report: only some of the images were evaluated" in caplog.text
-    assert metrics(tmp_path / "run")["epochs/run"] == 1
+    assert read_metrics(tmp_path / "run")["epochs/run"] == 1
     assert not (tmp_path / "run" / "report").exists()
 
 

@@ -15,6 +15,7 @@ from headstart.cli.main import main
 from headstart.runs.listing import find_runs, flat
 from headstart.utils.errors import ConfigError, DataError
 from tests.helpers.board import start_board
+from tests.helpers.runs import read_metrics
 
 
 def listed(capsys: pytest.CaptureFixture[str], *words: object) -> list[dict[str, str]]:
@@ -34,7 +35,7 @@ def test_the_best_run_stands_first_with_what_differs(sweep: Path, capsys: Any) -
     accuracies = [float(row["val/accuracy"]) for row in rows[:-1]]
     assert accuracies == sorted(accuracies, reverse=True)
     for row in rows[:-1]:
-        metrics = json.loads((sweep / row["run"] / "metrics.json").read_text())
+        metrics = read_metrics(sweep / row["run"])
         assert float(row["val/accuracy"]) == metrics["val/accuracy"]
     assert {(row["lr"], row["head.name"]) for row in rows} == {
         (lr, head) for lr in ("0.001", "0.003", "0.01") for head in ("linear", "mlp")
@@ -90,7 +91,7 @@ def test_tensorboard_has_a_row_for_every_run_of_a_sweep(sweep: Path) -> None:
     )["sessionGroups"]
     by_run = {group["name"].split("/")[0]: group for group in groups}
     for name in "012345":
-        metrics = json.loads((sweep / name / "metrics.json").read_text())
+        metrics = read_metrics(sweep / name)
         values = {value["name"]["tag"]: value["value"] for value in by_run[name]["metricValues"]}
         assert values["best/val/accuracy"] == pytest.approx(metrics["val/accuracy"])
         assert by_run[name]["hparams"]["lr"] == pytest.approx((1e-3, 3e-3, 1e-2)[int(name) % 3])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import signal
@@ -12,7 +11,7 @@ import pytest
 
 from headstart.sweeps.jobs import RUN_FILES
 from tests.helpers.kill_points import killed_at
-from tests.helpers.runs import SMALL, TINY_RESNET
+from tests.helpers.runs import SMALL, TINY_RESNET, read_rows
 from tests.helpers.session import Once
 from tests.helpers.sweeps import QUICK, check_not_repeated, finished, rows, swept
 
@@ -212,7 +211,7 @@ def test_five_seeds_by_hand(tmp_path: Path) -> None:
     result = swept(tmp_path, "seed=range(5)", *QUICK)
     assert result.returncode == 0, result.stderr
     metrics = [json.loads(path.read_text()) for path in tmp_path.glob("*/metrics.json")]
-    (row,) = csv.DictReader((tmp_path / "seeds.csv").open())
+    (row,) = read_rows(tmp_path / "seeds.csv")
     for name in ("val/accuracy", "val/loss", "test/accuracy"):
         values = [run[name] for run in metrics]
         mean = sum(values) / 5

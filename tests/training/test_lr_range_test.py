@@ -24,7 +24,7 @@ from headstart.training.tuning.lr_range_test import DIVERGED, STEPS, lr_range_te
 from headstart.utils.errors import ConfigError
 from tests.helpers.classifiers import classifier, images, quiet_trainer, random_states, same, to_tensor, unchanged
 from tests.helpers.commands import command
-from tests.helpers.runs import SMALL, Train, composed, interrupt_after, small, weights
+from tests.helpers.runs import SMALL, Train, composed, interrupt_after, read_metrics, small, weights
 
 # --- nothing is changed --------------------------------------------------------------------------------------
 
@@ -208,7 +208,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_rate_is_written_where_it_is_looked_for(finished: Path) -> None:
-    lr = json.loads((finished / "metrics.json").read_text())["auto/lr"]
+    lr = read_metrics(finished)["auto/lr"]
     checkpoint = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["hyper_parameters"]["optimizer"]["lr"] == lr
     assert checkpoint["optimizer_states"][0]["param_groups"][0]["lr"] == lr
@@ -246,7 +246,7 @@ def test_all_processes_train_at_the_rate_of_the_first(tmp_path: Path) -> None:
     overrides = ("trainer=ddp", "trainer.accelerator=cpu", "epochs=1", "freeze=false", "batch_size=auto", *SMALL[2:])
     result = command(*overrides, "lr=auto", "data.train_per_class=null", f"hydra.run.dir={tmp_path}")
     assert result.returncode == 0, result.stderr
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    metrics = read_metrics(tmp_path)
     checkpoint = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["optimizer_states"][0]["param_groups"][0]["lr"] == metrics["auto/lr"]
     steps = checkpoint["global_step"]

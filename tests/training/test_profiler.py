@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +29,7 @@ from headstart.training.classifier import TransferClassifier
 from headstart.training.profiler import FETCH, STAGES, StepClock, TrainingProfiler, describe_speed, larger_batch
 from tests.helpers.classifiers import quiet_trainer
 from tests.helpers.images import class_folders
-from tests.helpers.runs import Train, composed
+from tests.helpers.runs import Train, composed, read_rows
 
 SMALL = Preprocessing(8, 8, "bilinear", (0, 0, 0), (1, 1, 1))
 PIXELS = evaluation_transform(SMALL)
@@ -147,8 +146,7 @@ def test_workers_add_up_what_images_take(tmp_path: Path) -> None:
 
 def test_every_scalar_of_an_epoch(train: Train, tmp_path: Path) -> None:
     train("logger=csv", "epochs=3", "data.train_per_class=20")
-    with (tmp_path / "run" / "csv" / "metrics.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["time/waiting"]]
+    rows = [row for row in read_rows(tmp_path / "run" / "csv" / "metrics.csv") if row["time/waiting"]]
     assert len(rows) == 3
     for row in rows:
         assert sum(float(row[f"time/{name}"]) for name in ("waiting", "transfer", "compute")) == pytest.approx(1)
