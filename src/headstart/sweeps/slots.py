@@ -8,7 +8,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from itertools import cycle
+from itertools import count
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -30,7 +30,7 @@ def slot(folder: Path, first: int, slots: int) -> Iterator[int]:
         The number of the slot, from 0.
     """
     locks = [FileLock(folder / f".slot-{number}-{socket.gethostname()}") for number in range(slots)]
-    for number in cycle([*range(first % slots, slots), *range(first % slots)]):
+    for number in (attempt % slots for attempt in count(first)):
         with suppress(Timeout):
             locks[number].acquire(timeout=POLL_S / slots)
             break
