@@ -23,11 +23,13 @@ class Samples:
         images: paths, or a uint8 array of shape (N, height, width, 3).
         labels: class indices, int64, shape (N,).
         names: name of each image in the csv record of the splits; unique within a data source.
+        groups: name of each image's group, such as a patient; images of one group stay together. None without groups.
     """
 
     images: Sequence[str] | NDArray[np.uint8]
     labels: NDArray[np.int64]
     names: Sequence[str]
+    groups: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -38,7 +40,8 @@ class Samples:
             images: Sequence[str] | NDArray[np.uint8] = self.images[indices]
         else:
             images = [self.images[i] for i in indices]
-        return Samples(images, self.labels[indices], [self.names[i] for i in indices])
+        groups = None if self.groups is None else [self.groups[i] for i in indices]
+        return Samples(images, self.labels[indices], [self.names[i] for i in indices], groups)
 
 
 @dataclass(frozen=True)
