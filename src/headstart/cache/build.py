@@ -14,13 +14,19 @@ from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcess
 from headstart.cache.decoded_images import use_decoded_images
 from headstart.cache.feature_loaders import FeatureDataModule
 from headstart.cache.features import FrozenFeatures, frozen_features
-from headstart.config.schema import CachedFeatures, Config
+from headstart.config.schema import LBFGS, CachedFeatures, Config
 from headstart.data.datamodule import ImageDataModule
 from headstart.models.unfreezing import Strategy
+from headstart.utils.errors import ConfigError
 from headstart.utils.hashing import module_sha256
 from headstart.utils.progress import shows_progress
 
 log = logging.getLogger(__name__)
+NO_FEATURES = (
+    "optimizer=lbfgs fits the head to cached features, and this run has none: they exceed features.max_gb, "
+    "trainer.limit_*_batches leaves images out, or the strategy starts its processes by spawn or fork. Mend that, or "
+    "take optimizer=adam."
+)
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,7 @@ def build_batches(
         epochs_done: number of epochs that a resumed run has already trained.
 
     Raises:
+        ConfigError: if a head is to be fitted to features, and they cannot be cached.
         HeadstartError: if an image cannot be read, the disk is full, or the backbone fails; see `frozen_features`.
     """
     start = time.perf_counter()
@@ -95,15 +102,26 @@ def build_batches(
             num_features=strategy.backbone.num_features,
             description={"model": description["model"], "backbone_sha256": sha256},
             engine=config.features.engine,
-            views=min(config.features.views, epochs) if config.augment.is_random else 1,
+            views=_views(config, config.features, epochs),
             max_gb=config.features.max_gb,
             until_epoch=None if whole else epochs,
         )
+    if isinstance(config.optimizer, LBFGS):
+        if features is None:
+            raise ConfigError(NO_FEATURES)
+        features.data.in_blocks = True
     features_s = time.perf_counter() - start
     whole = whole and features is not None
     decoded = not whole and _decodes(config, data, trainer)
     training = features.data if features else data
     return Batches(training, training if whole else data, features, decoded, features_s)
+
+
+def _views(config: Config, features: CachedFeatures, epochs: int) -> int:
+    """Return the number of views of each training image: at most one an epoch, unless all are rows of a fitted head."""
+    if not config.augment.is_random:
+        return 1
+    return features.views if isinstance(config.optimizer, LBFGS) else min(features.views, epochs)
 
 
 def _decodes(config: Config, data: ImageDataModule, trainer: pl.Trainer) -> bool:

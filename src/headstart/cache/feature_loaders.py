@@ -59,7 +59,11 @@ class FeatureTable:
         Returns:
             Features of shape (len(images), width) and labels of shape (len(images),), on the device of the features.
         """
-        rows = images + view * len(self.labels)
+        return self.rows_at(images + view * len(self.labels))
+
+    def rows_at(self, rows: Tensor) -> Batch:
+        """Return the features and labels of rows: those of all images in the first view, in the second, and so on."""
+        images = rows % len(self.labels)
         if self.features is None:
             return torch.from_numpy(self.rows.take(rows.numpy())), self.labels[images]
         device = self.features.device
@@ -108,6 +112,30 @@ class FeatureBatches:
             yield self.table.batch(images, view)
 
 
+class FeatureBlocks:
+    """An iterable of all rows of a table that one of several processes gets: every view of every image, in blocks.
+
+    Every process has the same number of blocks, and no row is repeated.
+
+    Args:
+        table: the features.
+        block_rows: about how many rows a block has.
+        rank: rank of this process.
+        world: number of processes.
+    """
+
+    def __init__(self, table: FeatureTable, block_rows: int, rank: int, world: int) -> None:
+        self.table = table
+        self._rows = torch.arange(rank, len(table.rows), world)
+        self._blocks = -(-len(table.rows) // (world * block_rows))
+
+    def __len__(self) -> int:
+        return self._blocks
+
+    def __iter__(self) -> Iterator[Batch]:
+        return map(self.table.rows_at, torch.tensor_split(self._rows, self._blocks))
+
+
 class FeatureDataModule(pl.LightningDataModule):
     """A data module that replaces the images of an ImageDataModule by cached features, without worker processes.
 
@@ -122,6 +150,10 @@ class FeatureDataModule(pl.LightningDataModule):
         device: device that trains.
         until_epoch: first epoch, counted from 0, that trains on the images because the backbone is unfrozen; None
             if the backbone stays frozen.
+
+    Attributes:
+        in_blocks: whether an epoch of training is one pass over the rows of all views, in blocks and in order, for a
+            fitted head.
     """
 
     def __init__(
@@ -134,6 +166,7 @@ class FeatureDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.images, self.splits, self.until_epoch = images, images.splits, until_epoch
+        self.in_blocks = False
         self._evaluation = {split: FeatureTable(rows, self.splits[split].labels) for split, rows in evaluation.items()}
         if training is None or training is evaluation.get("train"):
             self._training = self._evaluation.get("train")
@@ -151,9 +184,18 @@ class FeatureDataModule(pl.LightningDataModule):
         """Give the trainer to the wrapped data module, so that it selects the shard of this process."""
         self.images.trainer = self.trainer
 
-    def train_dataloader(self) -> FeatureBatches:
+    @property
+    def training_table(self) -> FeatureTable:
+        """Return the features of all views of the training images."""
+        assert self._training is not None
+        return self._training
+
+    def train_dataloader(self) -> FeatureBatches | FeatureBlocks:
         """Return a loader of the training split in random order: features, or images once the backbone is unfrozen."""
         assert self._training is not None
+        if self.in_blocks:
+            rows = max(1, EVALUATION_BYTES // self._training.rows.row_bytes)
+            return FeatureBlocks(self._training, rows, *self.images.shard)
         assert self.images.batch_size is not None
         if self.until_epoch is not None:
             return self._staged(self._training, self.images.train_dataloader(), self.images.batch_size)

@@ -51,7 +51,10 @@ VARIANTS: dict[str, tuple[str, dict[str, type]]] = {
             "trivialaugment": schema.RandomResizedCrop,
         },
     ),
-    "optimizer": ("name", {"adam": schema.Optimizer, "adamw": schema.Optimizer, "sgd": schema.SGD}),
+    "optimizer": (
+        "name",
+        {"adam": schema.Gradient, "adamw": schema.Gradient, "sgd": schema.SGD, "lbfgs": schema.LBFGS},
+    ),
     "scheduler": (
         "name",
         {
@@ -115,7 +118,7 @@ def to_yaml(config: Config) -> str:
     """
     cfg: DictConfig = OmegaConf.structured(config)
     for key, (group, name) in TOP_LEVEL_KEYS.items():
-        if cfg[group][name] == cfg[key]:
+        if name in cfg[group] and cfg[group][name] == cfg[key]:
             OmegaConf.update(cfg, f"{group}.{name}", f"${{{key}}}")
     values: Any = OmegaConf.to_container(cfg)
     del values["sweep"]  # belongs to the command; the URL of its database may contain a password
@@ -183,6 +186,8 @@ def _expected(error: OmegaConfBaseException) -> str:
 def _contradictions(config: Config) -> Iterator[str]:
     """Yield a message for each set of values that contradict each other."""
     finetune = config.finetune
+    if isinstance(config.optimizer, schema.LBFGS):
+        yield from _against_lbfgs(config)
     if config.freeze is True and finetune.name != "none":
         yield (
             f"freeze=true trains the head alone, and finetune={finetune.name} the backbone, too: leave one of them "
@@ -205,6 +210,45 @@ def _contradictions(config: Config) -> Iterator[str]:
             f"finetune.head_epochs={finetune.head_epochs}: the backbone never unfreezes in epochs={config.epochs}. "
             f"Give more epochs, or freeze=true to train the head alone."
         )
+
+
+def _against_lbfgs(config: Config) -> Iterator[str]:
+    """Yield a message for each setting with which a head cannot be fitted to its optimum."""
+    trainer = config.trainer
+    steps = "it takes one step for all images, and this is for steps of a batch: leave it out, or take optimizer=adam"
+    reasons = {
+        f"head={config.head.name}": (
+            config.head.name != "linear",
+            "it fits a linear head: take head=linear, or optimizer=adam",
+        ),
+        f"freeze={config.freeze} finetune={config.finetune.name}": (
+            config.freeze is not True,
+            "it fits a head on a frozen backbone: add freeze=true, or take optimizer=adamw",
+        ),
+        f"features={config.features.name}": (
+            config.features.name == "off",
+            "it needs cached features: take features=auto, or optimizer=adam",
+        ),
+        "loss.mixup, loss.cutmix": (config.loss.mixes, "mixed images have no features to cache: take optimizer=adam"),
+        "lr=auto": (config.lr == AUTO, "it has no learning rate: leave lr out"),
+        f"scheduler={config.scheduler.name}": (
+            config.scheduler.name != "none",
+            "it has no learning rate: leave the scheduler out, or take optimizer=adam",
+        ),
+        "data.sampling=balanced": (
+            config.data.sampling == "balanced",
+            "it sees every image equally often: take loss.class_weights=balanced",
+        ),
+        f"callbacks.ema={config.callbacks.ema}": (config.callbacks.ema is not None, steps),
+        f"trainer.gradient_clip_val={trainer.gradient_clip_val}": (trainer.gradient_clip_val is not None, steps),
+        f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}": (
+            trainer.accumulate_grad_batches != 1,
+            steps,
+        ),
+    }
+    for setting, (is_set, why) in reasons.items():
+        if is_set:
+            yield f"optimizer=lbfgs with {setting}: {why}."
 
 
 def _out_of_range(settings: Any, prefix: str = "") -> Iterator[str]:

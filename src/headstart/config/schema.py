@@ -119,15 +119,29 @@ class Finetune:
 
 @dataclass(kw_only=True)
 class Optimizer:
-    """The keys of every optimizer; Adam and AdamW have no others."""
+    """The key of every optimizer."""
 
     name: str
+
+
+@dataclass(kw_only=True)
+class LBFGS(Optimizer):
+    """L-BFGS, which fits a linear head on cached features to its optimum."""
+
+    weight_decay: int | float | str = or_auto(not_negative())
+    max_iter: int = at_least(1)
+
+
+@dataclass(kw_only=True)
+class Gradient(Optimizer):
+    """A stochastic gradient method; Adam and AdamW have no other keys."""
+
     lr: int | float | str = or_auto(positive())
     weight_decay: float = not_negative()
 
 
 @dataclass(kw_only=True)
-class SGD(Optimizer):
+class SGD(Gradient):
     """Stochastic gradient descent with momentum."""
 
     momentum: float = fraction(zero=True)

@@ -218,6 +218,11 @@ class ImageDataModule(pl.LightningDataModule):
         return range(self._rank, len(self.splits[split]), self._world)
 
     @property
+    def shard(self) -> tuple[int, int]:
+        """Return the rank of this process and the number of processes."""
+        return self._rank, self._world
+
+    @property
     def _rank(self) -> int:
         return self.trainer.global_rank if self.trainer else 0
 

@@ -91,7 +91,9 @@ def _charts(run: FinishedRun) -> dict[str, Callable[[], Figure]]:
     drawers: dict[str, Callable[[], Figure]] = {}
     if run.curves:
         curve = partial(charts.curve, run.curves, best=run.best_epoch, stopped=run.stopped_early)
-        drawers = {kind: partial(curve, kind=kind) for kind in ("loss", "accuracy", "learning_rate")}
+        rates = any(name.startswith("lr-") for name in run.curves)
+        kinds = ("loss", "accuracy", *(["learning_rate"] if rates else []))
+        drawers = {kind: partial(curve, kind=kind) for kind in kinds}
     lr = run.metrics.get("auto/lr")
     if len(run.lr_range) and lr is not None:
         drawers["lr_range"] = lambda: charts.lr_range(run.lr_range, lr)

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from headstart.config.compose import finetune_preset
 from headstart.config.ranges import AUTO
-from headstart.config.schema import CachedFeatures, Config
+from headstart.config.schema import LBFGS, CachedFeatures, Config
 from headstart.data.augmentation import build_mixing
 from headstart.data.datamodule import ImageDataModule, class_weights
 from headstart.data.dataset import LabelledImages
@@ -25,13 +25,14 @@ from headstart.models.unfreezing import Finetuning, Strategy
 from headstart.training.callbacks import AveragedWeights, ClassCurves, ProgressBar, SeedEpochs, StopEarly, Timings
 from headstart.training.checkpoints import BestCheckpoint, LastCheckpoint
 from headstart.training.classifier import TransferClassifier
+from headstart.training.fitted_head.classifier import FittedHeadClassifier
 from headstart.training.loggers import build_loggers
 from headstart.training.optimization import build_optimizer, build_schedule, schedule_hyperparameters
 from headstart.training.profiler import TrainingProfiler
 from headstart.training.split_metrics import OutputCollector
 from headstart.training.trainer import build_trainer, check_monitor
 from headstart.training.tuning.choose_strategy import FROZEN, SCRATCH, StrategyChoice, choose_strategy
-from headstart.training.tuning.tuner import Tuner
+from headstart.training.tuning.tuner import TUNED, Tuner
 from headstart.utils.hashing import module_sha256
 from headstart.utils.metrics import direction
 
@@ -70,23 +71,26 @@ def open_trainer(config: Config, folder: Path) -> tuple[pl.Trainer, RunCallbacks
         ConfigError: this machine does not support the trainer's settings.
         ModelError: the checkpoint to resume cannot be read.
     """
-    tuner = Tuner(config.optimizer.lr, config.data.batch_size, config.ckpt_path)
+    optimizer, settings = config.optimizer, asdict(config.trainer)
+    tuner = Tuner(asdict(optimizer), config.data.batch_size, config.ckpt_path)
+    if isinstance(optimizer, LBFGS):
+        settings["max_epochs"] = optimizer.max_iter
     run_callbacks = RunCallbacks(OutputCollector(), ClassCurves(), TrainingProfiler(), tuner, Timings())
     loggers = build_loggers(folder, **asdict(config.logger))
     callbacks = [*run_callbacks, *build_callbacks(config, folder)]
-    return build_trainer(callbacks, loggers, asdict(config.trainer)), run_callbacks
+    return build_trainer(callbacks, loggers, settings), run_callbacks
 
 
 def build_callbacks(config: Config, folder: Path) -> list[pl.Callback]:
     """Build the callbacks that the config chooses, and the one that seeds every epoch."""
-    settings, monitor = config.callbacks, config.monitor
+    settings, monitor, fitted = config.callbacks, config.monitor, isinstance(config.optimizer, LBFGS)
     callbacks: list[pl.Callback] = [SeedEpochs(config.seed)]
     if config.trainer.enable_progress_bar:
         callbacks.append(ProgressBar(leave=False))
-    if settings.early_stopping is not None:
+    if settings.early_stopping is not None and not fitted:
         stopping = {**asdict(settings.early_stopping), "mode": direction(monitor)}
         callbacks.append(StopEarly(monitor, check_on_train_epoch_end=True, **stopping))
-    if settings.learning_rate and (config.logger.tensorboard or config.logger.csv):
+    if settings.learning_rate and not fitted and (config.logger.tensorboard or config.logger.csv):
         callbacks.append(LearningRateMonitor(logging_interval="epoch"))
     if settings.ema is not None:
         # Lightning's EMAWeightAveraging changes frozen weights by rounding errors; torch's lerp keeps them bit for bit.
@@ -95,7 +99,8 @@ def build_callbacks(config: Config, folder: Path) -> list[pl.Callback]:
     if settings.checkpoint:
         # BestCheckpoint comes first, so that the state in last.ckpt includes the best checkpoint.
         checkpoints, resumed = folder / "checkpoints", Path(config.ckpt_path) if config.ckpt_path else None
-        callbacks += [BestCheckpoint(checkpoints, monitor, resumed), LastCheckpoint(checkpoints)]
+        best = BestCheckpoint(checkpoints, None if fitted else monitor, resumed)  # an optimum is the best there is
+        callbacks += [best, LastCheckpoint(checkpoints)]
     return callbacks
 
 
@@ -139,7 +144,7 @@ def build_classifier(
 ) -> TransferClassifier:
     """Build the classifier with a new head; its hyperparameters describe how it is trained.
 
-    Its learning rate and batch size are None until `Tuner.apply` sets them.
+    Its learning rate, weight decay and batch size are None until `Tuner.apply` sets them.
 
     Args:
         config: the checked config.
@@ -153,8 +158,10 @@ def build_classifier(
         ModelError: `freeze` names no block of the backbone.
     """
     backbone, freeze, finetuning = strategy
-    num_classes, optimizer = len(images.class_names), asdict(config.optimizer) | {"lr": None}
-    classifier = TransferClassifier(
+    num_classes, optimizer = len(images.class_names), asdict(config.optimizer)
+    optimizer |= {name: None for name in TUNED if name in optimizer}
+    fitted = isinstance(config.optimizer, LBFGS)
+    classifier = (FittedHeadClassifier if fitted else TransferClassifier)(
         backbone.module,
         build_head(num_features=backbone.num_features, num_classes=num_classes, **asdict(config.head)),
         images.class_names,

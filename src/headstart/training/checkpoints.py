@@ -85,12 +85,14 @@ class BestCheckpoint(ModelCheckpoint):
 
     Args:
         folder: the folder of the checkpoint.
-        monitor: the metric; a lower loss is better, a higher value of any other metric is better.
+        monitor: the metric; a lower loss is better, a higher value of any other metric is better. None: the last epoch
+            is the best.
         resumed: the checkpoint that is resumed, if any.
     """
 
-    def __init__(self, folder: Path, monitor: str, resumed: Path | None = None) -> None:
-        super().__init__(dirpath=folder, filename="best", monitor=monitor, mode=direction(monitor), **AT_EPOCH_END)
+    def __init__(self, folder: Path, monitor: str | None, resumed: Path | None = None) -> None:
+        mode = direction(monitor) if monitor else "min"
+        super().__init__(dirpath=folder, filename="best", monitor=monitor, mode=mode, **AT_EPOCH_END)
         self.resumed_best = resumed.parent / "best.ckpt" if resumed else None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

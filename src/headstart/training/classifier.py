@@ -268,10 +268,10 @@ class TransferClassifier(pl.LightningModule):
         """Build the optimizer over all parameters that are ever trained; `settings` override its own, such as `lr`."""
         return self.optimizer(self.unfreezing.parameter_groups(self.head), **settings)
 
-    def set_lr(self, lr: float) -> None:
-        """Set the learning rate of optimizers built from now on, and the one recorded in checkpoints."""
-        self.optimizer = partial(self.optimizer, lr=lr)
-        self.hparams["optimizer"] = {**self.hparams["optimizer"], "lr": lr}
+    def set_optimizer(self, **settings: float) -> None:
+        """Set settings, such as `lr`, of optimizers built from now on, and those recorded in checkpoints."""
+        self.optimizer = partial(self.optimizer, **settings)
+        self.hparams["optimizer"] = {**self.hparams["optimizer"], **settings}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer over all parameters that are ever trained, and its learning-rate schedule."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from headstart.cache.feature_loaders import FeatureDataModule
+from headstart.cache.feature_loaders import FeatureBlocks, FeatureDataModule
 from headstart.data.datamodule import Batch, ImageDataModule
 from headstart.data.samplers import EpochSampler, mixed_seed
 from headstart.training.classifier import TransferClassifier
@@ -108,6 +108,7 @@ def lr_range_test(classifier: TransferClassifier, data: Batches, trainer: pl.Tra
 def endless_batches(data: Batches) -> Iterator[Batch]:
     """Yield training batches endlessly, epoch by epoch, from a new DataLoader, whose workers stop with it."""
     loader = data.train_dataloader()
+    assert not isinstance(loader, FeatureBlocks)
     sampler = loader.sampler
     for epoch in count():
         assert isinstance(sampler, EpochSampler)

@@ -1,0 +1,158 @@
+"""Training rows of a linear head: features in blocks, standardised, and what their spread says about curvature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+BLOCK_BYTES = 32 * 2**20  # of the features, and of the logits, of a block
+FEWEST_ROWS = 64  # in a block, however wide it is
+KEPT_BYTES = 2**29  # largest standardised features that are kept
+LARGEST_EIGENPROBLEM = 4096  # rows or columns; an eigendecomposition of that size takes half a minute on two cores
+ROUNDING = 1e-10  # fraction of the largest eigenvalue below which an eigenvalue is rounding error
+
+
+@dataclass(frozen=True)
+class Standardization:
+    """The shift and scale that give each feature mean 0 and variance 1 over the training rows.
+
+    Attributes:
+        mean: the mean of each feature, shape (width,).
+        scale: the standard deviation of each feature, shape (width,); 1 for a feature that is constant.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def apply(self, features: Tensor) -> Tensor:
+        """Standardise features of shape (rows, width), in the dtype and on the device of the mean."""
+        return (features.to(self.mean) - self.mean) / self.scale
+
+    def fold(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the head on raw features that gives the logits of a head on standardised features.
+
+        Args:
+            weight: shape (..., width, classes).
+            bias: shape (..., classes).
+
+        Returns:
+            Weight and bias, of the same shapes.
+        """
+        raw = weight / self.scale[:, None]
+        return raw, bias - self.mean @ raw
+
+    def unfold(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the head on standardised features that gives the logits of a head on raw features."""
+        return weight * self.scale[:, None], bias + self.mean @ weight
+
+
+class TrainingRows:
+    """The rows that a linear head is fitted to, read in blocks, so that memory does not grow with their number.
+
+    Args:
+        read: returns the features of rows `start` to `stop`, shape (stop - start, width).
+        labels: the label of each row, int64, shape (rows,), on the device of the fit.
+        dtype: the dtype to compute in.
+
+    Attributes:
+        labels: the labels.
+        standardization: how the features are standardised.
+    """
+
+    def __init__(self, read: Callable[[int, int], Tensor], labels: Tensor, dtype: torch.dtype) -> None:
+        self._read, self.labels, self.dtype = read, labels, dtype
+        self.width = read(0, 1).shape[1]
+        self.standardization = self._measure()
+        self._kept: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def keep(self) -> None:
+        """Keep the standardised features if they are small, rather than standardise them in every pass."""
+        if len(self) * self.width * self.dtype.itemsize <= KEPT_BYTES:
+            self._kept = torch.cat([block for _, block in self.blocks(self.block_rows(1))])
+
+    def block_rows(self, columns: int) -> int:
+        """Return the number of rows in a block, if each has this many logits."""
+        return max(FEWEST_ROWS, BLOCK_BYTES // (max(self.width, columns) * self.dtype.itemsize))
+
+    def blocks(self, rows: int) -> Iterator[tuple[slice, Tensor]]:
+        """Yield blocks of standardised features with the slice of their rows."""
+        for start in range(0, len(self), rows):
+            part = slice(start, min(start + rows, len(self)))
+            yield part, self._kept[part] if self._kept is not None else self.standardization.apply(self._raw(part))
+
+    def _raw(self, part: slice) -> Tensor:
+        return self._read(part.start, part.stop).to(self.labels.device, self.dtype)
+
+    def _raw_blocks(self) -> Iterator[Tensor]:
+        rows = self.block_rows(1)
+        for start in range(0, len(self), rows):
+            yield self._raw(slice(start, min(start + rows, len(self))))
+
+    def _measure(self) -> Standardization:
+        """Measure mean and standard deviation in two passes, which lose no digits where the mean is large."""
+        mean = sum((block.sum(dim=0) for block in self._raw_blocks()), torch.zeros(())) / len(self)
+        assert isinstance(mean, Tensor)
+        variance = sum(((block - mean).square().sum(dim=0) for block in self._raw_blocks()), torch.zeros(())) / len(
+            self
+        )
+        assert isinstance(variance, Tensor)
+        scale = variance.sqrt()
+        return Standardization(mean, torch.where(scale > ROUNDING * mean.abs(), scale, 1.0))
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """The eigenvectors of the scatter matrix of the standardised features, as far as it is known.
+
+    Attributes:
+        vectors: orthonormal columns, shape (width, rank).
+        values: their eigenvalues, shape (rank,); the eigenvalue of every direction outside of them is `rest`.
+        rest: 0 if the eigenvectors span all rows.
+    """
+
+    vectors: Tensor
+    values: Tensor
+    rest: float
+
+    def solve(self, right: Tensor, curvature: Tensor, ridge: Tensor) -> Tensor:
+        """Solve (curvature · scatter + ridge · I) x = right for several problems at once.
+
+        Args:
+            right: shape (problems, width, classes).
+            curvature: factor of the scatter matrix, shape (problems,).
+            ridge: shape (problems,).
+        """
+        outside = 1 / (curvature * self.rest + ridge)
+        if not len(self.values):
+            return right * outside[:, None, None]
+        inside = 1 / (curvature[:, None] * self.values + ridge[:, None]) - outside[:, None]
+        turned = self.vectors.T @ right
+        return right * outside[:, None, None] + self.vectors @ (turned * inside[..., None])
+
+
+def spectrum_of(rows: TrainingRows) -> Spectrum:
+    """Decompose the scatter matrix of the standardised features, or that of the rows where these are fewer.
+
+    If both are more than `LARGEST_EIGENPROBLEM`, nothing is decomposed: every direction is given the mean eigenvalue.
+    """
+    zeros = partial(torch.zeros, dtype=rows.dtype, device=rows.labels.device)
+    if min(rows.width, len(rows)) > LARGEST_EIGENPROBLEM:
+        return Spectrum(zeros(rows.width, 0), zeros(0), float(len(rows)))
+    size = rows.block_rows(1)
+    if rows.width <= len(rows):
+        scatter = zeros(rows.width, rows.width)
+        for _, block in rows.blocks(size):
+            scatter.addmm_(block.T, block)
+        values, vectors = torch.linalg.eigh(scatter)
+        return Spectrum(vectors, values.clamp(min=0), 0.0)
+    features = torch.cat([block for _, block in rows.blocks(size)])
+    values, turned = torch.linalg.eigh(features @ features.T)
+    kept = values > ROUNDING * values[-1]
+    return Spectrum(features.T @ (turned[:, kept] / values[kept].sqrt()), values[kept], 0.0)
