@@ -4,9 +4,9 @@
     python benchmarks/heads.py ../shared --draws 8   # repeated training subsets: accuracy by rule and by rate
     python benchmarks/heads.py --rows 4571 --classes 102 [--no-rival]  # random features of width 1280
 
-The folder holds `data/` and `weights/`. All get the same features, in this process. scikit-learn gets the same 13 values
-of C and the same folds, on standardised features, in float64 with the same tolerance as the path. Adam's best rate is
-the one with the highest validation accuracy, then the lowest validation loss.
+The folder holds `data/` and `weights/`. All get the same features, in this process. scikit-learn gets the same values
+of C and the same folds, on standardised features, in float64, with its own tolerance. Adam's best rate is the one with
+the highest validation accuracy, then the lowest validation loss.
 """
 
 from __future__ import annotations

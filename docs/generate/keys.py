@@ -29,7 +29,7 @@ MEANINGS = {
     "model.library": "where the network comes from",
     "model.name": "its name there",
     "optimizer.lr": "see `lr`",
-    "optimizer.weight_decay": "of weights; norms and biases do not decay",
+    "optimizer.weight_decay": "of weights; norms and biases do not decay. With `lbfgs` also `auto`, see its file",
     "optimizer.momentum": "of the gradients",
     "scheduler.factor": "what the learning rate is multiplied by",
     "scheduler.patience": "epochs without improvement before that",

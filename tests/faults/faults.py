@@ -61,6 +61,28 @@ FAULTS = (
         "if p.dim() < 1 and weight_decay]",
         ("models/test_unfreezing.py",),
     ),
+    # --- fitted heads ------------------------------------------------------------------------------------------------
+    Fault(
+        "a fitted head's bias decays, too",
+        "training/fitted_head/objective.py",
+        "gradient[:, :-1] += weight_decay[:, None, None] * heads[:, :-1]",
+        "gradient += weight_decay[:, None, None] * heads",
+        ("training/test_fitted_head.py",),
+    ),
+    Fault(
+        "a row is in the fit of its own fold",
+        "training/fitted_head/path.py",
+        "weights = (folds[:, None] != torch.arange(count, device=folds.device)).to(rows.dtype)",
+        "weights = (folds[:, None] >= 0).expand(-1, count).to(rows.dtype)",
+        ("training/test_fitted_head.py",),
+    ),
+    Fault(
+        "every process fits a head to its own shard",
+        "training/fitted_head/fit.py",
+        "sums.value, sums.gradient = all_reduce(sums.value), all_reduce(sums.gradient)",
+        "sums.value, sums.gradient = 2 * sums.value, 2 * sums.gradient",
+        ("training/test_fitted_head.py",),
+    ),
     # --- the feature cache -------------------------------------------------------------------------------------------
     Fault(
         "the cache's key leaves the preprocessing out",
