@@ -80,6 +80,9 @@ class LastCheckpoint(ModelCheckpoint):
 class BestCheckpoint(ModelCheckpoint):
     """A callback that saves `best.ckpt`, the checkpoint of the best epoch by the monitored metric.
 
+    Of epochs with the same value, the one with the lowest loss on the same split is the best: where few images are
+    validated, many epochs classify all of them correctly, and the first of these is rarely the best on other images.
+
     A resumed run copies the `best.ckpt` that is in the same folder as the checkpoint it resumes. Lightning alone would
     look for it at its original path, and drop it if the run folder is another one.
 
@@ -92,6 +95,23 @@ class BestCheckpoint(ModelCheckpoint):
     def __init__(self, folder: Path, monitor: str, resumed: Path | None = None) -> None:
         super().__init__(dirpath=folder, filename="best", monitor=monitor, mode=direction(monitor), **AT_EPOCH_END)
         self.resumed_best = resumed.parent / "best.ckpt" if resumed else None
+        self.loss_name = f"{monitor.partition('/')[0]}/loss"
+        self.best_loss: float | None = None  # that of the best epoch; None if it is not known
+
+    def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
+        """Tell whether the epoch that has just ended is the best one; see the class for ties."""
+        loss = trainer.callback_metrics.get(self.loss_name)
+        best = super().check_monitor_top_k(trainer, current)
+        if not best and current is not None and loss is not None and self.best_loss is not None:
+            tie = torch.equal(current, torch.as_tensor(self.best_model_score, device=current.device))
+            best = trainer.strategy.reduce_boolean_decision(tie and float(loss) < self.best_loss)
+        if best:
+            self.best_loss = None if loss is None else float(loss)
+        return best
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state to save in a checkpoint, including the loss of the best epoch."""
+        return {**super().state_dict(), "best_loss": self.best_loss}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Copy the best checkpoint of the resumed run into this run's folder, and restore its score.
@@ -115,6 +135,9 @@ class BestCheckpoint(ModelCheckpoint):
             "kth_value": score,
         }
         super().load_state_dict({**state_dict, **paths})
+        self.best_loss = state_dict.get(
+            "best_loss"
+        )  # checkpoints of earlier versions have none: their best epoch stays
 
 
 def load_checkpoint(path: str | Path) -> TransferClassifier:
