@@ -182,6 +182,20 @@ FAULTS = (
         "inner is None",
         ("data/test_sources.py",),
     ),
+    Fault(
+        "every collection goes through the objects of all libraries",
+        "utils/garbage.py",
+        "if gc.get_freeze_count() < FEW:",
+        "if gc.get_freeze_count() < 0:",
+        ("utils/test_garbage.py",),
+    ),
+    Fault(
+        "a network that takes one size of images is not checked at another",
+        "models/build.py",
+        "*backbone.description.values(), preprocessing.crop)",
+        "*backbone.description.values())",
+        ("models/test_backbone.py",),
+    ),
     # --- stopping and resuming ---------------------------------------------------------------------------------------
     Fault(
         "a resumed epoch has the images of the first epoch",

@@ -135,9 +135,8 @@ class BestCheckpoint(ModelCheckpoint):
             "kth_value": score,
         }
         super().load_state_dict({**state_dict, **paths})
-        self.best_loss = state_dict.get(
-            "best_loss"
-        )  # checkpoints of earlier versions have none: their best epoch stays
+        # Checkpoints of earlier versions have none: their best epoch stays the best until the metric improves.
+        self.best_loss = state_dict.get("best_loss")
 
 
 def load_checkpoint(path: str | Path) -> TransferClassifier:
