@@ -49,7 +49,7 @@ class StepClock(Profiler):
         """Reset the clock for a new epoch, which begins with waiting for the first batch."""
         self._marks = [("", self._now())]  # (stage that ended, time)
 
-    def profile(self, action_name: str) -> AbstractContextManager[Any]:
+    def profile(self, action_name: str) -> AbstractContextManager[Any]:  # type: ignore[override]
         """Return a context that clocks an action; one that does nothing for the eighty actions that end no stage.
 
         Lightning's own context, a generator, takes as long as some of these actions.
