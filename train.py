@@ -1,7 +1,5 @@
 """Trains a classifier: `python train.py model=vgg16 data=stl10 freeze=true`. See conf/train.yaml."""
 
-import atexit
-import gc
 import os
 import sys
 from pathlib import Path
@@ -18,6 +16,7 @@ from headstart.training.launch import check_launch
 from headstart.utils import errors
 from headstart.utils.console import guard_logs, say
 from headstart.utils.errors import HeadstartError
+from headstart.utils.garbage import freeze_imports
 
 
 @hydra.main(config_path="conf", config_name="train")
@@ -33,9 +32,7 @@ def main(cfg: DictConfig) -> float | None:
         settings = check(cfg)
         from headstart import train  # late: a typo must not wait for torch
 
-        if gc.get_freeze_count() == 0:
-            gc.freeze()  # a million objects of the libraries, which every collection would go through
-            atexit.register(gc.unfreeze)
+        freeze_imports()
         return train.run(settings, Path(job.runtime.output_dir))
     except HeadstartError as error:  # Hydra would log a traceback, in a folder that may belong to another run
         say(str(error))

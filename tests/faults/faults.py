@@ -204,6 +204,20 @@ FAULTS = (
         "inner is None",
         ("data/test_sources.py",),
     ),
+    Fault(
+        "every collection goes through the objects of all libraries",
+        "utils/garbage.py",
+        "if gc.get_freeze_count() < FEW:",
+        "if gc.get_freeze_count() < 0:",
+        ("utils/test_garbage.py",),
+    ),
+    Fault(
+        "a network that takes one size of images is not checked at another",
+        "models/build.py",
+        "*backbone.description.values(), preprocessing.crop)",
+        "*backbone.description.values())",
+        ("models/test_backbone.py",),
+    ),
     # --- stopping and resuming ---------------------------------------------------------------------------------------
     Fault(
         "a resumed epoch has the images of the first epoch",
@@ -246,6 +260,34 @@ FAULTS = (
         "        schema.model_validate(values)\n",
         "        pass\n",
         ("models/test_model_folder.py",),
+    ),
+    Fault(
+        "of equally accurate epochs the first is kept",
+        "training/checkpoints.py",
+        "tie and float(loss) < self.best_loss",
+        "tie and float(loss) < 0",
+        ("training/test_checkpoints.py",),
+    ),
+    Fault(
+        "a resumed run has forgotten the loss of its best epoch",
+        "training/checkpoints.py",
+        '        self.best_loss = state_dict.get("best_loss")',
+        "        self.best_loss = None",
+        ("training/test_checkpoints.py",),
+    ),
+    Fault(
+        "a run that is resumed after its last epoch has no metrics of it",
+        "training/callbacks.py",
+        '        self._values = state_dict["values"]',
+        "        self._values = {}",
+        ("training/test_checkpoints.py",),
+    ),
+    Fault(
+        "a job fails because an epoch after its best one has diverged",
+        "sweeps/jobs.py",
+        " if not name.startswith(LAST_EPOCH)]",
+        "]",
+        ("sweeps/test_jobs.py",),
     ),
     Fault(
         "the last epoch's weights are tested instead of the best ones",

@@ -17,10 +17,12 @@ from torchvision import models
 from headstart.data.preprocessing import Preprocessing
 from headstart.models import small_networks
 from headstart.models.backbone import build_backbone, check_input
+from headstart.models.build import open_backbone
 from headstart.models.head import build_head
 from headstart.models.weights import read_preprocessing
 from headstart.utils.errors import ModelError
 from headstart.utils.files import write_json
+from tests.helpers.runs import SMALL, composed
 
 
 @pytest.mark.parametrize("name", models.list_models(module=models))
@@ -68,6 +70,15 @@ def test_a_size_that_a_network_does_not_take_is_known_at_once() -> None:
         backbone = build_backbone(library, name, None)
         assert not backbone.fixed_size
         check_input(backbone, 96)
+
+
+def test_a_network_that_was_checked_at_one_size_is_checked_at_another() -> None:
+    """A process checks a network and a size once, as the jobs of a sweep share them."""
+    words = (*SMALL, "model=simple_cnn", "freeze=false")
+    for _ in range(2):
+        assert open_backbone(composed(*words)).preprocessing.crop == 224
+        with pytest.raises(ModelError, match="simple_cnn does not take images of 96 × 96"):
+            open_backbone(composed(*words, "data.image_size=96"))
 
 
 def test_unknown_networks_get_a_suggestion() -> None:

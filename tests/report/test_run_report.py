@@ -22,6 +22,7 @@ from headstart.report.comparison import compare_runs
 from headstart.report.statistics import wilson
 from headstart.runs.finished import read_curves, read_finished
 from headstart.utils.errors import ConfigError, DataError
+from headstart.utils.files import write_json
 from tests.helpers.images import CLASSES
 from tests.helpers.runs import SMALL, composed, read_metrics, read_rows, report_words
 
@@ -77,6 +78,18 @@ def test_the_page_says_how_good_and_how_certain(reported: Path) -> None:
     assert f"--config-path={reported} --config-name=config" in page
     for title in ("Hardest classes", "Worst mistakes", "Calibration", "Augmentation (flip)"):
         assert title in page
+
+
+def test_the_last_epoch_stands_beside_the_best_one(reported: Path, tmp_path: Path) -> None:
+    metrics, page = read_metrics(reported), page_of(reported)
+    assert "The last epoch was not chosen, so its metrics stand beside them." in page
+    assert page.count('<th class="number">last epoch</th>') == 1
+    assert f'<td class="number">{metrics["last_epoch/val/loss"]:.3f}</td></tr>' in page
+    # Runs of earlier versions have no such metrics.
+    copy = Path(shutil.copytree(reported, tmp_path / "copy"))
+    write_json(copy / "metrics.json", {name: metrics[name] for name in metrics if not name.startswith("last_epoch/")})
+    main(["report", str(copy)])
+    assert not re.search("last epoch", page_of(copy), re.IGNORECASE)
 
 
 def test_names_from_the_data_are_text(reported: Path) -> None:

@@ -116,6 +116,9 @@ def test_a_job_with_metrics_has_finished_whatever_comes_after_them(tmp_path: Pat
     assert (job.finished, job.reason, job.value()) == (True, None, 0.5)
     (job.folder / "metrics.json").write_text('{"val/accuracy": 0.5, "val/loss": null}')
     assert job.reason == "diverged: val/loss is not a finite number; try a lower lr"
+    # The best checkpoint is of use even if training has diverged since.
+    (job.folder / "metrics.json").write_text('{"val/accuracy": 0.5, "val/loss": 1.5, "last_epoch/val/loss": null}')
+    assert (job.reason, job.value()) == (None, 0.5)
 
 
 def test_a_folder_with_other_settings_is_refused(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from headstart.config.schema import Config
 from headstart.models.backbone import Backbone, build_backbone, check_input
 
 log = logging.getLogger(__name__)
+# Networks and image sizes that this process has checked: weights do not matter, and a sweep's jobs share the network.
+_passed: set[tuple[object, ...]] = set()
 
 
 def open_backbone(config: Config) -> Backbone:
@@ -19,7 +21,10 @@ def open_backbone(config: Config) -> Backbone:
     """
     backbone = build_backbone(**asdict(config.model))
     preprocessing = backbone.preprocessing.with_overrides(**config.data.of_preprocessing())
-    check_input(backbone, preprocessing.crop)
+    passed = (type(backbone.module), *backbone.description.values(), preprocessing.crop)
+    if passed not in _passed:
+        check_input(backbone, preprocessing.crop)
+        _passed.add(passed)
     if config.freeze is True and config.model.weights is None:
         log.warning("the backbone is frozen at random weights: use freeze=false, or model.weights=default")
     return backbone._replace(preprocessing=preprocessing)

@@ -19,6 +19,7 @@ from headstart.report.style import svg
 from headstart.runs.finished import FinishedRun
 from headstart.runs.predictions import Evaluation
 from headstart.utils.files import csv_text, write_bytes, write_text
+from headstart.utils.metrics import LAST_EPOCH
 
 LISTED = 10  # most classes in the lists of the hardest and of the slowest
 LEARNED = 0.9  # a class counts as learned at this fraction of its best accuracy
@@ -99,14 +100,14 @@ def headline(run: FinishedRun) -> dict[str, Any]:
     return {"split": split, "accuracy": accuracy, "low": low, "high": high, "images": images}
 
 
-def metric_rows(run: FinishedRun) -> list[tuple[tuple[str, int] | None, str, str, str]]:
+def metric_rows(run: FinishedRun) -> list[tuple[tuple[str, int] | None, str, str, str, str]]:
     """Return the rows of the table of metrics.
 
     Returns:
         For each row: (split, number of rows) in the first row of a split, otherwise None; metric; value; 95 %
-        confidence interval, or an empty string.
+        confidence interval; value of the last epoch. The last two may be empty strings.
     """
-    rows: list[tuple[tuple[str, int] | None, str, str, str]] = []
+    rows: list[tuple[tuple[str, int] | None, str, str, str, str]] = []
     for split in ("train", "val", "test"):
         images = int(run.metrics.get(f"data/{split}_size") or 0)
         values = {name: value for name in METRICS if (value := run.metrics.get(f"{split}/{name}")) is not None}
@@ -118,10 +119,15 @@ def metric_rows(run: FinishedRun) -> list[tuple[tuple[str, int] | None, str, str
             elif name == "loss" and split in run.evaluations:
                 low, high = mean_interval(run.evaluations[split].losses.numpy())
                 interval = f"{low:.3f} – {high:.3f}"
-            text = f"{value:.3f}" if name == "loss" else f"{value:.1%}"
+            last = format_value(name, run.metrics.get(f"{LAST_EPOCH}{split}/{name}"))
             first = (f"{split} ({images:,})", len(values)) if name == next(iter(values)) else None
-            rows.append((first, name.replace("_", " "), text, interval))
+            rows.append((first, name.replace("_", " "), format_value(name, value), interval, last))
     return rows
+
+
+def format_value(name: str, value: float | None) -> str:
+    """Format a loss with three decimals and any other metric in per cent; None becomes an empty string."""
+    return "" if value is None else f"{value:.3f}" if name == "loss" else f"{value:.1%}"
 
 
 def calibration_rows(run: FinishedRun) -> list[tuple[str, str, str]]:

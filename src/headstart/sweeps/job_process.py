@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import gc
 import logging
 import logging.config
 import os
@@ -25,6 +24,7 @@ from headstart.sweeps.slots import slot, slot_environment
 from headstart.sweeps.worker import DiedError, FailedError, Worker
 from headstart.utils.console import guard_logs
 from headstart.utils.errors import HeadstartError
+from headstart.utils.garbage import freeze_imports
 
 log = logging.getLogger(__name__)
 
@@ -112,8 +112,7 @@ def train_job(config: Config, job: Job, log_config: dict[str, Any]) -> None:
 
     if CORES in os.environ:
         torch.set_num_threads(available_cores())
-    if gc.get_freeze_count() == 0:
-        gc.freeze()  # keeps a million objects of the libraries out of garbage collection
+    freeze_imports()
     last = job.folder / "checkpoints" / "last.ckpt"
     ckpt_path: str | None = str(last)
     try:

@@ -22,6 +22,7 @@ from headstart.models.schemas import JobRecord
 from headstart.runs.listing import Plain, flat, read_metrics
 from headstart.utils.errors import ConfigError
 from headstart.utils.files import read_json, write_json
+from headstart.utils.metrics import LAST_EPOCH
 
 log = logging.getLogger(__name__)
 
@@ -163,8 +164,12 @@ class Job:
 
 
 def describe_divergence(metrics: Mapping[str, float | None], monitor: str) -> str | None:
-    """Describe which losses, or whether the monitored metric, are not finite; return None if all are."""
-    names = [name for name in metrics if name.endswith("/loss") or name == monitor]
+    """Describe which losses, or whether the monitored metric, are not finite; return None if all are.
+
+    Only the best checkpoint counts: it is of use even if a later epoch has diverged.
+    """
+    of_best = [name for name in metrics if not name.startswith(LAST_EPOCH)]
+    names = [name for name in of_best if name.endswith("/loss") or name == monitor]
     bad = [name for name in names if (value := metrics[name]) is None or not math.isfinite(value)]
     return f"diverged: {', '.join(bad)} is not a finite number; try a lower lr" if bad else None
 

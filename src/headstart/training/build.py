@@ -22,7 +22,15 @@ from headstart.data.splits import split_sha256
 from headstart.models.backbone import Backbone, build_backbone
 from headstart.models.head import build_head
 from headstart.models.unfreezing import Finetuning, Strategy
-from headstart.training.callbacks import AveragedWeights, ClassCurves, ProgressBar, SeedEpochs, StopEarly, Timings
+from headstart.training.callbacks import (
+    AveragedWeights,
+    ClassCurves,
+    LastEpoch,
+    ProgressBar,
+    SeedEpochs,
+    StopEarly,
+    Timings,
+)
 from headstart.training.checkpoints import BestCheckpoint, LastCheckpoint
 from headstart.training.classifier import TransferClassifier
 from headstart.training.fitted_head.classifier import FittedHeadClassifier
@@ -47,6 +55,7 @@ class RunCallbacks(NamedTuple):
     Attributes:
         outputs: collects the logits and features of an evaluation.
         class_curves: collects the validation accuracy of each class by epoch.
+        last_epoch: keeps the validation metrics of the last epoch.
         profiler: measures the training speed.
         tuner: determines the learning rate and the batch size.
         timings: measures the time of the run and of `fit`.
@@ -54,14 +63,15 @@ class RunCallbacks(NamedTuple):
 
     outputs: OutputCollector
     class_curves: ClassCurves
+    last_epoch: LastEpoch
     profiler: TrainingProfiler
     tuner: Tuner
     timings: Timings
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Return the tuned values, the fractions of training time, and the seconds taken up to now."""
-        return {**self.tuner.metrics, **self.profiler.metrics, **self.timings.metrics}
+        """Return the last epoch's metrics, tuned values, the fractions of training time, and the seconds up to now."""
+        return {**self.last_epoch.metrics, **self.tuner.metrics, **self.profiler.metrics, **self.timings.metrics}
 
 
 def open_trainer(config: Config, folder: Path) -> tuple[pl.Trainer, RunCallbacks]:
@@ -75,7 +85,7 @@ def open_trainer(config: Config, folder: Path) -> tuple[pl.Trainer, RunCallbacks
     tuner = Tuner(asdict(optimizer), config.data.batch_size, config.ckpt_path)
     if isinstance(optimizer, LBFGS):
         settings["max_epochs"] = optimizer.max_iter
-    run_callbacks = RunCallbacks(OutputCollector(), ClassCurves(), TrainingProfiler(), tuner, Timings())
+    run_callbacks = RunCallbacks(OutputCollector(), ClassCurves(), LastEpoch(), TrainingProfiler(), tuner, Timings())
     loggers = build_loggers(folder, **asdict(config.logger))
     callbacks = [*run_callbacks, *build_callbacks(config, folder)]
     return build_trainer(callbacks, loggers, settings), run_callbacks

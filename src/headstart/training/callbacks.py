@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar, WeightAv
 
 from headstart.data.samplers import mixed_seed
 from headstart.training.classifier import TransferClassifier
+from headstart.utils.metrics import LAST_EPOCH
 
 
 class SeedEpochs(pl.Callback):
@@ -57,6 +58,36 @@ class ClassCurves(pl.Callback):
         self.epochs = state_dict["epochs"]
 
 
+class LastEpoch(pl.Callback):
+    """A callback that keeps the validation metrics of the last epoch.
+
+    They are saved in checkpoints, so that a run that is resumed after its last epoch has them without training another.
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[str, float] = {}
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Store the metrics of the epoch, except those of Lightning's sanity check."""
+        assert isinstance(pl_module, TransferClassifier)
+        if not trainer.sanity_checking:
+            names = [f"val/{name}" for name in pl_module.logged_metrics]
+            self._values = {name: round(float(trainer.callback_metrics[name]), 6) for name in names}
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Return `last_epoch/val/accuracy` and so on; empty without validation."""
+        return {f"{LAST_EPOCH}{name}": value for name, value in self._values.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the metrics to save in a checkpoint."""
+        return {"values": self._values}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the metrics from a checkpoint."""
+        self._values = state_dict["values"]
+
+
 class Timings(pl.Callback):
     """A callback that measures how long a run and its `fit` take; the run begins when this object is created."""
 
@@ -84,7 +115,9 @@ class Timings(pl.Callback):
 class StopEarly(EarlyStopping):
     """Lightning's early stopping, but with a patience that begins once everything that is ever trained is unfrozen.
 
-    If a run that was stopped early is resumed, it trains no further epoch.
+    An epoch improves only by the monitored metric, as in Lightning; a lower loss at the same accuracy, by which
+    `BestCheckpoint` chooses, does not renew the patience. If a run that was stopped early is resumed, it trains no
+    further epoch.
     """
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -80,6 +80,9 @@ class LastCheckpoint(ModelCheckpoint):
 class BestCheckpoint(ModelCheckpoint):
     """A callback that saves `best.ckpt`, the checkpoint of the best epoch by the monitored metric.
 
+    Of epochs with the same value, the one with the lowest loss on the same split is the best: where few images are
+    validated, many epochs classify all of them correctly, and the first of these is rarely the best on other images.
+
     A resumed run copies the `best.ckpt` that is in the same folder as the checkpoint it resumes. Lightning alone would
     look for it at its original path, and drop it if the run folder is another one.
 
@@ -94,6 +97,23 @@ class BestCheckpoint(ModelCheckpoint):
         mode = direction(monitor) if monitor else "min"
         super().__init__(dirpath=folder, filename="best", monitor=monitor, mode=mode, **AT_EPOCH_END)
         self.resumed_best = resumed.parent / "best.ckpt" if resumed else None
+        self.loss_name = f"{monitor.partition('/')[0]}/loss" if monitor else None
+        self.best_loss: float | None = None  # that of the best epoch; None if it is not known
+
+    def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
+        """Tell whether the epoch that has just ended is the best one; see the class for ties."""
+        loss = trainer.callback_metrics.get(self.loss_name) if self.loss_name else None
+        best = super().check_monitor_top_k(trainer, current)
+        if not best and current is not None and loss is not None and self.best_loss is not None:
+            tie = torch.equal(current, torch.as_tensor(self.best_model_score, device=current.device))
+            best = trainer.strategy.reduce_boolean_decision(tie and float(loss) < self.best_loss)
+        if best:
+            self.best_loss = None if loss is None else float(loss)
+        return best
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state to save in a checkpoint, including the loss of the best epoch."""
+        return {**super().state_dict(), "best_loss": self.best_loss}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Copy the best checkpoint of the resumed run into this run's folder, and restore its score.
@@ -117,6 +137,8 @@ class BestCheckpoint(ModelCheckpoint):
             "kth_value": score,
         }
         super().load_state_dict({**state_dict, **paths})
+        # Checkpoints of earlier versions have none: their best epoch stays the best until the metric improves.
+        self.best_loss = state_dict.get("best_loss")
 
 
 def load_checkpoint(path: str | Path) -> TransferClassifier:

@@ -1,8 +1,10 @@
-"""Direction of metrics: whether smaller or larger is better."""
+"""Names of metrics, and whether smaller or larger is better."""
 
 from __future__ import annotations
 
 from typing import Literal
+
+LAST_EPOCH = "last_epoch/"  # prefix of metrics of the last epoch; those without it are of the best checkpoint
 
 
 def direction(metric: str) -> Literal["min", "max"]:

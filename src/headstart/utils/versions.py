@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
-from contextlib import suppress
 
 PACKAGES = (
     "headstart",
@@ -23,8 +23,12 @@ PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Return the versions of the packages that results depend on; packages that are not installed are left out."""
-    installed = {}
-    for name in PACKAGES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            installed[name] = importlib.metadata.version(name)
-    return installed
+    return {name: version for name in PACKAGES if (version := _version(name))}
+
+
+@functools.cache  # what this process has imported stays the same, also if a package is installed in the meantime
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
