@@ -6,6 +6,7 @@ It runs before torch is imported, so that a wrong name or value costs a second a
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -88,7 +89,7 @@ def check(cfg: DictConfig) -> Config:
     except OmegaConfBaseException as error:
         raise ConfigError(_explain(error)) from None
     assert isinstance(config, Config)
-    for problem in (*_out_of_range(config), *_contradictions(config)):
+    for problem in (*_out_of_range(config), *_contradictions(config), *_grouping_problems(config.data)):
         raise ConfigError(problem)
     return config
 
@@ -204,6 +205,24 @@ def _contradictions(config: Config) -> Iterator[str]:
         yield (
             f"finetune.head_epochs={finetune.head_epochs}: the backbone never unfreezes in epochs={config.epochs}. "
             f"Give more epochs, or freeze=true to train the head alone."
+        )
+
+
+def _grouping_problems(data: data_schema.Data) -> Iterator[str]:
+    """Yield a message if the groups of the images are given twice, or by an invalid regular expression."""
+    if data.group_pattern is None:
+        return
+    try:
+        re.compile(data.group_pattern)
+    except re.error as error:
+        yield (
+            f"data.group_pattern={data.group_pattern}: expected a regular expression, such as '(scan\\d+)_', and this "
+            f"is none: {error}."
+        )
+    if isinstance(data, data_schema.Csv) and data.group_column is not None:
+        yield (
+            f"data.group_column={data.group_column} and data.group_pattern={data.group_pattern} would group the images "
+            f"twice: leave one of them out."
         )
 
 
