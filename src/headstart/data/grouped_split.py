@@ -18,7 +18,7 @@ Mask = NDArray[np.bool_]
 Indices = NDArray[np.int64]
 
 FOLDS = 20  # a split is put together from folds of a twentieth of the images, or of less for a smaller split
-SHUFFLES = 10  # maximum number of attempts; each deals the groups in another order
+ATTEMPTS = 10  # maximum number of attempts; each begins with other folds
 MAX_DEALT = 250  # more groups are bundled at random first: scikit-learn takes 2 milliseconds to deal each to 20 folds
 WORK = 1000  # limit of groups times attempts
 CLOSE = 0.02  # an attempt that is off by at most this fraction of the split's images is taken at once
@@ -30,8 +30,8 @@ def grouped_split(
     """Split samples in two without dividing a group, stratified by class as far as the groups allow.
 
     scikit-learn's `StratifiedGroupKFold` gives fractions of 1/k only. Therefore it deals the groups to many folds here,
-    and those are united whose images are nearest to the wanted numbers of each class. Then single groups change sides
-    as long as that brings the split nearer. The best of several such attempts is returned.
+    and those are united whose images are nearest to the wanted numbers of each class. Then groups change sides as long
+    as that brings the split nearer. The best of several such attempts is returned.
 
     Args:
         samples: images with groups.
@@ -57,11 +57,10 @@ def grouped_split(
     target = _Target(wanted, images.sum(axis=0), members.sum(axis=0), len(later))
     best, least = np.zeros(len(numbers), dtype=np.bool_), math.inf
     rng = np.random.default_rng(seed)
-    for _ in range(max(1, min(SHUFFLES, WORK // min(len(numbers), MAX_DEALT)))):
+    for _ in range(max(1, min(ATTEMPTS, WORK // min(len(numbers), MAX_DEALT)))):
         folds = _deal(samples.labels, codes, float(wanted.sum()), rng)
-        union = _approach(
-            target, np.zeros(folds.max() + 1, dtype=np.bool_), _sums(images, folds), _sums(members, folds)
-        )
+        start = rng.random(folds.max() + 1) < wanted.sum() / len(samples)  # each attempt begins elsewhere
+        union = _approach(target, start, _sums(images, folds), _sums(members, folds))
         chosen = _approach(target, union[folds], images, members)
         cost = float(target.costs(images[chosen].sum(axis=0), members[chosen].sum(axis=0)))
         if cost < least:
@@ -139,7 +138,7 @@ def _sums(values: Counts, folds: Indices) -> Counts:
 
 
 def _approach(target: _Target, chosen: Mask, images: Counts, groups: Counts) -> Mask:
-    """Move one unit (a fold or a group) at a time to the other side, while that lowers the cost.
+    """Move units (folds or groups) to the other side, one at a time, while that lowers the cost.
 
     Args:
         target: gives the cost.
