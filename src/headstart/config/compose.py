@@ -66,8 +66,10 @@ def quote_patterns(arguments: Sequence[str]) -> list[str]:
     quoted = []
     for argument in arguments:
         key, _, value = argument.partition("=")
-        bare = key.lstrip("+") == "data.group_pattern" and re.search(r"[][(){}^$ ,:]", value) and value[0] not in "'\""
-        quoted.append(f"{key}={quote(value)}" if bare else argument)
+        is_quoted = re.fullmatch(r"""(["']).*\1""", value) is not None
+        special = re.search(r"""[][(){}^$ ,:"']""", value) is not None
+        needed = key.lstrip("+") == "data.group_pattern" and special and not is_quoted
+        quoted.append(f"{key}={quote(value)}" if needed else argument)
     return quoted
 
 
