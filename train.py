@@ -10,6 +10,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from headstart.config.check import check
+from headstart.config.compose import quote_patterns
 from headstart.config.keys import check_keys
 from headstart.sweeps.requirements import check_plugins
 from headstart.training.launch import check_launch
@@ -44,4 +45,5 @@ if __name__ == "__main__":
     check_keys(sys.argv[1:], others=("hydra", "experiment", "launcher"))
     check_plugins(sys.argv[1:])
     check_launch(os.environ, sys.argv[1:])
+    sys.argv[1:] = quote_patterns(sys.argv[1:])
     main()

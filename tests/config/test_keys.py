@@ -6,11 +6,12 @@ from dataclasses import fields
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from headstart.config import schema
 from headstart.config.check import VARIANTS, check
-from headstart.config.compose import evaluation_config
+from headstart.config.compose import evaluation_config, quote_patterns
 from headstart.config.keys import RENAMED, check_keys
 from headstart.utils.errors import ConfigError
 from tests.helpers.commands import command
@@ -53,3 +54,13 @@ def test_every_new_name_is_a_key() -> None:
     kinds = [(group, kind) for group, (_, choices) in VARIANTS.items() for kind in choices.values()]
     kinds += [("finetune", schema.Finetune), ("loss", schema.Loss)]
     assert set(RENAMED.values()) <= {f"{group}.{field.name}" for group, kind in kinds for field in fields(kind)}
+
+
+@pytest.mark.parametrize(
+    "pattern", [r"(scan\d+)_", r"scan\d+", r"a'(b)", r'"(a', r"(x)\\", r"(a|b{2})[^/.\- ]+$", r"a,b(", r"\(a\)", "null"]
+)
+def test_a_regular_expression_needs_no_quotes_of_its_own(pattern: str) -> None:
+    (override,) = quote_patterns([f"data.group_pattern={pattern}"])
+    parsed = OverridesParser.create().parse_override(override).value()
+    assert parsed == (None if pattern == "null" else pattern)
+    assert quote_patterns([override, "lr=(1)"]) == [override, "lr=(1)"]

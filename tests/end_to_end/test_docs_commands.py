@@ -83,10 +83,12 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     class_folders(root / "photos", images=20)
     class_folders(root / "holiday" / "2026", ("sea",))
     photo(root / "photo.jpg", 0)
-    rows = [(f"cat/{index}.jpg", "cat") for index in range(20)] + [(f"dog/{index}.jpg", "dog") for index in range(20)]
+    for index in range(20):
+        photo(root / "scans" / ("cat", "dog")[index % 2] / f"scan{index // 2}_{index}.png", index % 2)
+    rows = [(f"{name}/{index}.jpg", name, f"{name}{index // 4}") for name in ("cat", "dog") for index in range(20)]
     class_folders(root / "table" / "images", images=20)
-    write_csv(root / "table" / "train.csv", [("file", "label"), *rows])
-    write_csv(root / "test.csv", [("file",), *((name,) for name, _ in rows)])
+    write_csv(root / "table" / "train.csv", [("file", "label", "patient"), *rows])
+    write_csv(root / "test.csv", [("file",), *(row[:1] for row in rows)])
     few = "trainer=cpu epochs=2"
     run(root, f"python train.py data=imagefolder data.root=photos {few} hydra.run.dir=RUN")
     run(root, f"python train.py data=imagefolder data.root=photos {few} hydra.run.dir=outputs/DATE/TIME")
@@ -138,6 +140,7 @@ def run(folder: Path, typed: str, **environment: str) -> subprocess.CompletedPro
 def with_names(typed: str) -> str:
     """Puts what a reader has in the place of FOLDER and MODEL."""
     kinds = {"data=csv": "table", "emergency": "emergency", "data=pets": "data", "cats_dogs": "cats_dogs"}
+    kinds["group_pattern"] = "scans"
     folder = next((name for word, name in kinds.items() if word in typed), "photos")
     if "--images" in typed:
         folder = "table/images"

@@ -29,6 +29,22 @@ def class_folders(root: Path, classes: Sequence[str] = ("cat", "dog"), images: i
     return root
 
 
+def planted_groups(root: Path, groups: int = 40, images: int = 8) -> Path:
+    """Writes root/CLASS/sceneG_I.png: the background tells the scene, and the class is that of the scene, at random.
+
+    Nothing else tells the class, so that whoever has not seen a scene can only guess.
+    """
+    rng = np.random.default_rng(0)
+    for scene, label in enumerate(rng.permutation(np.arange(groups) % 2).tolist()):
+        background = np.kron(rng.integers(40, 215, (4, 4, 3)), np.ones((8, 8, 1)))
+        folder = root / ("cat", "dog")[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        for index in range(images):
+            pixels = background + rng.normal(0, 12, background.shape)
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"scene{scene}_{index}.png")
+    return root
+
+
 def write_csv(path: Path, rows: Sequence[Sequence[object]]) -> Path:
     path.write_text("\n".join(",".join(map(str, row)) for row in rows) + "\n")
     return path

@@ -16,7 +16,7 @@ from headstart.data.dataset import Samples
 from headstart.data.image_io import image_size
 from headstart.report import data_preview
 from headstart.utils.errors import ConfigError, DataError
-from tests.helpers.images import CLASSES, class_folders
+from tests.helpers.images import CLASSES, class_folders, photo, planted_groups
 from tests.helpers.runs import read_rows
 
 
@@ -58,6 +58,27 @@ def test_what_was_skipped_and_what_is_broken_is_listed(hard: Path, tmp_path: Pat
     page = (tmp_path / "out" / "index.html").read_text()
     assert "notes.txt" in page or "1 file" in page
     assert "0.png: not an image that can be read" in page
+
+
+def test_groups_are_counted_and_listed(tmp_path: Path) -> None:
+    root = planted_groups(tmp_path / "data", groups=12, images=4)
+    photo(root / "cat" / "scene=1_9.png", 0)
+    pattern = r"data.group_pattern=(scene=?\d+)_"  # as the shell passes it on
+    main(["look", "data=imagefolder", f"data.root={root}", pattern, "model=glyphnet", "--out", str(tmp_path / "out")])
+    rows = read_rows(tmp_path / "out" / "groups.csv")
+    assert {row["group"] for row in rows} == {"scene=1", *(f"scene{index}" for index in range(12))}
+    assert rows[0].keys() == {"group", "split", "images", "classes"}
+    assert rows[-1] == {"group": "scene=1", "split": rows[-1]["split"], "images": "1", "classes": "cat 1"}
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "13 groups, none in two splits" in page
+    assert "All 13 groups: <code>groups.csv</code>" in page
+    cells = re.findall(r"<td>(cat|dog)</td>(?:<td class=\"number\">(\d+)</td>)+", page)
+    assert [name for name, _ in cells[:2]] == ["dog", "cat"]  # the class with the fewest groups first
+
+
+def test_without_groups_the_page_has_no_section_of_them(looked: Path) -> None:
+    assert "Groups" not in (looked / "index.html").read_text()
+    assert not (looked / "groups.csv").exists()
 
 
 def test_names_from_the_data_are_text(tmp_path: Path) -> None:

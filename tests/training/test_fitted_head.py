@@ -260,7 +260,7 @@ def test_two_processes_fit_the_head_of_one(train: Train, tmp_path: Path) -> None
     [
         (["head=mlp"], "optimizer=lbfgs with head=mlp: it fits a linear head: take head=linear, or optimizer=adam."),
         (["freeze=false"], "with freeze=False finetune=none: it fits a head on a frozen backbone: add freeze=true"),
-        (["loss.mixup=0.2"], "mixed images have no features to cache: take optimizer=adam"),
+        (["loss.mixup=0.2"], "mixed images have no features to cache: leave them out, or take optimizer=adam"),
         (["features=off"], "it needs cached features: take features=auto"),
         (["lr=auto"], "lr=auto: it has no learning rate: leave lr out"),
         (["scheduler=cosine"], "scheduler=cosine: it has no learning rate"),

@@ -19,8 +19,8 @@ from omegaconf.errors import (
 )
 
 from headstart.config import data_schema, schema
+from headstart.config.contradictions import contradictions
 from headstart.config.keys import RENAMED, renamed_message
-from headstart.config.ranges import AUTO
 from headstart.config.schema import Config
 from headstart.utils.errors import ConfigError, suggestion
 
@@ -91,7 +91,7 @@ def check(cfg: DictConfig) -> Config:
     except OmegaConfBaseException as error:
         raise ConfigError(_explain(error)) from None
     assert isinstance(config, Config)
-    for problem in (*_out_of_range(config), *_contradictions(config)):
+    for problem in (*_out_of_range(config), *contradictions(config)):
         raise ConfigError(problem)
     return config
 
@@ -181,74 +181,6 @@ def _expected(error: OmegaConfBaseException) -> str:
     fields = dataclasses.fields(error.object_type) if dataclasses.is_dataclass(error.object_type) else ()
     field = next((field for field in fields if field.name == str(error.key)), None)
     return str(field.metadata.get("expected", field.type)) if field else "another type"
-
-
-def _contradictions(config: Config) -> Iterator[str]:
-    """Yield a message for each set of values that contradict each other."""
-    finetune = config.finetune
-    if isinstance(config.optimizer, schema.LBFGS):
-        yield from _against_lbfgs(config)
-    if config.freeze is True and finetune.name != "none":
-        yield (
-            f"freeze=true trains the head alone, and finetune={finetune.name} the backbone, too: leave one of them "
-            f"out, or freeze up to a block, such as freeze=layer2."
-        )
-    elif config.freeze is True and finetune.changed():
-        keys = ", ".join(f"finetune.{name}" for name in finetune.changed())
-        yield f"{keys}: freeze=true trains the head alone, and this is for the backbone. Add freeze=false."
-    if finetune.name == AUTO and config.freeze is not False:
-        yield f"finetune=auto decides what is frozen: leave freeze={config.freeze} out, or name a strategy."
-    if finetune.name == AUTO and config.model.weights is None:
-        yield "finetune=auto looks at the images with pretrained weights: for model.weights=null, take finetune=full."
-    if config.data.sampling == "balanced" and config.loss.class_weights == "balanced":
-        yield (
-            "data.sampling=balanced and loss.class_weights=balanced would weigh the smaller classes twice: leave one "
-            "of them out."
-        )
-    if finetune.head_epochs >= config.epochs:
-        yield (
-            f"finetune.head_epochs={finetune.head_epochs}: the backbone never unfreezes in epochs={config.epochs}. "
-            f"Give more epochs, or freeze=true to train the head alone."
-        )
-
-
-def _against_lbfgs(config: Config) -> Iterator[str]:
-    """Yield a message for each setting with which a head cannot be fitted to its optimum."""
-    trainer = config.trainer
-    steps = "it takes one step for all images, and this is for steps of a batch: leave it out, or take optimizer=adam"
-    reasons = {
-        f"head={config.head.name}": (
-            config.head.name != "linear",
-            "it fits a linear head: take head=linear, or optimizer=adam",
-        ),
-        f"freeze={config.freeze} finetune={config.finetune.name}": (
-            config.freeze is not True,
-            "it fits a head on a frozen backbone: add freeze=true, or take optimizer=adamw",
-        ),
-        f"features={config.features.name}": (
-            config.features.name == "off",
-            "it needs cached features: take features=auto, or optimizer=adam",
-        ),
-        "loss.mixup, loss.cutmix": (config.loss.mixes, "mixed images have no features to cache: take optimizer=adam"),
-        "lr=auto": (config.lr == AUTO, "it has no learning rate: leave lr out"),
-        f"scheduler={config.scheduler.name}": (
-            config.scheduler.name != "none",
-            "it has no learning rate: leave the scheduler out, or take optimizer=adam",
-        ),
-        "data.sampling=balanced": (
-            config.data.sampling == "balanced",
-            "it sees every image equally often: take loss.class_weights=balanced",
-        ),
-        f"callbacks.ema={config.callbacks.ema}": (config.callbacks.ema is not None, steps),
-        f"trainer.gradient_clip_val={trainer.gradient_clip_val}": (trainer.gradient_clip_val is not None, steps),
-        f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}": (
-            trainer.accumulate_grad_batches != 1,
-            steps,
-        ),
-    }
-    for setting, (is_set, why) in reasons.items():
-        if is_set:
-            yield f"optimizer=lbfgs with {setting}: {why}."
 
 
 def _out_of_range(settings: Any, prefix: str = "") -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,21 @@ def quote(text: str) -> str:
     return str(QuotedString(text, Quote.double).with_quotes())
 
 
+def quote_patterns(arguments: Sequence[str]) -> list[str]:
+    r"""Return command-line arguments with quotes around regular expressions.
+
+    The shell takes the quotes off `data.group_pattern='(scan\d+)_'`, and Hydra rejects parentheses without quotes.
+    """
+    quoted = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        is_quoted = re.fullmatch(r"""(["']).*\1""", value) is not None
+        special = re.search(r"""[][(){}^$ ,:"']""", value) is not None
+        needed = key.lstrip("+") == "data.group_pattern" and special and not is_quoted
+        quoted.append(f"{key}={quote(value)}" if needed else argument)
+    return quoted
+
+
 def finetune_preset(name: str) -> dict[str, Any]:
     """Return the settings of `conf/finetune/NAME.yaml` as keyword arguments of `Finetuning`."""
     shared: Any = OmegaConf.load(CONF / "finetune" / "_base.yaml")
@@ -74,6 +90,6 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
         )
     try:
         with initialize_config_dir(str(CONF)):
-            return compose("train", list(overrides))
+            return compose("train", quote_patterns(overrides))
     except HydraException as error:
         raise ConfigError(" ".join(str(error).split())) from None

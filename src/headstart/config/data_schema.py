@@ -27,6 +27,7 @@ class Data:
     val_fraction: float = fraction(zero=False)
     test_fraction: float = fraction(zero=True)
     train_per_class: int | None = at_least(1)
+    group_pattern: str | None = None
     sampling: Literal["shuffled", "balanced"]
     image_size: int | None = pixels(MAX_SIDE)
     resize: int | None = pixels(2 * MAX_SIDE)
@@ -58,7 +59,8 @@ class Data:
     def description(self) -> dict[str, Any]:
         """Return the settings that model.json records about the data: the source, its splits and its table's format."""
         names = ("source", "split_seed", "val_fraction", "test_fraction", "image_column", "label_column", "classes")
-        return self._select(*(name for name in names if hasattr(self, name)))
+        grouping = (name for name in ("group_pattern", "group_column") if getattr(self, name, None) is not None)
+        return self._select(*(name for name in names if hasattr(self, name)), *grouping)
 
     def _select(self, *names: str) -> dict[str, Any]:
         return {name: getattr(self, name) for name in names}
@@ -81,6 +83,7 @@ class Csv(Data):
     test_csv: str | None
     image_column: str
     label_column: str
+    group_column: str | None = None
     classes: dict[str, str] | None
 
 

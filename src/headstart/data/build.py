@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
+
+import numpy as np
 
 from headstart.config.data_schema import Data
 from headstart.config.schema import Config
 from headstart.data.augmentation import training_transform
 from headstart.data.csv_table import csv
 from headstart.data.datamodule import ImageDataModule
-from headstart.data.dataset import LabelledImages
+from headstart.data.dataset import LabelledImages, Samples
+from headstart.data.group_names import suggest_groups
+from headstart.data.groups import check_apart, describe_groups, match_groups
 from headstart.data.image_folder import imagefolder
 from headstart.data.preprocessing import Preprocessing, evaluation_transform
 from headstart.data.public_datasets import caltech101, digits, glyphs, pets, stl10
@@ -48,10 +52,28 @@ def open_images(data: Data) -> LabelledImages:
         data: the config group `data`.
 
     Raises:
-        DataError: see `open_source` and `make_splits`.
+        DataError: see `open_source`, `match_groups` and `make_splits`; or a group stands in two splits of the source.
     """
     source = open_source(data.source, **data.of_source())
-    return replace(source, splits=make_splits(source, **data.of_splits()))
+    if data.group_pattern is not None:
+        source = match_groups(source, data.group_pattern, data.source)
+    check_apart(source.splits)
+    splits = make_splits(source, **data.of_splits())
+    return replace(source, splits=splits, notes=[*source.notes, *_group_notes(source, splits, data)])
+
+
+def _group_notes(source: LabelledImages, splits: Mapping[str, Samples], data: Data) -> list[str]:
+    """Return a note on the groups of the images; without groups, a warning if the names look as if there were some."""
+    if source.splits["train"].groups is not None:
+        return [describe_groups(source, splits, {"val": data.val_fraction, "test": data.test_fraction})]
+    if isinstance(splits["train"].images, np.ndarray):
+        return []  # not files
+    suggestion = suggest_groups(
+        [name for samples in splits.values() for name in samples.names],
+        np.concatenate([samples.labels for samples in splits.values()]),
+        [split for split, samples in splits.items() for _ in range(len(samples))],
+    )
+    return [suggestion.warning] if suggestion else []
 
 
 def build_data(config: Config, images: LabelledImages, preprocessing: Preprocessing, processes: int) -> ImageDataModule:

@@ -8,6 +8,7 @@ import os
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +30,7 @@ def csv(
     test_csv: str | None = None,
     image_column: str = "image",
     label_column: str = "label",
+    group_column: str | None = None,
     classes: Mapping[str, str] | None = None,
 ) -> LabelledImages:
     """Return the images of a folder with the labels of a table.
@@ -40,6 +42,7 @@ def csv(
         test_csv: a table or pattern for the test split. Images without a label column are counted in a note only.
         image_column: the column of file names.
         label_column: the column of labels.
+        group_column: the column of groups, such as patients, whose images stay in one split. None makes no groups.
         classes: maps a label in the table to its class name, in class order. None uses the labels themselves,
             sorted (as numbers if all of them are whole numbers).
 
@@ -54,15 +57,13 @@ def csv(
     folder = Path(root, images)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of images. Give data.images=FOLDER, or its parent as data.root.")
-    samples = partial(_samples, folder=folder, image_column=image_column, label_column=label_column)
+    samples = partial(
+        _samples, folder=folder, image_column=image_column, label_column=label_column, group_column=group_column
+    )
     train = _read_listing(Path(root, train_csv), image_column)
     _check_column(train, label_column, "labels by data.label_column")
     labels = {row[label_column] for _, row in train.rows}
-    names = dict(classes) if classes else {label: label for label in _sorted(labels)}
-    if len(names) < 2:
-        raise DataError(f"{train.path}: column '{label_column}' has a single label; at least two are needed.")
-    if len(set(names.values())) < len(names):
-        raise DataError(f"data.classes gives one name to several labels: {', '.join(names.values())}.")
+    names = _names_of_labels(labels, classes, f"{train.path}: column '{label_column}'")
     splits, notes = {"train": samples(train, names)}, list(train.notes)
     for label in names:
         if label not in labels:
@@ -79,6 +80,16 @@ def csv(
             splits["test"] = samples(test, names)
             _check_disjoint(splits, train.path, test.path)
     return LabelledImages(tuple(names.values()), splits, notes)
+
+
+def _names_of_labels(labels: set[str], classes: Mapping[str, str] | None, where: str) -> dict[str, str]:
+    """Return the class name of each label, in class order."""
+    names = dict(classes) if classes else {label: label for label in _sorted(labels)}
+    if len(names) < 2:
+        raise DataError(f"{where} has a single label; at least two are needed.")
+    if len(set(names.values())) < len(names):
+        raise DataError(f"data.classes gives one name to several labels: {', '.join(names.values())}.")
+    return names
 
 
 def _check_disjoint(splits: Mapping[str, Samples], train: Path, test: Path) -> None:
@@ -169,7 +180,14 @@ def _check_column(table: Table, column: str, remedy: str) -> None:
         )
 
 
-def _samples(table: Table, names: Mapping[str, str], folder: Path, image_column: str, label_column: str) -> Samples:
+def _samples(
+    table: Table,
+    names: Mapping[str, str],
+    folder: Path,
+    image_column: str,
+    label_column: str,
+    group_column: str | None,
+) -> Samples:
     """Return the labelled images of a table, whose labels are the keys of `names`, in class order."""
     indices = {label: index for index, label in enumerate(names)}
     paths, labels = [], []
@@ -191,7 +209,21 @@ def _samples(table: Table, names: Mapping[str, str], folder: Path, image_column:
     path, rows = Counter(paths).most_common(1)[0]
     if rows > 1:
         raise DataError(f"{table.path} names {path} {rows} times: an image may be in one row only.")
-    return file_samples(paths, labels, folder)
+    groups = None if group_column is None else _groups(table, group_column, image_column)
+    return replace(file_samples(paths, labels, folder), groups=groups)
+
+
+def _groups(table: Table, group_column: str, image_column: str) -> list[str]:
+    """Return the group of each row of a table."""
+    _check_column(table, group_column, "groups by data.group_column")
+    empty = [(line, row[image_column]) for line, row in table.rows if not row[group_column]]
+    if empty:
+        others = f" (and {len(empty) - 1} more)" if len(empty) > 1 else ""
+        raise DataError(
+            f"{table.path}, line {empty[0][0]}: the group of {empty[0][1]} is empty{others}. Fill in column "
+            f"'{group_column}'; an image that belongs with no other gets a group of its own."
+        )
+    return [row[group_column] for _, row in table.rows]
 
 
 def _one_file(pattern: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Stratified train/val/test splits, which depend on the labels and a seed alone, and their csv record."""
+"""Stratified train/val/test splits, which depend on labels, groups and a seed alone, and their csv record."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.data.dataset import LabelledImages, Samples
+from headstart.data.grouped_split import grouped_split
 from headstart.utils.errors import DataError
 from headstart.utils.files import csv_text
 
@@ -100,6 +101,8 @@ def make_splits(
 ) -> dict[str, Samples]:
     """Complete the splits of a data source: split missing ones off "train", stratified by class.
 
+    Images of one group, if the source has groups, stay together: see `grouped_split`.
+
     Args:
         source: its own "val" and "test" are left as they are and never used for training.
         val_fraction: fraction of the source's training images for "val", if the source has none.
@@ -111,16 +114,28 @@ def make_splits(
         "train", "val" and, if there is one, "test"; no image is in two of them.
 
     Raises:
-        DataError: there are too few images to split.
+        DataError: there are too few images or groups to split.
     """
     splits = dict(source.splits)
-    total = len(splits["train"])
+    everything = splits["train"]
+    counts = np.bincount(everything.labels, minlength=len(source.class_names))
     for name, fraction in (("test", test_fraction), ("val", val_fraction)):
         if name not in splits and fraction > 0:
-            size = math.ceil(total * fraction)  # as in scikit-learn
-            remaining, split_off = stratified_split(
-                splits["train"].labels, size, split_seed, class_names=source.class_names, name=name
-            )
+            if everything.groups is None:
+                size = math.ceil(len(everything) * fraction)  # as in scikit-learn
+                remaining, split_off = stratified_split(
+                    splits["train"].labels, size, split_seed, class_names=source.class_names, name=name
+                )
+            else:
+                later = ("train", "val") if name == "test" and "val" not in splits else ("train",)
+                remaining, split_off = grouped_split(
+                    splits["train"],
+                    (fraction * counts).astype(np.float64),
+                    split_seed,
+                    later=later,
+                    class_names=source.class_names,
+                    name=name,
+                )
             splits[name] = splits["train"].take(split_off)
             splits["train"] = splits["train"].take(remaining)
     if train_per_class is not None:
@@ -130,13 +145,17 @@ def make_splits(
 
 
 def split_table(images: LabelledImages) -> str:
-    """Return a csv with the columns image, class and split, in which names are not escaped for spreadsheets."""
-    rows = [
-        (name, images.class_names[label], split)
-        for split, samples in images.splits.items()
-        for name, label in zip(samples.names, samples.labels, strict=True)
-    ]
-    return csv_text([("image", "class", "split"), *rows], quoted=False)
+    """Return a csv with the columns image, class, split and, if there are groups, group.
+
+    Names are not escaped for spreadsheets.
+    """
+    rows = [("image", "class", "split", "group")]
+    for split, samples in images.splits.items():
+        groups = samples.groups or [""] * len(samples)
+        for name, label, group in zip(samples.names, samples.labels, groups, strict=True):
+            rows.append((name, images.class_names[label], split, group))
+    grouped = images.splits["train"].groups is not None
+    return csv_text([row if grouped else row[:-1] for row in rows], quoted=False)
 
 
 def split_sha256(table: str) -> str:

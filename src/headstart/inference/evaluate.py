@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -159,7 +159,7 @@ def match_classes(
     missing = [name for name, index in indices.items() if index not in labels]
     if missing:
         notes.append(f"the data have no image of {_list_names(missing)}, which the model knows")
-    return Samples(samples.images, labels, samples.names).take(np.flatnonzero(labels >= 0)), notes
+    return replace(samples, labels=labels).take(np.flatnonzero(labels >= 0)), notes
 
 
 def _list_names(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Web page on a data set before training: class counts, image sizes, sample images, augmented views and notes."""
+"""Web page on a data set before training: class counts, groups, image sizes, samples, augmented views and notes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from headstart.data.preprocessing import Preprocessing, evaluation_transform
 from headstart.models.backbone import build_backbone
 from headstart.report import image_grids
 from headstart.report.charts import NAMED
+from headstart.report.group_tables import group_rows, groups_by_class, groups_csv
 from headstart.report.html import data_name, write_html
 from headstart.report.image_grids import Tile
 from headstart.report.style import BLUE, SPLIT_COLOURS, WIDTH, count_axis, figure, new_figure, png, row_axes, short, svg
@@ -33,7 +34,7 @@ SAMPLED = (10, 6)  # most classes, and most images of each, in the sample
 
 
 def look(config: Config, folder: Path, overrides: Sequence[str] = ()) -> Path:
-    """Write index.html, counts.csv and each figure as a PNG, and return the page's path.
+    """Write index.html, counts.csv, groups.csv if there are groups, and each figure as a PNG; return the page's path.
 
     Args:
         config: the validated configuration: data, model (for its preprocessing) and augment.
@@ -66,6 +67,9 @@ def look(config: Config, folder: Path, overrides: Sequence[str] = ()) -> Path:
     for name, fig in {**charts, **grids}.items():
         write_bytes(folder / f"{name}.png", png(fig))
     write_text(folder / "counts.csv", counts_csv(splits, images.class_names))
+    groups = group_rows(splits, images.class_names)
+    if groups:
+        write_text(folder / "groups.csv", groups_csv(groups))
     return write_html(
         folder,
         "look.html.j2",
@@ -73,6 +77,8 @@ def look(config: Config, folder: Path, overrides: Sequence[str] = ()) -> Path:
         data=data_name({f"data.{name}": value for name, value in asdict(config.data).items()}),
         splits=splits,
         class_names=images.class_names,
+        groups=groups,
+        groups_by_class=groups_by_class(splits, images.class_names),
         charts={name: svg(chart) for name, chart in charts.items()},
         tiles=tiles,
         columns={"samples": SAMPLED[1], "augmented": image_grids.VIEWS + 1},

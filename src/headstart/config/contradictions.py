@@ -1,0 +1,101 @@
+"""Values of the config that contradict each other, with a message for each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from headstart.config import data_schema, schema
+from headstart.config.ranges import AUTO
+from headstart.config.schema import Config
+
+
+def contradictions(config: Config) -> Iterator[str]:
+    """Yield a message for each set of values that contradict each other."""
+    finetune = config.finetune
+    if isinstance(config.optimizer, schema.LBFGS):
+        yield from _against_lbfgs(config)
+    if config.freeze is True and finetune.name != "none":
+        yield (
+            f"freeze=true trains the head alone, and finetune={finetune.name} the backbone, too: leave one of them "
+            f"out, or freeze up to a block, such as freeze=layer2."
+        )
+    elif config.freeze is True and finetune.changed():
+        keys = ", ".join(f"finetune.{name}" for name in finetune.changed())
+        yield f"{keys}: freeze=true trains the head alone, and this is for the backbone. Add freeze=false."
+    if finetune.name == AUTO and config.freeze is not False:
+        yield f"finetune=auto decides what is frozen: leave freeze={config.freeze} out, or name a strategy."
+    if finetune.name == AUTO and config.model.weights is None:
+        yield "finetune=auto looks at the images with pretrained weights: for model.weights=null, take finetune=full."
+    if config.data.sampling == "balanced" and config.loss.class_weights == "balanced":
+        yield (
+            "data.sampling=balanced and loss.class_weights=balanced would weigh the smaller classes twice: leave one "
+            "of them out."
+        )
+    if finetune.head_epochs >= config.epochs:
+        yield (
+            f"finetune.head_epochs={finetune.head_epochs}: the backbone never unfreezes in epochs={config.epochs}. "
+            f"Give more epochs, or freeze=true to train the head alone."
+        )
+    yield from _grouping_problems(config.data)
+
+
+def _against_lbfgs(config: Config) -> Iterator[str]:
+    """Yield a message for each setting with which a head cannot be fitted to its optimum."""
+    trainer, adam = config.trainer, "or take optimizer=adam"
+    one_step = f"it takes one step for all images, and this is for steps of a batch: leave it out, {adam}"
+    reasons = (
+        (config.head.name != "linear", f"head={config.head.name}", f"it fits a linear head: take head=linear, {adam}"),
+        (
+            config.freeze is not True,
+            f"freeze={config.freeze} finetune={config.finetune.name}",
+            "it fits a head on a frozen backbone: add freeze=true, or take optimizer=adamw",
+        ),
+        (config.features.name == "off", "features=off", f"it needs cached features: take features=auto, {adam}"),
+        (
+            config.loss.mixes,
+            "loss.mixup or loss.cutmix",
+            f"mixed images have no features to cache: leave them out, {adam}",
+        ),
+        (config.lr == AUTO, "lr=auto", "it has no learning rate: leave lr out"),
+        (
+            config.scheduler.name != "none",
+            f"scheduler={config.scheduler.name}",
+            f"it has no learning rate: leave the scheduler out, {adam}",
+        ),
+        (
+            config.data.sampling == "balanced",
+            "data.sampling=balanced",
+            "it sees every image equally often: take loss.class_weights=balanced",
+        ),
+        (config.callbacks.ema is not None, f"callbacks.ema={config.callbacks.ema}", one_step),
+        (
+            trainer.gradient_clip_val is not None,
+            f"trainer.gradient_clip_val={trainer.gradient_clip_val}",
+            one_step,
+        ),
+        (
+            trainer.accumulate_grad_batches != 1,
+            f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}",
+            one_step,
+        ),
+    )
+    yield from (f"optimizer=lbfgs with {setting}: {why}." for applies, setting, why in reasons if applies)
+
+
+def _grouping_problems(data: data_schema.Data) -> Iterator[str]:
+    """Yield a message if the groups of the images are given twice, or by an invalid regular expression."""
+    if data.group_pattern is None:
+        return
+    try:
+        re.compile(data.group_pattern)
+    except re.error as error:
+        yield (
+            f"data.group_pattern={data.group_pattern}: expected a regular expression, such as '(scan\\d+)_', and this "
+            f"is none: {error}."
+        )
+    if isinstance(data, data_schema.Csv) and data.group_column is not None:
+        yield (
+            f"data.group_column={data.group_column} and data.group_pattern={data.group_pattern} would group the images "
+            f"twice: leave one of them out."
+        )
