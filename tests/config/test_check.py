@@ -48,7 +48,7 @@ def test_command_line_beats_experiment_beats_defaults() -> None:
 
 
 BESIDE = [
-    [f"{group}={name}" for name in choices(group)]
+    [f"{group}={name}" for name in choices(group) if name != "lbfgs"]  # which few others fit: test_fitted_head.py
     for group in ("head", "augment", "optimizer", "scheduler", "trainer", "callbacks", "logger")
 ]
 # Each choice of each group in one of these: as many as the largest group has.
