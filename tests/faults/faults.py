@@ -278,7 +278,7 @@ FAULTS = (
     ),
     Fault(
         "a job takes over a folder of other settings",
-        "sweeps/jobs.py",
+        "runs/jobs.py",
         '        if record.get("digest") == self.digest:\n            return\n',
         "        return\n",
         ("sweeps/test_jobs.py",),

@@ -20,10 +20,10 @@ from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution
 
 from headstart.data.workers import CORES, available_cores
+from headstart.runs.jobs import Job, OccupiedError, digest, find_jobs
 from headstart.runs.listing import Run
 from headstart.sweeps.grid import draw_sample
 from headstart.sweeps.job_process import run_job
-from headstart.sweeps.jobs import Job, OccupiedError, digest, find_jobs
 from headstart.sweeps.launching import check_launcher
 from headstart.sweeps.naming import MAX_BYTES, job_name, sweep_name
 from headstart.sweeps.requirements import REQUIREMENTS, check_plugins

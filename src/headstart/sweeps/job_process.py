@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from headstart.config.compose import CONF, quote
 from headstart.config.schema import Config
 from headstart.data.workers import CORES, available_cores, exit_with_parent
-from headstart.sweeps.jobs import Job
+from headstart.runs.jobs import Job
 from headstart.sweeps.slots import slot, slot_environment
 from headstart.sweeps.worker import DiedError, FailedError, Worker
 from headstart.utils.console import guard_logs

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
-from headstart.sweeps import jobs
+from headstart.runs import jobs
 
 MAX_BYTES = 120  # most file systems allow 255
 # A command that differs only in overrides of these keys resumes the same sweep.

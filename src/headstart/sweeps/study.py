@@ -24,7 +24,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from headstart.sweeps.jobs import LOCK, RECORD, Job, OccupiedError, describe_differences
+from headstart.runs.jobs import LOCK, RECORD, Job, OccupiedError, describe_differences
 from headstart.sweeps.launching import JobLauncher
 from headstart.sweeps.naming import affects_results
 from headstart.sweeps.summary import final_summary

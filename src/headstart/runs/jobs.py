@@ -1,4 +1,4 @@
-"""A sweep's job in its run folder: settings, record, state, lock and value."""
+"""A job in its run folder, such as one of a sweep or a cross-validation: settings, record, state, lock and value."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Return the folder's name, which is unique within the sweep."""
+        """Return the folder's name, which is unique within a sweep."""
         return self.folder.name
 
     @property
