@@ -66,7 +66,12 @@ VARIANTS: dict[str, tuple[str, dict[str, type]]] = {
 }
 
 # The group keys that top-level keys set by interpolations in `conf/`.
-TOP_LEVEL_KEYS = {"batch_size": ("data", "batch_size"), "lr": ("optimizer", "lr"), "epochs": ("trainer", "max_epochs")}
+TOP_LEVEL_KEYS = {
+    "batch_size": ("data", "batch_size"),
+    "folds": ("data", "folds"),
+    "lr": ("optimizer", "lr"),
+    "epochs": ("trainer", "max_epochs"),
+}
 
 
 def check(cfg: DictConfig) -> Config:
@@ -204,6 +209,35 @@ def _contradictions(config: Config) -> Iterator[str]:
         yield (
             f"finetune.head_epochs={finetune.head_epochs}: the backbone never unfreezes in epochs={config.epochs}. "
             f"Give more epochs, or freeze=true to train the head alone."
+        )
+    yield from _fold_contradictions(config)
+
+
+def _fold_contradictions(config: Config) -> Iterator[str]:
+    """Yield a message for each value that a cross-validation, or the run of one of its folds, cannot have."""
+    fold, trainer = config.data.fold, config.trainer
+    if config.data.folds != config.folds:
+        yield f"data.folds={config.data.folds}: the number of folds is set by folds, such as folds=5."
+    if fold is not None and config.folds is None:
+        yield f"data.fold={fold}: of how many folds? Add folds, such as folds=5, or leave data.fold out."
+    elif fold is not None and config.folds is not None and fold > config.folds:
+        yield f"data.fold={fold}: expected a whole number from 1 to {config.folds}, the number of folds."
+    if not config.cross_validates:
+        return
+    if config.ckpt_path is not None:
+        yield (
+            f"ckpt_path: folds={config.folds} trains several models, and the same command continues each from its own "
+            f"checkpoint. Leave ckpt_path out, or start from weights by model.weights=PATH."
+        )
+    if trainer.devices != 1 or trainer.num_nodes != 1 or trainer.strategy != "auto":
+        yield (
+            f"folds={config.folds} trains one model after another in one process, and a run on several devices needs "
+            f"new processes: use trainer.devices=1 trainer.num_nodes=1 trainer.strategy=auto."
+        )
+    if trainer.fast_dev_run or trainer.limit_test_batches != 1.0 or isinstance(trainer.limit_test_batches, int):
+        yield (
+            f"folds={config.folds} gives every image an answer: leave out trainer=debug, trainer.fast_dev_run and "
+            f"trainer.limit_test_batches."
         )
 
 

@@ -27,6 +27,8 @@ class Data:
     val_fraction: float = fraction(zero=False)
     test_fraction: float = fraction(zero=True)
     train_per_class: int | None = at_least(1)
+    folds: int | None = at_least(2, default=None)  # config.yaml of an older run has none
+    fold: int | None = at_least(1, default=None)
     sampling: Literal["shuffled", "balanced"]
     image_size: int | None = pixels(MAX_SIDE)
     resize: int | None = pixels(2 * MAX_SIDE)
@@ -45,7 +47,7 @@ class Data:
 
     def of_splits(self) -> dict[str, Any]:
         """Return the arguments of `make_splits`."""
-        return self._select("val_fraction", "test_fraction", "split_seed", "train_per_class")
+        return self._select("val_fraction", "test_fraction", "split_seed", "train_per_class", "folds", "fold")
 
     def of_preprocessing(self) -> dict[str, Any]:
         """Return the arguments of `Preprocessing.with_overrides`."""

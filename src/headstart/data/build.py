@@ -12,6 +12,7 @@ from headstart.data.augmentation import training_transform
 from headstart.data.csv_table import csv
 from headstart.data.datamodule import ImageDataModule
 from headstart.data.dataset import LabelledImages
+from headstart.data.folds import folded_images
 from headstart.data.image_folder import imagefolder
 from headstart.data.preprocessing import Preprocessing, evaluation_transform
 from headstart.data.public_datasets import caltech101, digits, glyphs, pets, stl10
@@ -51,7 +52,12 @@ def open_images(data: Data) -> LabelledImages:
         DataError: see `open_source` and `make_splits`.
     """
     source = open_source(data.source, **data.of_source())
-    return replace(source, splits=make_splits(source, **data.of_splits()))
+    images = replace(source, splits=make_splits(source, **data.of_splits()))
+    if data.folds is None or data.fold is not None:
+        return images
+    note = f"the data's own val split is divided into {data.folds} folds together with train"
+    notes = [*source.notes, note] if "val" in source.splits else source.notes
+    return replace(images, folded=folded_images(source), notes=notes)
 
 
 def build_data(config: Config, images: LabelledImages, preprocessing: Preprocessing, processes: int) -> ImageDataModule:

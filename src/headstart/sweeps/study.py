@@ -171,9 +171,9 @@ def monitored_metric(jobs: JobLauncher, overrides: Sequence[str], space: Mapping
         ConfigError: the overrides do not fit.
     """
     try:
-        return jobs.compose(overrides).monitor
+        return jobs.compose(overrides).objective
     except ConfigError:  # perhaps a searched key is required, such as data.root=A,B
-        return jobs.compose([*overrides, *(f"{key}={first_value(values)}" for key, values in space.items())]).monitor
+        return jobs.compose([*overrides, *(f"{key}={first_value(values)}" for key, values in space.items())]).objective
 
 
 def first_value(values: BaseDistribution) -> Any:
