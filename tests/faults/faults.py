@@ -277,6 +277,27 @@ FAULTS = (
         ("sweeps/test_jobs.py",),
     ),
     Fault(
+        "a fold's model is trained on the images that it answers",
+        "data/folds.py",
+        '{"train": images.take(np.flatnonzero(~held_out)), ',
+        '{"train": images, ',
+        ("data/test_folds.py",),
+    ),
+    Fault(
+        "out-of-fold answers are in the order of the folds, not of the images",
+        "cross_validation/results.py",
+        "    order = np.argsort(np.concatenate(held_out))",
+        "    order = np.arange(len(assigned))",
+        ("cross_validation/test_cross_validation.py",),
+    ),
+    Fault(
+        "a fold that has finished is trained again",
+        "cross_validation/run.py",
+        "    if not read_metrics(folder):",
+        "    if True:",
+        ("cross_validation/test_cross_validation.py",),
+    ),
+    Fault(
         "a job takes over a folder of other settings",
         "runs/jobs.py",
         '        if record.get("digest") == self.digest:\n            return\n',

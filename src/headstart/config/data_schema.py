@@ -60,7 +60,8 @@ class Data:
     def description(self) -> dict[str, Any]:
         """Return the settings that model.json records about the data: the source, its splits and its table's format."""
         names = ("source", "split_seed", "val_fraction", "test_fraction", "image_column", "label_column", "classes")
-        return self._select(*(name for name in names if hasattr(self, name)))
+        folds = self._select("folds", "fold") if self.folds is not None else {}
+        return self._select(*(name for name in names if hasattr(self, name))) | folds
 
     def _select(self, *names: str) -> dict[str, Any]:
         return {name: getattr(self, name) for name in names}
