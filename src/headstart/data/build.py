@@ -53,11 +53,11 @@ def open_images(data: Data) -> LabelledImages:
     """
     source = open_source(data.source, **data.of_source())
     images = replace(source, splits=make_splits(source, **data.of_splits()))
-    if data.folds is None or data.fold is not None:
+    if data.folds is None:
         return images
     note = f"the data's own val split is divided into {data.folds} folds together with train"
     notes = [*source.notes, note] if "val" in source.splits else source.notes
-    return replace(images, folded=folded_images(source), notes=notes)
+    return replace(images, notes=notes, folded=folded_images(source) if data.fold is None else None)
 
 
 def build_data(config: Config, images: LabelledImages, preprocessing: Preprocessing, processes: int) -> ImageDataModule:
