@@ -91,3 +91,12 @@ def test_few_training_images_are_drawn_from_the_other_folds_and_all_images_are_h
 def test_a_class_that_is_too_small_is_named(images: Samples, message: str) -> None:
     with pytest.raises(DataError, match=message):
         assign_folds(images, 5, 0, class_names=CLASSES)
+
+
+def test_a_class_whose_groups_all_fall_into_one_fold_is_named() -> None:
+    counts = {"first": [1, 10, 0], "second": [0, 4, 1], "third": [6, 0, 6]}  # images of each class in each group
+    labels = [label for of_group in counts.values() for label, count in enumerate(of_group) for _ in range(count)]
+    groups = [group for group, of_group in counts.items() for _ in range(sum(of_group))]
+    names = [str(index) for index in range(len(labels))]
+    with pytest.raises(DataError, match="class 'fly' is in one of folds=2 only, because its images are in groups"):
+        assign_folds(Samples(names, np.array(labels), names, groups), 2, 0, class_names=CLASSES)
