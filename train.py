@@ -7,12 +7,13 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from headstart.config.check import check
 from headstart.config.compose import quote_patterns
 from headstart.config.keys import check_keys
 from headstart.sweeps.requirements import check_plugins
+from headstart.sweeps.run_name import run_name
 from headstart.training.launch import check_launch
 from headstart.utils import errors
 from headstart.utils.console import guard_logs, say
@@ -32,9 +33,10 @@ def main(cfg: DictConfig) -> float | None:
     try:
         settings = check(cfg)
         from headstart import train  # late: a typo must not wait for torch
+        from headstart.cross_validation.run import run as cross_validate
 
         freeze_imports()
-        return train.run(settings, Path(job.runtime.output_dir))
+        return (cross_validate if settings.cross_validates else train.run)(settings, Path(job.runtime.output_dir))
     except HeadstartError as error:  # Hydra would log a traceback, in a folder that may belong to another run
         say(str(error))
         sys.exit(1)
@@ -42,6 +44,7 @@ def main(cfg: DictConfig) -> float | None:
 
 if __name__ == "__main__":
     sys.excepthook = errors.excepthook
+    OmegaConf.register_resolver("run_name", run_name)
     check_keys(sys.argv[1:], others=("hydra", "experiment", "launcher"))
     check_plugins(sys.argv[1:])
     check_launch(os.environ, sys.argv[1:])

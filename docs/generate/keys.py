@@ -20,6 +20,7 @@ IDENTITY = ("name", "source")  # which choice it is, set by GROUP=NAME
 # Where conf/ has no comment, or one about a single choice.
 MEANINGS = {
     "data.batch_size": "see `batch_size`",
+    "data.folds": "see `folds`",
     "data.root": "the folder that the data are in, or are downloaded to",
     "data.download": "fetch the data if they are not there",
     "data.image_column": "the column of the table that names the files",

@@ -21,7 +21,7 @@ from headstart.data.dataset import LabelledImages
 from headstart.data.splits import split_table
 from headstart.models.backbone import Backbone
 from headstart.models.build import open_backbone
-from headstart.report.run_report import report_run
+from headstart.report.run_report import report_run, with_folded
 from headstart.runs.folder import check_folder, record_end, record_evaluations, record_model, record_start
 from headstart.training.build import RunCallbacks, build_classifier, open_trainer, resolve_strategy
 from headstart.training.checkpoints import check_checkpoint, head_only_checkpoints, restore_best
@@ -37,13 +37,14 @@ from headstart.utils.tables import show_run
 log = logging.getLogger(__name__)
 
 
-def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
+def run(config: Config, folder: Path, *, sweep: bool = False, folds: Results | None = None) -> float:
     """Train and evaluate a classifier, and write the run folder.
 
     Args:
         config: the checked config.
         folder: the run folder; it is created if it does not exist.
-        sweep: whether this is a job of a sweep; then `report=auto` writes no report for it.
+        sweep: whether this is a job of a sweep or a fold; then `report=auto` writes no report for it.
+        folds: the results of a cross-validation at these settings, which are added to those of this run.
 
     Returns:
         The value of the monitored metric for the best checkpoint, as Hydra's sweepers expect it.
@@ -70,11 +71,14 @@ def run(config: Config, folder: Path, *, sweep: bool = False) -> float:
         trainer.fit(classifier, batches.training, ckpt_path=config.ckpt_path, weights_only=True)
         epochs = restore_best(trainer, classifier)
         results = evaluate_splits(trainer, classifier, batches, images, callbacks.outputs)
+    if folds is not None:
+        results = results.with_folds(folds)
+        callbacks.timings.add_earlier(folds.metrics["time/folds_s"])
     metrics = {**results.metrics, **parameter_counts(classifier), **images.metrics, **epochs}
     metrics |= {**(choice.metrics if choice else {}), **batches.metrics, **callbacks.metrics}
     record_results(config, folder, classifier, backbone, results, metrics, trainer, callbacks)
     show_results(metrics, folder, describe_speed(callbacks.profiler, config, datamodule, strategy), sweep)
-    report_results(config, folder, datamodule, results, sweep)
+    report_results(config, folder, images, datamodule, results, sweep)
     return metrics[config.monitor]
 
 
@@ -109,8 +113,8 @@ def record_settings(
     config: Config, folder: Path, split: str, trainer: pl.Trainer, callbacks: RunCallbacks, sweep: bool
 ) -> None:
     """Write config, environment, split and range test to the run folder, before training begins."""
-    # Only the sweep sets ckpt_path in its jobs, to resume them, so it is left out of config.yaml.
-    settings = replace(config, ckpt_path=None) if sweep else config
+    # Sweeps and cross-validations set ckpt_path themselves, to resume their runs, so it is left out of config.yaml.
+    settings = replace(config, ckpt_path=None) if sweep or config.cross_validates else config
     range_test = callbacks.tuner.range_test
     record_start(folder, to_yaml(settings), split, range_test.csv() if range_test else None)
     write_layout(trainer.loggers)
@@ -151,9 +155,11 @@ def show_results(metrics: Mapping[str, float], folder: Path, speed: str, sweep: 
         log.info(speed)
 
 
-def report_results(config: Config, folder: Path, datamodule: ImageDataModule, results: Results, sweep: bool) -> None:
+def report_results(
+    config: Config, folder: Path, images: LabelledImages, datamodule: ImageDataModule, results: Results, sweep: bool
+) -> None:
     """Write the report, if the config asks for one and there are predictions for all images of a split."""
     if not results.evaluations:
         log.info("there is no report: only some of the images were evaluated")
     elif config.report is True or (config.report == "auto" and not sweep):
-        report_run(folder, datamodule)
+        report_run(folder, with_folded(datamodule, images))

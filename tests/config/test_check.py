@@ -99,12 +99,41 @@ def test_freeze_takes_a_truth_or_a_name(value: str, expected: object) -> None:
         ("+freze=true", "unknown key 'freze'. Did you mean 'freeze'"),
         ("++data.bach_size=3", "unknown key 'bach_size' in 'data'. Did you mean 'batch_size'"),
         ("+optimizer.momentun=0.9", "unknown key 'momentun' in 'optimizer'"),
+        ("folds=1", "folds=1: expected a whole number of at least 2"),
+        ("data.folds=5", "data.folds=5: the number of folds is set by folds"),
+        ("data.fold=3", "data.fold=3: of how many folds. Add folds"),
         ("loss.class_weights=balance", "loss.class_weights: .*expected one of .*balanced"),
     ],
 )
 def test_a_wrong_key_or_value_is_named(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         composed(override)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.fold=6", "data.fold=6: expected a whole number from 1 to 5, the number of folds"),
+        ("ckpt_path=last.ckpt", "ckpt_path: folds=5 trains several models, and the same command continues each"),
+        ("trainer.devices=2", "folds=5 trains one model after another in one process.* use trainer.devices=1"),
+        ("trainer.strategy=ddp", "folds=5 trains one model after another"),
+        ("trainer=debug", "folds=5 gives every image an answer: leave out trainer=debug"),
+        ("trainer.limit_test_batches=1", "folds=5 gives every image an answer"),
+    ],
+)
+def test_what_a_cross_validation_cannot_have_is_named(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        composed("folds=5", override)
+
+
+def test_a_config_without_folds_is_one_of_an_older_run(tmp_path: Path) -> None:
+    expected = composed("lr=0.5")
+    lines = to_yaml(expected).splitlines(keepends=True)
+    older = [line for line in lines if line.strip().partition(":")[0] not in ("folds", "fold")]
+    assert len(lines) - len(older) == 3
+    (tmp_path / "config.yaml").write_text("".join(older))
+    with initialize_config_dir(str(tmp_path)):
+        assert check(compose("config")) == expected
 
 
 def test_a_resolved_config_composes_to_itself(tmp_path: Path) -> None:

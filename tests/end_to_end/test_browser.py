@@ -13,7 +13,7 @@ import pytest
 
 from headstart.cli.main import main
 from headstart.config.compose import evaluation_config
-from headstart.sweeps.jobs import Job
+from headstart.runs.jobs import Job
 from headstart.sweeps.report import report_sweep
 from headstart.sweeps.results import Sweep
 from tests.helpers.board import start_board

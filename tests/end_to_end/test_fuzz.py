@@ -26,8 +26,8 @@ from headstart.data.csv_table import csv, read_table
 from headstart.data.image_io import image_size, read_image, read_thumbnail
 from headstart.models.model_folder import read_artifact, save_model
 from headstart.runs.finished import read_finished
+from headstart.runs.jobs import find_jobs
 from headstart.runs.listing import find_runs, read_run
-from headstart.sweeps.jobs import find_jobs
 from headstart.utils.errors import HeadstartError
 from tests.helpers.images import class_folders, photo, write_csv
 from tests.helpers.mutations import mutated, mutated_values

@@ -22,7 +22,8 @@ RANKS = {
     "report": 7,
     "train": 8,
     "cli": 9,
-    "sweeps": 9,
+    "cross_validation": 9,
+    "sweeps": 10,
 }
 MAX_FILE, MAX_FUNCTION = 300, 60  # lines
 

@@ -20,10 +20,11 @@ from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution
 
 from headstart.data.workers import CORES, available_cores
+from headstart.runs.jobs import Job, OccupiedError, digest, find_jobs
 from headstart.runs.listing import Run
+from headstart.runs.resuming import clear
 from headstart.sweeps.grid import draw_sample
 from headstart.sweeps.job_process import run_job
-from headstart.sweeps.jobs import Job, OccupiedError, digest, find_jobs
 from headstart.sweeps.launching import check_launcher
 from headstart.sweeps.naming import MAX_BYTES, job_name, sweep_name
 from headstart.sweeps.requirements import REQUIREMENTS, check_plugins
@@ -87,7 +88,7 @@ def test_an_unfinished_job_is_cleared_and_its_log_stays(tmp_path: Path) -> None:
             path = job.folder / name
             path.parent.mkdir(exist_ok=True)
             path.write_text("")
-        job.clear()
+        clear(job.folder)
     assert sorted(path.name for path in job.folder.iterdir()) == [".lock", "job.json", "train.log"]
     assert not job.finished
     assert [other.digest for other in find_jobs(tmp_path)] == [job.digest]

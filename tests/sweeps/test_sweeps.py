@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from headstart.sweeps.jobs import RUN_FILES
+from headstart.runs.resuming import RUN_FILES
 from tests.helpers.kill_points import killed_at
 from tests.helpers.runs import SMALL, TINY_RESNET, read_rows
 from tests.helpers.session import Once

@@ -258,7 +258,10 @@ def test_two_processes_fit_the_head_of_one(train: Train, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["head=mlp"], "optimizer=lbfgs with head=mlp: it fits a linear head: take head=linear, or take optimizer=adam."),
+        (
+            ["head=mlp"],
+            "optimizer=lbfgs with head=mlp: it fits a linear head: take head=linear, or take optimizer=adam.",
+        ),
         (["freeze=false"], "with freeze=False finetune=none: it fits a head on a frozen backbone: add freeze=true"),
         (["loss.mixup=0.2"], "mixed images have no features to cache: leave them out, or take optimizer=adam"),
         (["features=off"], "it needs cached features: take features=auto"),

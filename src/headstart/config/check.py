@@ -69,7 +69,12 @@ VARIANTS: dict[str, tuple[str, dict[str, type]]] = {
 }
 
 # The group keys that top-level keys set by interpolations in `conf/`.
-TOP_LEVEL_KEYS = {"batch_size": ("data", "batch_size"), "lr": ("optimizer", "lr"), "epochs": ("trainer", "max_epochs")}
+TOP_LEVEL_KEYS = {
+    "batch_size": ("data", "batch_size"),
+    "folds": ("data", "folds"),
+    "lr": ("optimizer", "lr"),
+    "epochs": ("trainer", "max_epochs"),
+}
 
 
 def check(cfg: DictConfig) -> Config:

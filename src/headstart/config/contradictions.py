@@ -38,6 +38,7 @@ def contradictions(config: Config) -> Iterator[str]:
             f"Give more epochs, or freeze=true to train the head alone."
         )
     yield from _grouping_problems(config.data)
+    yield from _fold_contradictions(config)
 
 
 def _against_lbfgs(config: Config) -> Iterator[str]:
@@ -98,4 +99,32 @@ def _grouping_problems(data: data_schema.Data) -> Iterator[str]:
         yield (
             f"data.group_column={data.group_column} and data.group_pattern={data.group_pattern} would group the images "
             f"twice: leave one of them out."
+        )
+
+
+def _fold_contradictions(config: Config) -> Iterator[str]:
+    """Yield a message for each value that a cross-validation, or the run of one of its folds, cannot have."""
+    fold, trainer = config.data.fold, config.trainer
+    if config.data.folds != config.folds:
+        yield f"data.folds={config.data.folds}: the number of folds is set by folds, such as folds=5."
+    if fold is not None and config.folds is None:
+        yield f"data.fold={fold}: of how many folds? Add folds, such as folds=5, or leave data.fold out."
+    elif fold is not None and config.folds is not None and fold > config.folds:
+        yield f"data.fold={fold}: expected a whole number from 1 to {config.folds}, the number of folds."
+    if not config.cross_validates:
+        return
+    if config.ckpt_path is not None:
+        yield (
+            f"ckpt_path: folds={config.folds} trains several models, and the same command continues each from its own "
+            f"checkpoint. Leave ckpt_path out, or start from weights by model.weights=PATH."
+        )
+    if trainer.devices != 1 or trainer.num_nodes != 1 or trainer.strategy != "auto":
+        yield (
+            f"folds={config.folds} trains one model after another in one process, and a run on several devices needs "
+            f"new processes: use trainer.devices=1 trainer.num_nodes=1 trainer.strategy=auto."
+        )
+    if trainer.fast_dev_run or trainer.limit_test_batches != 1.0 or isinstance(trainer.limit_test_batches, int):
+        yield (
+            f"folds={config.folds} gives every image an answer: leave out trainer=debug, trainer.fast_dev_run and "
+            f"trainer.limit_test_batches."
         )

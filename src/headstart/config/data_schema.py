@@ -28,6 +28,8 @@ class Data:
     test_fraction: float = fraction(zero=True)
     train_per_class: int | None = at_least(1)
     group_pattern: str | None = None
+    folds: int | None = at_least(2, default=None)  # config.yaml of an older run has none
+    fold: int | None = at_least(1, default=None)
     sampling: Literal["shuffled", "balanced"]
     image_size: int | None = pixels(MAX_SIDE)
     resize: int | None = pixels(2 * MAX_SIDE)
@@ -46,7 +48,7 @@ class Data:
 
     def of_splits(self) -> dict[str, Any]:
         """Return the arguments of `make_splits`."""
-        return self._select("val_fraction", "test_fraction", "split_seed", "train_per_class")
+        return self._select("val_fraction", "test_fraction", "split_seed", "train_per_class", "folds", "fold")
 
     def of_preprocessing(self) -> dict[str, Any]:
         """Return the arguments of `Preprocessing.with_overrides`."""
@@ -59,8 +61,9 @@ class Data:
     def description(self) -> dict[str, Any]:
         """Return the settings that model.json records about the data: the source, its splits and its table's format."""
         names = ("source", "split_seed", "val_fraction", "test_fraction", "image_column", "label_column", "classes")
-        grouping = (name for name in ("group_pattern", "group_column") if getattr(self, name, None) is not None)
-        return self._select(*(name for name in names if hasattr(self, name)), *grouping)
+        chosen = (name for name in ("group_pattern", "group_column") if getattr(self, name, None) is not None)
+        folds = ("folds", "fold") if self.folds is not None else ()
+        return self._select(*(name for name in names if hasattr(self, name)), *chosen, *folds)
 
     def _select(self, *names: str) -> dict[str, Any]:
         return {name: getattr(self, name) for name in names}

@@ -273,6 +273,7 @@ class Config:
         lambda value: re.fullmatch(r"(train|val)/[a-z0-9_]+", value) is not None,
         "a metric of train or val, such as val/accuracy or val/loss",
     )
+    folds: int | None = at_least(2, default=None)  # config.yaml of an older run has none
     ckpt_path: str | None
     compile: bool
     report: bool | str = within(lambda value: value in (True, False, "auto"), "auto, true or false")
@@ -289,3 +290,13 @@ class Config:
     callbacks: Callbacks
     logger: Logger
     sweep: Sweep = field(default_factory=Sweep)
+
+    @property
+    def cross_validates(self) -> bool:
+        """Tell whether this is a cross-validation, and not an ordinary run or that of one fold."""
+        return self.folds is not None and self.data.fold is None
+
+    @property
+    def objective(self) -> str:
+        """Return the metric by which a sweep compares its jobs; of cross-validations, the mean over the folds."""
+        return f"folds/mean/{self.monitor.partition('/')[2]}" if self.cross_validates else self.monitor

@@ -14,6 +14,7 @@ from headstart.data.augmentation import training_transform
 from headstart.data.csv_table import csv
 from headstart.data.datamodule import ImageDataModule
 from headstart.data.dataset import LabelledImages, Samples
+from headstart.data.folds import folded_images, pooled_splits
 from headstart.data.group_names import suggest_groups
 from headstart.data.groups import check_apart, describe_groups, match_groups
 from headstart.data.image_folder import imagefolder
@@ -57,15 +58,22 @@ def open_images(data: Data) -> LabelledImages:
     source = open_source(data.source, **data.of_source())
     if data.group_pattern is not None:
         source = match_groups(source, data.group_pattern, data.source)
-    check_apart(source.splits)
+    check_apart(source.splits if data.folds is None else pooled_splits(source))
     splits = make_splits(source, **data.of_splits())
-    return replace(source, splits=splits, notes=[*source.notes, *_group_notes(source, splits, data)])
+    notes = [*source.notes, *_group_notes(source, splits, data)]
+    folded = None
+    if data.folds is not None and "val" in source.splits:
+        notes.append(f"the data's own val split is divided into {data.folds} folds together with train")
+    if data.folds is not None and data.fold is None:
+        folded = folded_images(source)
+    return replace(source, splits=splits, notes=notes, folded=folded)
 
 
 def _group_notes(source: LabelledImages, splits: Mapping[str, Samples], data: Data) -> list[str]:
     """Return a note on the groups of the images; without groups, a warning if the names look as if there were some."""
     if source.splits["train"].groups is not None:
-        return [describe_groups(source, splits, {"val": data.val_fraction, "test": data.test_fraction})]
+        asked = {"val": data.val_fraction, "test": data.test_fraction} if data.folds is None else {}
+        return [describe_groups(source, splits, asked)]
     if isinstance(splits["train"].images, np.ndarray):
         return []  # not files
     suggestion = suggest_groups(

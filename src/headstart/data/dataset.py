@@ -43,6 +43,15 @@ class Samples:
         groups = None if self.groups is None else [self.groups[i] for i in indices]
         return Samples(images, self.labels[indices], [self.names[i] for i in indices], groups)
 
+    def joined(self, others: Samples) -> Samples:
+        """Return these samples followed by others of the same data source."""
+        if isinstance(self.images, np.ndarray):
+            images: Sequence[str] | NDArray[np.uint8] = np.concatenate([self.images, np.asarray(others.images)])
+        else:
+            images = [*self.images, *others.images]
+        groups = None if self.groups is None or others.groups is None else [*self.groups, *others.groups]
+        return Samples(images, np.concatenate([self.labels, others.labels]), [*self.names, *others.names], groups)
+
 
 @dataclass(frozen=True)
 class LabelledImages:
@@ -52,11 +61,13 @@ class LabelledImages:
         class_names: names of the classes; a label is an index into this tuple.
         splits: the existing ones of "train", "val" and "test".
         notes: messages for the user, such as which files were skipped.
+        folded: of a cross-validation, the images that are divided into folds; otherwise None.
     """
 
     class_names: tuple[str, ...]
     splits: Mapping[str, Samples]
     notes: Sequence[str] = field(default_factory=list)
+    folded: Samples | None = None
 
     @property
     def metrics(self) -> dict[str, int]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.data.dataset import LabelledImages, Samples
+from headstart.data.folds import hold_out
 from headstart.data.grouped_split import grouped_split
 from headstart.utils.errors import DataError
 from headstart.utils.files import csv_text
@@ -98,10 +99,13 @@ def make_splits(
     test_fraction: float,
     split_seed: int,
     train_per_class: int | None = None,
+    folds: int | None = None,
+    fold: int | None = None,
 ) -> dict[str, Samples]:
     """Complete the splits of a data source: split missing ones off "train", stratified by class.
 
-    Images of one group, if the source has groups, stay together: see `grouped_split`.
+    Images of one group, if the source has groups, stay together: see `grouped_split`. With folds, "test" is the fold
+    that is held out, and "val" is always split off the other folds.
 
     Args:
         source: its own "val" and "test" are left as they are and never used for training.
@@ -109,6 +113,8 @@ def make_splits(
         test_fraction: fraction of the source's training images for "test", if the source has none; 0 makes none.
         split_seed: seed of the splits; they depend on no other seed.
         train_per_class: keep only this many training images of each class; None keeps all.
+        folds: number of folds of a cross-validation; None divides nothing into folds.
+        fold: the fold that is held out, from 1; None holds none out.
 
     Returns:
         "train", "val" and, if there is one, "test"; no image is in two of them.
@@ -117,6 +123,9 @@ def make_splits(
         DataError: there are too few images or groups to split.
     """
     splits = dict(source.splits)
+    if folds is not None:
+        splits = hold_out(source, folds=folds, fold=fold, split_seed=split_seed)
+        test_fraction = 0
     everything = splits["train"]
     counts = np.bincount(everything.labels, minlength=len(source.class_names))
     for name, fraction in (("test", test_fraction), ("val", val_fraction)):

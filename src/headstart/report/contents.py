@@ -19,6 +19,7 @@ from headstart.report import charts, image_grids
 from headstart.report.image_grids import Tile
 from headstart.report.style import png
 from headstart.runs.finished import FinishedRun
+from headstart.runs.predictions import OUT_OF_FOLD
 from headstart.utils.errors import format_error
 
 log = logging.getLogger(__name__)
@@ -112,20 +113,22 @@ def _tiles(run: FinishedRun, data: ImageDataModule, artifact: Artifact) -> dict[
     samples = data.splits[evaluation.split]
     examples = image_grids.choose_by_class(evaluation.labels, EXAMPLES)
     worst = image_grids.worst_indices(evaluation)[:WORST]
+    # Out-of-fold answers are those of the folds' models, which this model cannot explain.
+    explained = None if evaluation.split == OUT_OF_FOLD else artifact
     return {
         "seen": lambda: image_grids.network_inputs(train, data.training, preprocessing, run.class_names),
         "augmented": lambda: image_grids.augmented_views(train, data.training, data.evaluation, preprocessing),
         "examples": lambda: image_grids.prediction_tiles(evaluation, samples, examples),
-        "worst": lambda: add_heatmaps(image_grids.prediction_tiles(evaluation, samples, worst), artifact),
+        "worst": lambda: add_heatmaps(image_grids.prediction_tiles(evaluation, samples, worst), explained),
     }
 
 
-def add_heatmaps(tiles: list[Tile], artifact: Artifact) -> list[Tile]:
+def add_heatmaps(tiles: list[Tile], artifact: Artifact | None) -> list[Tile]:
     """Add heat maps of the predicted classes to the first `EXPLAINED` tiles, cropped as the network sees them.
 
-    All tiles are returned unchanged, with a warning, if the heat maps cannot be made.
+    All tiles are returned unchanged without a model, and, with a warning, if the heat maps cannot be made.
     """
-    if not tiles:
+    if not tiles or artifact is None:
         return tiles
     first = tiles[:EXPLAINED]
     try:

@@ -13,18 +13,18 @@ import numpy as np
 
 import headstart
 from headstart.report.contents import WORST, Contents
+from headstart.report.fold_table import fold_rows
 from headstart.report.image_grids import VIEWS, worst_indices
-from headstart.report.statistics import calibration_error, mean_interval, wilson
+from headstart.report.statistics import FRACTIONS, calibration_error, mean_interval, wilson
 from headstart.report.style import svg
 from headstart.runs.finished import FinishedRun
-from headstart.runs.predictions import Evaluation
+from headstart.runs.predictions import OUT_OF_FOLD, Evaluation
 from headstart.utils.files import csv_text, write_bytes, write_text
 from headstart.utils.metrics import LAST_EPOCH
 
 LISTED = 10  # most classes in the lists of the hardest and of the slowest
 LEARNED = 0.9  # a class counts as learned at this fraction of its best accuracy
 METRICS = ("accuracy", "macro_accuracy", "top5_accuracy", "loss")
-FRACTIONS = ("accuracy", "top5_accuracy")  # fractions of all images, which have a Wilson interval
 
 
 def write_page(contents: Contents, folder: Path) -> Path:
@@ -42,6 +42,7 @@ def write_page(contents: Contents, folder: Path) -> Path:
         title=run.folder.resolve().name,
         headline=headline(run),
         metrics=metric_rows(run),
+        folds=fold_rows(run.metrics, format_metric),
         settings={name: str(value).lower() if isinstance(value, bool) else value for name, value in settings.items()},
         charts={name: svg(chart) for name, chart in contents.charts.items()},
         tiles=contents.tiles,
@@ -97,7 +98,7 @@ def headline(run: FinishedRun) -> dict[str, Any]:
     split, images = run.evaluation.split, len(run.evaluation.labels)
     accuracy = run.metrics[f"{split}/accuracy"] or 0.0
     low, high = wilson(round(accuracy * images), images)
-    return {"split": split, "accuracy": accuracy, "low": low, "high": high, "images": images}
+    return {"split": split, "name": hyphenated(split), "accuracy": accuracy, "low": low, "high": high, "images": images}
 
 
 def metric_rows(run: FinishedRun) -> list[tuple[tuple[str, int] | None, str, str, str, str]]:
@@ -108,7 +109,7 @@ def metric_rows(run: FinishedRun) -> list[tuple[tuple[str, int] | None, str, str
         confidence interval; value of the last epoch. The last two may be empty strings.
     """
     rows: list[tuple[tuple[str, int] | None, str, str, str, str]] = []
-    for split in ("train", "val", "test"):
+    for split in ("train", "val", "test", OUT_OF_FOLD):
         images = int(run.metrics.get(f"data/{split}_size") or 0)
         values = {name: value for name in METRICS if (value := run.metrics.get(f"{split}/{name}")) is not None}
         for name, value in values.items():
@@ -119,22 +120,28 @@ def metric_rows(run: FinishedRun) -> list[tuple[tuple[str, int] | None, str, str
             elif name == "loss" and split in run.evaluations:
                 low, high = mean_interval(run.evaluations[split].losses.numpy())
                 interval = f"{low:.3f} – {high:.3f}"
-            last = format_value(name, run.metrics.get(f"{LAST_EPOCH}{split}/{name}"))
-            first = (f"{split} ({images:,})", len(values)) if name == next(iter(values)) else None
-            rows.append((first, name.replace("_", " "), format_value(name, value), interval, last))
+            last = format_metric(name, run.metrics.get(f"{LAST_EPOCH}{split}/{name}"))
+            first = (f"{hyphenated(split)} ({images:,})", len(values)) if name == next(iter(values)) else None
+            rows.append((first, name.replace("_", " "), format_metric(name, value), interval, last))
     return rows
 
 
-def format_value(name: str, value: float | None) -> str:
+def format_metric(name: str, value: float | None) -> str:
     """Format a loss with three decimals and any other metric in per cent; None becomes an empty string."""
     return "" if value is None else f"{value:.3f}" if name == "loss" else f"{value:.1%}"
 
 
+def hyphenated(split: str) -> str:
+    """Return the name of a split as a sentence has it, such as out-of-fold."""
+    return split.replace("_", "-")
+
+
 def calibration_rows(run: FinishedRun) -> list[tuple[str, str, str]]:
     """Return, for each split, the expected calibration error before and after temperature scaling."""
+    fitted_on = OUT_OF_FOLD if OUT_OF_FOLD in run.evaluations else "val"
     return [
         (
-            f"{split}, which the temperature was fitted on" if split == "val" else split,
+            f"{hyphenated(split)}, which the temperature was fitted on" if split == fitted_on else hyphenated(split),
             f"{calibration_error(evaluation.logits, evaluation.labels):.3f}",
             f"{calibration_error(evaluation.logits / evaluation.temperature, evaluation.labels):.3f}",
         )

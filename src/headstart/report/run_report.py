@@ -13,10 +13,12 @@ from headstart.config.compose import evaluation_config
 from headstart.data.augmentation import training_transform
 from headstart.data.build import open_images
 from headstart.data.datamodule import ImageDataModule
+from headstart.data.dataset import LabelledImages
 from headstart.data.preprocessing import Preprocessing, evaluation_transform
 from headstart.inference.evaluate import check_split
 from headstart.models.model_folder import read_artifact
 from headstart.runs.finished import read_environment
+from headstart.runs.predictions import OUT_OF_FOLD
 from headstart.utils.console import printable
 from headstart.utils.errors import DataError, HeadstartError, format_error
 
@@ -102,10 +104,18 @@ def images_of(folder: Path, overrides: Sequence[str] = ()) -> ImageDataModule:
             raise
         return images_of(folder, [f"data.root={Path(start, root)}"])
     preprocessing = Preprocessing.from_dict(artifact.description["preprocessing"])
-    return ImageDataModule(
+    data = ImageDataModule(
         images.splits,
         training=training_transform(preprocessing, **asdict(config.augment)),
         evaluation=evaluation_transform(preprocessing),
         batch_size=config.data.first_batch_size,
         num_workers=0,
     )
+    return with_folded(data, images)
+
+
+def with_folded(data: ImageDataModule, images: LabelledImages) -> ImageDataModule:
+    """Add the images of a cross-validation to the splits of a data module, for the report; nothing without one."""
+    if images.folded is not None:
+        data.splits[OUT_OF_FOLD] = images.folded
+    return data

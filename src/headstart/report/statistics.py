@@ -11,6 +11,7 @@ from scipy.stats import binom, binomtest
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+FRACTIONS = ("accuracy", "top5_accuracy")  # fractions of all images, which have a Wilson interval
 BINS = 15  # bins of confidence, as in Guo et al., 2017, arXiv:1706.04599
 
 

@@ -29,7 +29,7 @@ EXCLUDED_SETTINGS = (
     "sweep",
     *(".".join(path) for path in TOP_LEVEL_KEYS.values()),
 )
-TABLE_METRICS = ("val/accuracy", "val/loss", "test/accuracy", "epochs/run", "time/total_s")
+TABLE_METRICS = ("val/accuracy", "val/loss", "test/accuracy", "out_of_fold/accuracy", "epochs/run", "time/total_s")
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from headstart.utils.files import csv_text, csv_value, read_json, regular_file, 
 
 OUTPUTS, PREDICTIONS = "outputs.safetensors", "predictions.csv"
 CLASS_CURVES = "val_accuracy_by_epoch.csv"  # in a run's evaluation folder
-SAVED_SPLITS = ("test", "val")  # splits whose predictions a run saves; its report uses the first that exists
+OUT_OF_FOLD = "out_of_fold"  # the split of a cross-validation: each image, as the model of its own fold sees it
+SAVED_SPLITS = (OUT_OF_FOLD, "test", "val")  # splits whose predictions a run saves; its report uses the first there is
 FEATURED = 500  # number of images whose features are saved: as many points as a scatter plot can show
 TOP = 5  # classes that predictions.csv names for each image
 
@@ -51,7 +52,7 @@ class Evaluation:
 
     Attributes:
         name: name of what was evaluated, used as a folder's name.
-        split: "test", "val" or "train".
+        split: "test", "val", "train" or "out_of_fold".
         metrics: flat metrics, named as in a run's metrics.json.
         class_names: class names of the model, in label order.
         images: path or name of each image.
@@ -60,6 +61,7 @@ class Evaluation:
         temperature: divisor of the logits for calibrated probabilities.
         run_folder: the model's run folder, if it lies in one.
         notes: remarks for the user, for example about classes that only the model or only the data have.
+        folds: of a cross-validation, the fold of each image, int64, shape (images,); otherwise None.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Evaluation:
     temperature: float = 1.0
     run_folder: Path | None = None
     notes: Sequence[str] = ()
+    folds: NDArray[np.int64] | None = None
 
     @property
     def logits(self) -> Tensor:
@@ -119,16 +122,19 @@ class Evaluation:
         """Return predictions.csv: a row for each image.
 
         The columns are the image, its true class, the predicted class, its probability, and the loss. The next most
-        probable classes follow with their probabilities, up to `TOP` classes in all.
+        probable classes follow with their probabilities, up to `TOP` classes in all. The last column is the fold, if
+        there are folds.
         """
         top = min(TOP, len(self.class_names))
         probabilities, classes = self.probabilities.sort(dim=1, descending=True, stable=True)
         further = [f"{column}_{rank}" for rank in range(2, top + 1) for column in ("class", "probability")]
-        rows = [("image", "true", "predicted", "probability", "loss", *further)]
+        folds = [()] * len(self.images) if self.folds is None else [(fold,) for fold in self.folds.tolist()]
+        rows = [("image", "true", "predicted", "probability", "loss", *further, *(("fold",) if any(folds) else ()))]
         ranked = zip(classes[:, :top].tolist(), probabilities[:, :top].tolist(), strict=True)
-        for image, label, loss, best in zip(self.images, self.labels, self.losses.tolist(), ranked, strict=True):
+        columns = self.images, self.labels, self.losses.tolist(), ranked, folds
+        for image, label, loss, best, fold in zip(*columns, strict=True):
             first, *others = ((self.class_names[index], probability) for index, probability in zip(*best, strict=True))
-            rows.append((image, self.class_names[label], *first, loss, *chain(*others)))
+            rows.append((image, self.class_names[label], *first, loss, *chain(*others), *fold))
         return csv_text(rows)
 
     def classes_csv(self) -> str:
@@ -161,7 +167,7 @@ def build_evaluation(
     """Build the evaluation of a split from the outputs for its images.
 
     Args:
-        split: "test", "val" or "train".
+        split: "test", "val", "train" or "out_of_fold".
         samples: the images of the split.
         outputs: the outputs for these images.
         metrics: metrics of this split and possibly of others, which are left out.
@@ -174,11 +180,15 @@ def build_evaluation(
         split=split,
         metrics={name: value for name, value in metrics.items() if name.startswith(f"{split}/")} | sizes,
         class_names=class_names,
-        # The paths of files, and the names of images in memory.
-        images=list(samples.images) if isinstance(samples.images, Sequence) else list(samples.names),
+        images=names_of(samples),
         labels=samples.labels,
         outputs=outputs,
     )
+
+
+def names_of(samples: Samples) -> list[str]:
+    """Return the paths of files, or the names of images in memory, as an evaluation lists them."""
+    return list(samples.images) if isinstance(samples.images, Sequence) else list(samples.names)
 
 
 def read_evaluation(folder: Path) -> Evaluation:

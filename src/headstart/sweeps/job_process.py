@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from headstart.config.compose import CONF, quote
 from headstart.config.schema import Config
 from headstart.data.workers import CORES, available_cores, exit_with_parent
-from headstart.sweeps.jobs import Job
+from headstart.runs.jobs import Job
 from headstart.sweeps.slots import slot, slot_environment
 from headstart.sweeps.worker import DiedError, FailedError, Worker
 from headstart.utils.console import guard_logs
@@ -38,7 +38,7 @@ def run_job(config: Config, hydra: HydraConf) -> float:
     """Run a job unless it has finished, and record its outcome; errors of the job are recorded, not raised.
 
     Returns:
-        The monitored metric of the best checkpoint; NaN if the job failed.
+        The monitored metric of the best checkpoint, or of a cross-validation its mean; NaN if the job failed.
 
     Raises:
         OccupiedError: the folder holds something else.
@@ -107,21 +107,13 @@ def train_job(config: Config, job: Job, log_config: dict[str, Any]) -> None:
     import torch
 
     from headstart import train
-    from headstart.models.model_folder import read_checkpoint
-    from headstart.utils.errors import ModelError
+    from headstart.cross_validation.run import cross_validate
+    from headstart.runs.resuming import prepare_to_continue
 
     if CORES in os.environ:
         torch.set_num_threads(available_cores())
     freeze_imports()
-    last = job.folder / "checkpoints" / "last.ckpt"
-    ckpt_path: str | None = str(last)
-    try:
-        read_checkpoint(last)
-    except ModelError as error:
-        if last.exists():
-            log.warning("%s Training starts from scratch.", error)
-        ckpt_path = None
-        job.clear()
+    ckpt_path = prepare_to_continue(job.folder)
     # Lightning starts its processes for other devices with this command.
     sys.argv = [
         str(CONF.parent / "train.py"),
@@ -134,7 +126,10 @@ def train_job(config: Config, job: Job, log_config: dict[str, Any]) -> None:
     bar = config.trainer.enable_progress_bar and config.sweep.parallel == 1
     config = replace(config, ckpt_path=ckpt_path, trainer=replace(config.trainer, enable_progress_bar=bar))
     try:
-        train.run(config, job.folder, sweep=True)
+        if config.cross_validates:
+            cross_validate(config, job.folder, sweep=True)
+        else:
+            train.run(config, job.folder, sweep=True)
     except HeadstartError:
         raise
     except Exception:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from headstart.config.check import check, check_sweep
 from headstart.config.compose import quote
 from headstart.config.schema import Config
-from headstart.sweeps.jobs import Job
+from headstart.runs.jobs import Job
 from headstart.sweeps.naming import job_name, sweep_name
 from headstart.utils.errors import ConfigError, format_error
 

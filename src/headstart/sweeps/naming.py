@@ -9,22 +9,22 @@ from collections.abc import Collection, Iterable, Sequence
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
-from headstart.sweeps import jobs
+from headstart.runs import jobs
 
 MAX_BYTES = 120  # most file systems allow 255
 # A command that differs only in overrides of these keys resumes the same sweep.
 NO_EFFECT = ("launcher", *jobs.NO_EFFECT)
 
 
-def sweep_name(choice: str, overrides: Sequence[str]) -> str:
-    """Return the name of a sweep, such as grid-head-lr-1f0a3b42, from a choice of the group `sweep` and overrides.
+def sweep_name(start: str, overrides: Sequence[str]) -> str:
+    """Return the name of a sweep, such as grid-head-lr-1f0a3b42, from how it begins and the overrides.
 
     The order of the overrides does not matter, and those without effect on results are ignored.
     """
     overrides = sorted(filter(affects_results, overrides))
     swept = "-".join(swept_keys(OverridesParser.create().parse_overrides(overrides)))
-    digest = hashlib.sha256("\n".join([choice, *overrides]).encode()).hexdigest()[:8]
-    return "-".join(part for part in (choice, _clean(swept)[:60].strip("-"), digest) if part)
+    digest = hashlib.sha256("\n".join([start, *overrides]).encode()).hexdigest()[:8]
+    return "-".join(part for part in (start, _clean(swept)[:60].strip("-"), digest) if part)
 
 
 def affects_results(override: str) -> bool:

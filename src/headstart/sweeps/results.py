@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote
 
+from headstart.runs.jobs import find_jobs
 from headstart.runs.listing import Plain, Run, differing, format_setting, sorted_by
-from headstart.sweeps.jobs import find_jobs
 from headstart.sweeps.seeds import SeedGroup, group_by_seed
 
 AVERAGED = ("val/accuracy", "val/loss", "test/accuracy")  # metrics that are averaged over seeds, too

@@ -9,6 +9,7 @@ from typing import Any
 
 from headstart.runs.listing import Plain, Run, differing, format_setting
 from headstart.utils.metrics import direction
+from headstart.utils.statistics import t_interval
 
 SEED = "seed"
 STATISTICS = ("mean", "sd", "low", "high")
@@ -39,12 +40,7 @@ class SeedGroup:
     @property
     def interval(self) -> tuple[float, float] | None:
         """Return the 95 % confidence interval of the mean by Student's t (1908); None for a single value."""
-        if self.deviation is None:
-            return None
-        from scipy import stats  # imported late: it takes a second
-
-        margin = float(stats.t.ppf(0.975, len(self.values) - 1)) * self.deviation / len(self.values) ** 0.5
-        return self.mean - margin, self.mean + margin
+        return t_interval(self.values) if len(self.values) > 1 else None
 
     def matching(self, others: Sequence[SeedGroup]) -> SeedGroup | None:
         """Return the group with the same settings among groups of another metric; None if there is none."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from headstart.data.workers import CORES, available_cores
-from headstart.sweeps.jobs import POLL_S
+from headstart.runs.jobs import POLL_S
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from headstart.sweeps.jobs import LOCK, RECORD, Job, OccupiedError, describe_differences
+from headstart.runs.jobs import LOCK, RECORD, Job, OccupiedError, describe_differences
 from headstart.sweeps.launching import JobLauncher
 from headstart.sweeps.naming import affects_results
 from headstart.sweeps.summary import final_summary
@@ -171,9 +171,9 @@ def monitored_metric(jobs: JobLauncher, overrides: Sequence[str], space: Mapping
         ConfigError: the overrides do not fit.
     """
     try:
-        return jobs.compose(overrides).monitor
+        return jobs.compose(overrides).objective
     except ConfigError:  # perhaps a searched key is required, such as data.root=A,B
-        return jobs.compose([*overrides, *(f"{key}={first_value(values)}" for key, values in space.items())]).monitor
+        return jobs.compose([*overrides, *(f"{key}={first_value(values)}" for key, values in space.items())]).objective
 
 
 def first_value(values: BaseDistribution) -> Any:

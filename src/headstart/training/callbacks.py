@@ -95,6 +95,10 @@ class Timings(pl.Callback):
         self._start = time.perf_counter()
         self._fit_start = self._fit_end = 0.0
 
+    def add_earlier(self, seconds: float) -> None:
+        """Add the seconds of what was trained before this run and belongs to it."""
+        self._start -= seconds
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
         """Record when `fit` begins."""
         if stage == "fit":

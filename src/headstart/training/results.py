@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import lightning.pytorch as pl
 
@@ -28,6 +28,14 @@ class Results:
     metrics: dict[str, float]
     evaluations: Sequence[Evaluation]
     temperature: float
+
+    def with_folds(self, folds: Results) -> Results:
+        """Add the results of a cross-validation at the same settings, whose temperature replaces this one.
+
+        Its temperature was fitted on all images, and each was new to the model that saw it.
+        """
+        own = [replace(evaluation, temperature=folds.temperature) for evaluation in self.evaluations]
+        return Results({**self.metrics, **folds.metrics}, [*folds.evaluations, *own], folds.temperature)
 
 
 def evaluate_splits(

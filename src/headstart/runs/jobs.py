@@ -1,4 +1,4 @@
-"""A sweep's job in its run folder: settings, record, state, lock and value."""
+"""A job in its run folder, such as one of a sweep or a cross-validation: settings, record, state, lock and value."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import math
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,10 +27,6 @@ log = logging.getLogger(__name__)
 
 RECORD = "job.json"
 LOCK = ".lock"
-RUN_FILES = (  # what a run writes to its folder, except its log
-    *("config.yaml", "environment.json", "split.csv", "metrics.json", "lr_range.csv"),
-    *("checkpoints", "model", "evaluation", "report", "tensorboard", "csv"),
-)
 POLL_S = 0.5  # seconds between two attempts to take a lock
 # Settings that change neither weights nor metrics: jobs that differ only in these are the same job.
 NO_EFFECT = (
@@ -54,7 +49,8 @@ def digest(config: Config) -> str:
 class Job:
     """A job and the state of its run folder.
 
-    `digest` is that of the settings, and `settings` has them by dotted name, as `headstart runs` shows them.
+    `digest` is that of the settings, and `settings` has them by dotted name, as `headstart runs` shows them. `monitor`
+    is the metric that is the job's value; see `Config.objective`.
     """
 
     folder: Path
@@ -67,11 +63,11 @@ class Job:
         """Create the job of a configuration."""
         copies = map(".".join, TOP_LEVEL_KEYS.values())
         settings = dict(flat(asdict(config), left_out=(*NO_EFFECT, *copies)))
-        return cls(folder, digest(config), settings, config.monitor)
+        return cls(folder, digest(config), settings, config.objective)
 
     @property
     def name(self) -> str:
-        """Return the folder's name, which is unique within the sweep."""
+        """Return the folder's name, which is unique within a sweep."""
         return self.folder.name
 
     @property
@@ -106,8 +102,11 @@ class Job:
         value = None if self.reason else self.metrics.get(self.monitor)
         return math.nan if value is None else float(value)
 
-    def check_folder(self) -> None:
+    def check_folder(self, key: str = "sweep.name") -> None:
         """Check that the folder is empty or belongs to this job.
+
+        Args:
+            key: the key that names another folder, for the message.
 
         Raises:
             OccupiedError: it holds a job with other settings, or files that are not a job's.
@@ -124,7 +123,7 @@ class Job:
             if not files:
                 return
             content = f"files that do not belong to a job ({', '.join(files[:3])})"
-        raise OccupiedError(f"{self.folder} holds {content}. Choose another sweep.name, or move that away.")
+        raise OccupiedError(f"{self.folder} holds {content}. Choose another {key}, or move that away.")
 
     def record_start(self) -> None:
         """Record the start of an attempt."""
@@ -137,15 +136,6 @@ class Job:
     def _write(self, **state: Any) -> None:
         description = {"digest": self.digest, "monitor": self.monitor, "settings": dict(self.settings)}
         write_json(self.folder / RECORD, {**state, **description})
-
-    def clear(self) -> None:
-        """Remove the files of an attempt that has no readable checkpoint, except its log."""
-        for name in RUN_FILES:
-            path = self.folder / name
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
 
     @contextmanager
     def lock(self) -> Iterator[None]:

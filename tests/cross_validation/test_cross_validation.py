@@ -1,0 +1,218 @@
+"""`folds=K`: an answer for every image from a model that has not seen it, then one model on everything."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import headstart
+from headstart.cross_validation.run import run
+from headstart.report.run_report import report_again
+from headstart.report.statistics import wilson
+from headstart.runs.finished import read_finished
+from headstart.runs.predictions import read_evaluation
+from headstart.sweeps.run_name import run_name
+from headstart.utils.errors import ConfigError, DataError
+from headstart.utils.statistics import t_interval
+from tests.helpers.commands import command
+from tests.helpers.kill_points import killed_at
+from tests.helpers.runs import (
+    FEW,
+    SMALL,
+    Train,
+    composed,
+    findings,
+    read_metrics,
+    read_rows,
+    report_words,
+    weights,
+)
+from tests.helpers.session import Once
+from tests.helpers.sweeps import composed_with_hydra, rows, swept
+
+DIGITS = (*SMALL, *FEW, "epochs=2", "lr=1e-2", "folds=3")
+
+
+@pytest.fixture(scope="session")
+def reported_folds(hard: Path, made_once: Once) -> Path:
+    """A cross-validation of data with an official val and test split, and its report."""
+    words = report_words(hard, "folds=3", "epochs=2")
+    return made_once("reported_folds/run", lambda folder: run(composed(*words), folder))
+
+
+@pytest.fixture(scope="session")
+def digit_folds(made_once: Once) -> Path:
+    """A cross-validation of digits that nothing has interrupted."""
+    return made_once("digit_folds/run", lambda folder: run(composed(*DIGITS), folder))
+
+
+def splits_of(folder: Path) -> dict[str, list[str]]:
+    splits: dict[str, list[str]] = {}
+    for row in read_rows(folder / "split.csv"):
+        splits.setdefault(row["split"], []).append(row["image"])
+    return splits
+
+
+def written(folder: Path) -> Iterator[tuple[str, int]]:
+    """The files of a folder, and when they were written."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.suffix != ".log" and path.name != ".lock":
+            yield str(path.relative_to(folder)), path.stat().st_mtime_ns
+
+
+# --- what it leaves ------------------------------------------------------------------------------------------
+
+
+def test_each_image_has_the_answer_of_a_model_that_has_not_seen_it(reported_folds: Path, hard: Path) -> None:
+    answers = read_rows(reported_folds / "evaluation" / "out_of_fold" / "predictions.csv")
+    held_out = {str(hard / name): fold for fold in "123" for name in splits_of(reported_folds / "folds" / fold)["test"]}
+    assert {row["image"]: row["fold"] for row in answers} == held_out
+    assert len(answers) == len(held_out) == 120
+    for fold in "123":
+        own = [row for row in answers if row["fold"] == fold]
+        predictions = headstart.load(reported_folds / "folds" / fold).predict([row["image"] for row in own])
+        assert [prediction.class_name for prediction in predictions] == [row["predicted"] for row in own]
+
+
+def test_an_official_test_split_stays_out_of_the_folds_and_is_answered_by_the_final_model(reported_folds: Path) -> None:
+    final, metrics = splits_of(reported_folds), read_metrics(reported_folds)
+    everything = sorted(name for fold in "123" for name in splits_of(reported_folds / "folds" / fold)["test"])
+    assert sorted([*final["train"], *final["val"]]) == everything
+    assert len(final["test"]) == 45
+    assert not set(final["test"]) & set(everything)
+    assert metrics["data/test_size"] == 45
+    assert metrics["test/accuracy"] == read_metrics(reported_folds / "evaluation" / "test")["test/accuracy"]
+
+
+def test_metrics_over_the_folds(digit_folds: Path) -> None:
+    metrics = read_metrics(digit_folds)
+    answers = read_evaluation(digit_folds / "evaluation" / "out_of_fold")
+    correct = int((answers.predicted == answers.labels).sum())
+    assert metrics["out_of_fold/accuracy"] == pytest.approx(correct / 1797, abs=1e-6)
+    assert (metrics["folds/low/accuracy"], metrics["folds/high/accuracy"]) == pytest.approx(
+        wilson(correct, 1797), abs=1e-6
+    )
+    for name in ("accuracy", "loss", "macro_accuracy", "top5_accuracy"):
+        values = [read_metrics(digit_folds / "folds" / fold)[f"test/{name}"] for fold in "123"]
+        assert [metrics[f"folds/{fold}/{name}"] for fold in "123"] == values
+        assert metrics[f"folds/mean/{name}"] == pytest.approx(np.mean(values), abs=1e-6)
+        assert metrics[f"folds/std/{name}"] == pytest.approx(np.std(values, ddof=1), abs=1e-6)
+        if "loss" in name or "macro" in name:
+            bounds = metrics[f"folds/low/{name}"], metrics[f"folds/high/{name}"]
+            assert bounds == pytest.approx(t_interval(values), abs=1e-6)
+    assert metrics["out_of_fold/loss"] == pytest.approx(float(answers.losses.mean()), abs=1e-6)
+    assert metrics["time/total_s"] > metrics["time/folds_s"] > 0
+    assert headstart.load(digit_folds).temperature == answers.temperature != 1
+
+
+def test_a_fold_is_the_ordinary_run_that_its_keys_describe(digit_folds: Path, train: Train) -> None:
+    assert findings(train(*DIGITS, "data.fold=2")) == findings(read_metrics(digit_folds / "folds" / "2"))
+
+
+def test_the_report_has_the_folds_and_the_answers(reported_folds: Path) -> None:
+    page = reported_folds / "report" / "index.html"
+    for _ in range(2):
+        text = re.sub(r"<[^>]*>", " ", page.read_text())
+        assert re.search(r"out-of-fold accuracy on 120 images", text)
+        assert re.search(r"Cross-validation\s+fold\s+loss\s+accuracy\s+macro accuracy\s+1 ", text)
+        assert re.search(r"mean ± std\s+[\d.]+ ± [\d.]+\s+[\d.]+% ± [\d.]+%", text)
+        assert "out-of-fold, which the temperature was fitted on" in text
+        assert "could not be shown" not in text
+        assert '<div class="tile">' in page.read_text()
+        report_again(reported_folds)
+    assert set(read_finished(reported_folds).evaluations) == {"out_of_fold", "test", "val"}
+
+
+# --- the same command again ----------------------------------------------------------------------------------
+
+
+def test_the_same_command_finishes_what_was_killed_and_repeats_nothing(digit_folds: Path, tmp_path: Path) -> None:
+    words = (*DIGITS, f"hydra.run.dir={tmp_path}")
+    killed = command(*words, environment=killed_at("an epoch begins", 6))  # the second epoch of fold 3
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    finished = {fold: dict(written(tmp_path / "folds" / fold)) for fold in "12"}
+    assert all("metrics.json" in files for files in finished.values())
+    assert (tmp_path / "folds" / "3" / "checkpoints" / "last.ckpt").exists()
+    killed = command(*words, environment=killed_at("before the figures", 2))  # those of the final model
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    ended = command(*words)
+    assert ended.returncode == 0, ended.stderr
+    assert {fold: dict(written(tmp_path / "folds" / fold)) for fold in "12"} == finished
+    assert findings(read_metrics(tmp_path)) == findings(read_metrics(digit_folds))
+    assert all((value == weights(digit_folds)[name]).all() for name, value in weights(tmp_path).items())
+    answers, expected = (read_evaluation(folder / "evaluation" / "out_of_fold") for folder in (tmp_path, digit_folds))
+    assert answers.logits.equal(expected.logits)
+
+    before = dict(written(tmp_path))
+    again = command(*words)
+    assert again.returncode == 0, again.stderr
+    assert dict(written(tmp_path)) == before
+    for result in (ended, again):
+        assert re.search(rf"mean ± std .*{read_metrics(tmp_path)['folds/mean/accuracy']:.4f} ± ", result.stdout)
+
+
+def test_a_fold_whose_answers_cannot_be_read_stops_by_name(digit_folds: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(digit_folds, tmp_path / "run")
+    (folder / "metrics.json").unlink()
+    (folder / "folds" / "2" / "evaluation" / "test" / "outputs.safetensors").unlink()
+    with pytest.raises(DataError, match=rf"{folder}/folds/2/evaluation/test: no evaluation that can be read"):
+        run(composed(*DIGITS), folder)
+
+
+def test_folds_of_other_images_are_refused(tmp_path: Path, folders: Path) -> None:
+    root = shutil.copytree(folders, tmp_path / "images")
+    config = composed(
+        *SMALL, "data=imagefolder", f"data.root={root}", "epochs=1", "folds=2", "data.image_size=32", "data.resize=32"
+    )
+    run(config, tmp_path / "run")
+    (tmp_path / "run" / "metrics.json").unlink()
+    next(path for path in root.rglob("*") if path.is_file()).unlink()
+    with pytest.raises(DataError, match="was trained on other images than there are now. Restore them, or choose"):
+        run(config, tmp_path / "run")
+
+
+def test_a_folder_of_other_settings_is_refused_by_name(digit_folds: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"holds a job with other settings \(lr=0.01, here 0.1\). Choose another hydra.run"
+    ):
+        run(composed(*DIGITS, "lr=0.1"), digit_folds)
+
+
+def test_a_folder_of_an_ordinary_run_is_refused(trained: Path) -> None:
+    with pytest.raises(ConfigError, match=r"holds files that do not belong to a job .* Choose another hydra.run.dir"):
+        run(composed(*DIGITS), trained)
+
+
+def test_the_run_folder_is_named_by_the_command_of_a_cross_validation_alone() -> None:
+    def name(*overrides: str) -> str:
+        return run_name("now", _root_=composed_with_hydra(*overrides))
+
+    first = name("folds=5", "lr=0.1")
+    assert re.fullmatch(r"folds/digits-glyphnet-[0-9a-f]{8}", first)
+    assert name("lr=0.1", "report=false", "folds=5") == first
+    assert name("folds=5", "lr=0.2") != first
+    assert name("folds=5", "data.fold=1") == name("lr=0.1") == "now"
+
+
+# --- sweeps --------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_compares_settings_by_their_mean_over_folds_and_is_resumed(tmp_path: Path) -> None:
+    words = ("lr=1e-3,3e-2", *DIGITS[:-2], "folds=2")
+    killed = swept(tmp_path, *words, environment=killed_at("after the figures", 5))  # fold 2 of the second job
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    first = dict(written(tmp_path / "lr=0.001"))
+    result = swept(tmp_path, *words)
+    assert result.returncode == 0, result.stderr
+    assert dict(written(tmp_path / "lr=0.001")) == first
+    table = {row["lr"]: float(row["folds/mean/accuracy"]) for row in rows(tmp_path)}
+    for lr, value in table.items():
+        assert value == pytest.approx(read_metrics(tmp_path / f"lr={lr}")["folds/mean/accuracy"], abs=1e-6)
+    best = max(table, key=lambda lr: table[lr])
+    assert f"best run: {tmp_path}/lr={best}, folds/mean/accuracy" in result.stdout
