@@ -108,7 +108,7 @@ def test_metrics_over_the_folds(digit_folds: Path) -> None:
             assert bounds == pytest.approx(t_interval(values), abs=1e-6)
     assert metrics["out_of_fold/loss"] == pytest.approx(float(answers.losses.mean()), abs=1e-6)
     assert metrics["time/total_s"] > metrics["time/folds_s"] > 0
-    assert headstart.load(digit_folds).temperature == answers.temperature != 1
+    assert headstart.load(digit_folds).temperature == answers.temperature
 
 
 def test_a_fold_is_the_ordinary_run_that_its_keys_describe(digit_folds: Path, train: Train) -> None:
@@ -216,3 +216,26 @@ def test_a_sweep_compares_settings_by_their_mean_over_folds_and_is_resumed(tmp_p
         assert value == pytest.approx(read_metrics(tmp_path / f"lr={lr}")["folds/mean/accuracy"], abs=1e-6)
     best = max(table, key=lambda lr: table[lr])
     assert f"best run: {tmp_path}/lr={best}, folds/mean/accuracy" in result.stdout
+
+
+# --- fitted heads --------------------------------------------------------------------------------------------------
+
+FITTED = ("optimizer=lbfgs", "folds=4", "data.train_per_class=null", "model.weights=default", *SMALL[1:])
+
+
+@pytest.mark.parametrize("weight_decay", ["auto", "0.3"])
+def test_fitted_heads_of_all_folds_are_fitted_together(tmp_path: Path, weight_decay: str) -> None:
+    words = (*FITTED, f"optimizer.weight_decay={weight_decay}")
+    run(composed(*words), tmp_path)
+    answers, metrics = read_evaluation(tmp_path / "evaluation" / "out_of_fold"), read_metrics(tmp_path)
+    folds = np.array([row["fold"] for row in read_rows(tmp_path / "evaluation" / "out_of_fold" / "predictions.csv")])
+    assert (len(folds), sorted(set(folds))) == (1797, ["1", "2", "3", "4"])
+    assert not (tmp_path / "folds").exists(), "no run for each fold"
+    correct = answers.predicted == answers.labels
+    assert metrics["out_of_fold/accuracy"] == pytest.approx(correct.mean(), abs=1e-6)
+    assert 0.9 < correct.mean() < 1
+    assert metrics["folds/2/accuracy"] == pytest.approx(correct[folds == "2"].mean(), abs=1e-6)
+    assert metrics["out_of_fold/loss"] == pytest.approx(float(answers.losses.mean()), abs=1e-6)
+    before = list(written(tmp_path))
+    run(composed(*words), tmp_path)
+    assert list(written(tmp_path)) == before

@@ -16,7 +16,14 @@ from torch.nn import functional as F
 import headstart
 from headstart.training.fitted_head.fit import HeadFit
 from headstart.training.fitted_head.objective import Loss
-from headstart.training.fitted_head.path import PRECISIONS, best_point, inner_folds, weight_decay_path
+from headstart.training.fitted_head.path import (
+    PRECISIONS,
+    best_point,
+    fit_folds,
+    inner_folds,
+    out_of_fold_logits,
+    weight_decay_path,
+)
 from headstart.training.fitted_head.rows import LARGEST_EIGENPROBLEM, TrainingRows, spectrum_of
 from headstart.utils.errors import ConfigError
 from tests.helpers.commands import command
@@ -190,6 +197,20 @@ def test_the_path_finds_the_weight_decay_that_scikit_learn_finds() -> None:
     assert len(points) < len(PRECISIONS), "values far beyond the best are not tried"
 
 
+def test_the_head_of_a_fold_is_that_of_scikit_learn_on_the_other_folds() -> None:
+    features, labels = planted(150, 10, 3)
+    rows = TrainingRows(lambda start, stop: features[start:stop], labels, torch.float64)
+    folds = inner_folds(labels.numpy(), None)
+    heads = fit_folds(rows, spectrum_of(rows), unweighted(3), torch.from_numpy(folds), 0.01)
+    logits, values = out_of_fold_logits(rows, heads, torch.from_numpy(folds)), standardized(features).numpy()
+    for fold in range(5):
+        others = folds != fold
+        oracle = LogisticRegression(C=1 / (0.01 * others.sum()), tol=1e-10, max_iter=5000)
+        oracle.fit(values[others], labels[others])
+        ours = logits[folds == fold].softmax(dim=1).numpy()
+        np.testing.assert_allclose(ours, oracle.predict_proba(values[~others]), atol=1e-4)
+
+
 def test_folds_are_stratified_and_keep_groups_together() -> None:
     labels = np.repeat([0, 1, 2], [50, 10, 2])
     folds = inner_folds(labels, None)
@@ -221,8 +242,8 @@ def test_a_run_ends_at_the_optimum_whatever_the_seed_and_the_batch_size(train: T
 
 
 def test_class_weights_label_smoothing_and_augmented_views_enter_the_fit(train: Train, tmp_path: Path) -> None:
-    plain = train(*LBFGS, "optimizer.weight_decay=0.01", folder=tmp_path / "plain")
-    smoothed = train(*LBFGS, "optimizer.weight_decay=0.01", "loss.label_smoothing=0.1", folder=tmp_path / "smoothed")
+    plain = train(*LBFGS, "optimizer.weight_decay=0.3", folder=tmp_path / "plain")
+    smoothed = train(*LBFGS, "optimizer.weight_decay=0.3", "loss.label_smoothing=0.1", folder=tmp_path / "smoothed")
     assert smoothed["train/loss"] > plain["train/loss"]
     views = ("augment=pad_crop", "features.views=3")
     augmented = train(*LBFGS, *views, "loss.class_weights=balanced", folder=tmp_path / "augmented")

@@ -14,7 +14,8 @@ from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcess
 from headstart.cache.decoded_images import use_decoded_images
 from headstart.cache.feature_loaders import FeatureDataModule
 from headstart.cache.features import FrozenFeatures, frozen_features
-from headstart.config.schema import LBFGS, CachedFeatures, Config
+from headstart.config.optimizer_schema import LBFGS
+from headstart.config.schema import CachedFeatures, Config
 from headstart.data.datamodule import ImageDataModule
 from headstart.models.unfreezing import Strategy
 from headstart.utils.errors import ConfigError

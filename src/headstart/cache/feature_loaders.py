@@ -190,6 +190,11 @@ class FeatureDataModule(pl.LightningDataModule):
         assert self._training is not None
         return self._training
 
+    @property
+    def evaluation_table(self) -> FeatureTable:
+        """Return the features of the training images with the evaluation transform."""
+        return self._evaluation["train"]
+
     def train_dataloader(self) -> FeatureBatches | FeatureBlocks:
         """Return a loader of the training split in random order: features, or images once the backbone is unfrozen."""
         assert self._training is not None

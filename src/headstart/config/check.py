@@ -18,7 +18,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from headstart.config import data_schema, schema
+from headstart.config import data_schema, optimizer_schema, schema
 from headstart.config.contradictions import contradictions
 from headstart.config.keys import RENAMED, renamed_message
 from headstart.config.schema import Config
@@ -53,16 +53,21 @@ VARIANTS: dict[str, tuple[str, dict[str, type]]] = {
     ),
     "optimizer": (
         "name",
-        {"adam": schema.Gradient, "adamw": schema.Gradient, "sgd": schema.SGD, "lbfgs": schema.LBFGS},
+        {
+            "adam": optimizer_schema.Gradient,
+            "adamw": optimizer_schema.Gradient,
+            "sgd": optimizer_schema.SGD,
+            "lbfgs": optimizer_schema.LBFGS,
+        },
     ),
     "scheduler": (
         "name",
         {
-            "none": schema.Scheduler,
-            "plateau": schema.Plateau,
-            "step": schema.Step,
-            "cosine": schema.Cosine,
-            "onecycle": schema.OneCycle,
+            "none": optimizer_schema.Scheduler,
+            "plateau": optimizer_schema.Plateau,
+            "step": optimizer_schema.Step,
+            "cosine": optimizer_schema.Cosine,
+            "onecycle": optimizer_schema.OneCycle,
         },
     ),
     "features": ("name", {"auto": schema.CachedFeatures, "off": schema.Features}),

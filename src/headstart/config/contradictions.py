@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from headstart.config import data_schema, schema
+from headstart.config import data_schema, optimizer_schema
 from headstart.config.ranges import AUTO
 from headstart.config.schema import Config
 
@@ -13,7 +13,7 @@ from headstart.config.schema import Config
 def contradictions(config: Config) -> Iterator[str]:
     """Yield a message for each set of values that contradict each other."""
     finetune = config.finetune
-    if isinstance(config.optimizer, schema.LBFGS):
+    if isinstance(config.optimizer, optimizer_schema.LBFGS):
         yield from _against_lbfgs(config)
     if config.freeze is True and finetune.name != "none":
         yield (

@@ -13,7 +13,7 @@ from headstart.data.dataset import Samples
 from headstart.report.statistics import FRACTIONS, wilson
 from headstart.runs.predictions import FEATURED, OUT_OF_FOLD, Evaluation, Outputs, build_evaluation
 from headstart.training.calibration import fit_temperature
-from headstart.training.metrics import build_metrics
+from headstart.training.metrics import split_metrics
 from headstart.training.results import Results
 from headstart.utils.statistics import t_interval
 
@@ -35,7 +35,7 @@ def combine_folds(samples: Samples, assigned: NDArray[np.int64], answers: Sequen
     """
     class_names = answers[0].class_names
     outputs = _join_outputs(assigned, answers)
-    pooled = _pooled_metrics(outputs, samples.labels, class_names)
+    pooled = split_metrics(OUT_OF_FOLD, outputs.logits, torch.from_numpy(samples.labels), class_names)
     temperature = fit_temperature(outputs.logits, samples.labels)
     evaluation = build_evaluation(
         OUT_OF_FOLD, samples, outputs, pooled, class_names=class_names, temperature=temperature, folds=assigned
@@ -58,18 +58,6 @@ def _join_outputs(assigned: NDArray[np.int64], answers: Sequence[Evaluation]) ->
     kept = np.argsort(featured)[:: -(-len(featured) // FEATURED)]
     features = torch.cat([answer.outputs.features for answer in answers])[torch.from_numpy(kept)]
     return Outputs(logits, features, featured[kept])
-
-
-def _pooled_metrics(outputs: Outputs, labels: NDArray[np.int64], class_names: Sequence[str]) -> dict[str, float]:
-    """Compute the metrics over all images, named `out_of_fold/METRIC`, as those of every split."""
-    targets, metrics = torch.from_numpy(labels), build_metrics(len(class_names))
-    del metrics["loss"]
-    metrics.update(outputs.logits, targets)
-    values = metrics.compute()
-    by_class = values.pop("class_accuracy").tolist()
-    values |= {f"class_accuracy/{class_names[index]}": by_class[index] for index in np.unique(labels)}
-    values["loss"] = torch.nn.functional.cross_entropy(outputs.logits, targets)
-    return {f"{OUT_OF_FOLD}/{name}": round(float(value), 6) for name, value in values.items()}
 
 
 def _fold_metrics(answers: Sequence[Evaluation]) -> dict[str, float]:

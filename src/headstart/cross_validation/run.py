@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import replace
 from pathlib import Path
 
 from headstart import train
 from headstart.config.schema import Config
+from headstart.cross_validation.fitted_heads import answer_folds, fits_together
 from headstart.cross_validation.results import combine_folds
 from headstart.data.build import open_images
 from headstart.data.dataset import Samples
@@ -73,7 +75,8 @@ def cross_validate(config: Config, folder: Path, *, sweep: bool = False) -> None
 def judge(config: Config, folder: Path) -> Results:
     """Return answers for all images, each from a model that has not seen it, and their metrics.
 
-    The folds are trained one after another; one that has finished is not trained again.
+    The folds are trained one after another; one that has finished is not trained again. Fitted heads are fitted
+    together.
 
     Raises:
         DataError: a class is too small for the folds, or a finished fold is one of other images.
@@ -84,13 +87,21 @@ def judge(config: Config, folder: Path) -> Results:
     samples = images.folded
     assert samples is not None
     assigned = assign_folds(samples, config.folds, config.data.split_seed, class_names=images.class_names)
+    if fits_together(config):
+        start = time.perf_counter()
+        results = combine_folds(samples, assigned, answer_folds(config, folder, images, samples, assigned))
+        return _with_seconds(results, time.perf_counter() - start)
     folders = [folder / FOLDS / str(fold) for fold in range(1, config.folds + 1)]
     answers = [
         _train_fold(config, path, fold, samples.take((assigned == fold).nonzero()[0]))
         for fold, path in enumerate(folders, start=1)
     ]
     results = combine_folds(samples, assigned, answers)
-    seconds = sum(read_metrics(path).get("time/total_s") or 0.0 for path in folders)
+    return _with_seconds(results, sum(read_metrics(path).get("time/total_s") or 0.0 for path in folders))
+
+
+def _with_seconds(results: Results, seconds: float) -> Results:
+    """Add the time that the folds took to the metrics."""
     return replace(results, metrics={**results.metrics, "time/folds_s": round(seconds, 3)})
 
 

@@ -13,8 +13,9 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from headstart.config.compose import finetune_preset
+from headstart.config.optimizer_schema import LBFGS
 from headstart.config.ranges import AUTO
-from headstart.config.schema import LBFGS, CachedFeatures, Config
+from headstart.config.schema import CachedFeatures, Config
 from headstart.data.augmentation import build_mixing
 from headstart.data.datamodule import ImageDataModule, class_weights
 from headstart.data.dataset import LabelledImages

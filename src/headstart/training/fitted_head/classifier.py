@@ -63,10 +63,11 @@ class FittedHeadClassifier(TransferClassifier):
         self, data: FeatureDataModule, device: torch.device, advance: Callable[[int], None] = lambda _: None
     ) -> Choice:
         """Choose the weight decay by cross-validation on the training features; see `fit.choose_weight_decay`."""
-        loss = self._loss(device, fit_dtype(device))
+        loss = self.fit_loss(device, fit_dtype(device))
         return choose_weight_decay(data, self.linear_head, loss, device, advance)
 
-    def _loss(self, device: torch.device, dtype: torch.dtype) -> Loss:
+    def fit_loss(self, device: torch.device, dtype: torch.dtype) -> Loss:
+        """Return the loss that is minimised, on a device."""
         weights = torch.ones(len(self.class_names)) if self.class_weights is None else self.class_weights
         return Loss(weights.to(device, dtype), self.label_smoothing)
 
@@ -75,7 +76,7 @@ class FittedHeadClassifier(TransferClassifier):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         rows = training_rows(data, self.device)
         weight_decay = self.hparams["optimizer"]["weight_decay"]
-        self._fit = HeadFit(rows, self._loss(self.device, rows.dtype), weight_decay)
+        self._fit = HeadFit(rows, self.fit_loss(self.device, rows.dtype), weight_decay)
         if self._restored is None:
             self._fit.start(self.linear_head)
         else:

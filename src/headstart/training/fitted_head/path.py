@@ -85,10 +85,9 @@ def weight_decay_path(
         folds: the fold of each row, shape (rows,), on the device of the rows.
         advance: called with the number of rows after each precision.
     """
-    count, classes = int(folds.max()) + 1, len(loss.class_weights)
-    weights = (folds[:, None] != torch.arange(count, device=folds.device)).to(rows.dtype)
+    weights = fold_weights(rows, folds)
     total = loss.class_weights[rows.labels] @ weights
-    heads = weights.new_zeros(count, rows.width + 1, classes)
+    heads = weights.new_zeros(weights.shape[1], rows.width + 1, len(loss.class_weights))
     points: list[PathPoint] = []
     best = 0
     for precision in PRECISIONS:
@@ -102,6 +101,23 @@ def weight_decay_path(
         if len(points) - 1 - best >= RISES:
             break
     return points
+
+
+def fit_folds(rows: TrainingRows, spectrum: Spectrum, loss: Loss, folds: Tensor, weight_decay: float) -> Tensor:
+    """Fit a head for each fold with one weight decay; see `weight_decay_path`.
+
+    Returns:
+        The heads, shape (folds, width + 1, classes).
+    """
+    weights = fold_weights(rows, folds)
+    total = loss.class_weights[rows.labels] @ weights
+    start = weights.new_zeros(weights.shape[1], rows.width + 1, len(loss.class_weights))
+    return solve(rows, spectrum, loss, start, torch.full_like(total, weight_decay), weights, total, 1e-12)[0]
+
+
+def fold_weights(rows: TrainingRows, folds: Tensor) -> Tensor:
+    """Return the weight of each row for the head of each fold, shape (rows, folds): 0 in its own fold, otherwise 1."""
+    return (folds[:, None] != torch.arange(int(folds.max()) + 1, device=folds.device)).to(rows.dtype)
 
 
 def best_point(points: Sequence[PathPoint]) -> PathPoint:
