@@ -121,7 +121,8 @@ def test_every_other_option(options: str, train: Train) -> None:
 def test_no_option_is_forgotten() -> None:
     tried = set(" ".join(TOGETHER).split())
     for group in ("head", "augment", "optimizer", "scheduler", "callbacks", "logger"):
-        assert {f"{group}={name}" for name in choices(group)} <= tried
+        # lbfgs takes one step for all images, and few others fit it: training/test_fitted_head.py
+        assert {f"{group}={name}" for name in choices(group) if name != "lbfgs"} <= tried
 
 
 @pytest.mark.parametrize("name", choices("experiment"))
@@ -291,7 +292,7 @@ def gone_wrong(made_once: Once) -> Path:
     """A run whose best epoch is its first: the learning rate is far too high."""
     from headstart.train import run
 
-    options = ("freeze=false", *FEW, "epochs=3", "lr=1.0", "seed=1")
+    options = ("freeze=false", *FEW, "epochs=3", "lr=0.3", "seed=1")
     return made_once("gone_wrong/run", lambda folder: run(composed(*SMALL, *options), folder))
 
 
@@ -311,7 +312,7 @@ def test_the_best_epoch_survives_a_move_of_the_run_folder(gone_wrong: Path, trai
     moved = tmp_path / "moved"
     shutil.copytree(gone_wrong, moved)
     before = read_metrics(gone_wrong)
-    options = ("freeze=false", *FEW, "epochs=4", "lr=1.0", "seed=1")
+    options = ("freeze=false", *FEW, "epochs=4", "lr=0.3", "seed=1")
     for folder in (tmp_path / "another", moved):  # the second in its own folder, which it may write to
         after = train(*options, f"ckpt_path={moved}/checkpoints/last.ckpt", folder=folder)
         assert after["val/accuracy"] >= before["val/accuracy"]
