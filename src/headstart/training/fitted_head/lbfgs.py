@@ -43,7 +43,7 @@ class LBFGS:
             value: the value of each problem at `trial`, shape (problems,).
             gradient: its gradient, shaped as `trial`.
             solve: multiplies gradients by an approximate inverse Hessian.
-            tolerance: a problem has converged if a Newton step would lower its value by about this much.
+            tolerance: a problem has converged if a whole step would lower its value by about this much.
         """
         if not len(self._value):
             self._accept(torch.ones_like(self.converged), value, gradient)
@@ -53,9 +53,8 @@ class LBFGS:
             self._remember(enough, gradient)
             self._accept(enough, value, gradient)
             self._shorten(~enough, value)
-        newton = _dot(self._gradient, solve(self._gradient)) / 2
-        self.converged = (newton <= tolerance) | (self._step < SHORTEST_STEP)
         self._turn(solve)
+        self.converged = (-self._slope / 2 <= tolerance) | (self._step < SHORTEST_STEP)
         step = torch.where(self.converged, 0.0, self._step)
         self.trial = self.point + _column(step, self.point) * self._direction
 

@@ -133,8 +133,11 @@ class Spectrum:
         if not len(self.values):
             return right * outside[:, None, None]
         inside = 1 / (curvature[:, None] * self.values + ridge[:, None]) - outside[:, None]
-        turned = self.vectors.T @ right
-        return right * outside[:, None, None] + self.vectors @ (turned * inside[..., None])
+        problems, width, classes = right.shape
+        columns = right.transpose(0, 1).reshape(width, -1)  # of all problems: the vectors are read once, not once each
+        turned = (self.vectors.T @ columns).view(-1, problems, classes) * inside.T[..., None]
+        inner = (self.vectors @ turned.view(-1, problems * classes)).view(width, problems, classes).transpose(0, 1)
+        return right * outside[:, None, None] + inner
 
 
 def spectrum_of(rows: TrainingRows) -> Spectrum:
