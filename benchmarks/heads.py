@@ -97,13 +97,13 @@ def read_sets(folder: Path) -> Iterator[tuple[str, Splits]]:
 
 
 def random_features(rows: int, classes: int, width: int = 1280) -> Splits:
-    """Return features that resemble those of a network: not negative, of different scales, half of the labels clear."""
+    """Return features that resemble those of a network: not negative, of different scales, classes that overlap."""
     generator = torch.Generator().manual_seed(0)
     centres = torch.randn(classes, width, generator=generator)
     splits = {}
     for split, count in (("train", rows), ("test", max(1000, rows // 10))):
         labels = torch.randint(classes, (count,), generator=generator)
-        noise = 3 * torch.randn(count, width, generator=generator)
+        noise = 7 * torch.randn(count, width, generator=generator)
         splits[split] = (centres[labels] + noise).relu() * torch.linspace(0.1, 2, width), labels
     return splits
 

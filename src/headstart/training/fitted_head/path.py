@@ -124,8 +124,7 @@ def best_point(points: Sequence[PathPoint]) -> PathPoint:
     """Return the point with the lowest loss.
 
     The strongest one within a standard error of it (Breiman et al., CART, 1984) would be the usual, more cautious
-    choice. On repeated subsets of four image sets it is never better, and costs up to 1.6 points of accuracy
-    (benchmarks/heads.py).
+    choice. On random subsets of four image sets it is worse on three, by up to 1.6 points (benchmarks/README.md).
     """
     return min(points, key=lambda point: point.loss)
 
