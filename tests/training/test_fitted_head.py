@@ -56,7 +56,7 @@ def fit_head(
 ) -> tuple[nn.Linear, HeadFit]:
     """Fit a float64 head from zero, adding rows in blocks."""
     rows = TrainingRows(lambda start, stop: features[start:stop], labels, torch.float64)
-    fit = HeadFit(rows, loss, weight_decay)
+    fit = HeadFit(rows, spectrum_of(rows), loss, weight_decay)
     head = nn.Linear(features.shape[1], len(loss.class_weights), dtype=torch.float64)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
@@ -145,7 +145,7 @@ def test_a_fit_continues_from_its_state_bit_for_bit() -> None:
             fit.add(features, labels)
             fit.step(lambda tensor: tensor)
 
-    whole, halves, continued = (HeadFit(rows, unweighted(3), 1e-3) for _ in range(3))
+    whole, halves, continued = (HeadFit(rows, spectrum_of(rows), unweighted(3), 1e-3) for _ in range(3))
     whole.start(head)
     halves.start(head)
     passes(whole, 9)

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from headstart.cache.build import build_batches
 from headstart.cache.feature_loaders import FeatureDataModule
@@ -27,9 +26,10 @@ from headstart.training.build import build_classifier, open_trainer, resolve_str
 from headstart.training.fitted_head.classifier import FittedHeadClassifier
 from headstart.training.fitted_head.fit import training_rows
 from headstart.training.fitted_head.objective import Loss
-from headstart.training.fitted_head.path import fit_folds, out_of_fold_logits, weight_decay_path
+from headstart.training.fitted_head.path import fit_folds, weight_decay_path
 from headstart.training.fitted_head.rows import TrainingRows, spectrum_of
 from headstart.training.metrics import split_metrics
+from headstart.training.split_metrics import HALF
 from headstart.training.trainer import quiet_lightning
 
 log = logging.getLogger(__name__)
@@ -99,11 +99,7 @@ def _fit(config: Config, rows: TrainingRows, loss: Loss, folds: Tensor) -> Tenso
     if config.optimizer.weight_decay != AUTO:
         return fit_folds(rows, spectrum, loss, folds, float(config.optimizer.weight_decay))
     points = weight_decay_path(rows, spectrum, loss, folds)
-    sums = []  # of the loss, by fold, for each point
-    for point in points:
-        losses = F.cross_entropy(out_of_fold_logits(rows, point.heads, folds), rows.labels, reduction="none")
-        sums.append(losses.new_zeros(len(point.heads)).index_add_(0, folds, losses))
-    by_point = torch.stack(sums)
+    by_point = torch.stack([point.by_fold for point in points])
     chosen = (by_point.sum(dim=1, keepdim=True) - by_point).argmin(dim=0).tolist()
     log.info(
         "1 / C of the folds' heads, by the log loss on the other folds: %s",
@@ -119,8 +115,7 @@ def _evaluate(
     indices = torch.from_numpy(held_out)
     own, labels = logits[indices], torch.from_numpy(samples.labels[held_out])
     featured = np.arange(0, len(held_out), max(1, -(-len(held_out) // FEATURED)))
-    half = torch.finfo(torch.float16).max
-    kept = features[indices[featured].to(features.device)].clamp(-half, half).half().cpu()
+    kept = features[indices[featured].to(features.device)].clamp(-HALF, HALF).half().cpu()
     metrics = split_metrics("test", own, labels, class_names)
     outputs = Outputs(own, kept, featured)
     return build_evaluation(

@@ -15,8 +15,9 @@ from torch.optim import Optimizer
 from headstart.cache.feature_loaders import FeatureDataModule
 from headstart.data.datamodule import Batch
 from headstart.training.classifier import TransferClassifier
-from headstart.training.fitted_head.fit import Choice, HeadFit, choose_weight_decay, fit_dtype, training_rows
+from headstart.training.fitted_head.fit import Choice, HeadFit, choose_weight_decay, training_rows
 from headstart.training.fitted_head.objective import Loss
+from headstart.training.fitted_head.rows import Spectrum, TrainingRows, spectrum_of
 
 log = logging.getLogger(__name__)
 STATE = "fitted_head"  # key of the fit's state in a checkpoint
@@ -46,6 +47,7 @@ class FittedHeadClassifier(TransferClassifier):
         self.automatic_optimization = False
         self._fit: HeadFit | None = None
         self._restored: dict[str, Any] | None = None
+        self._measured: tuple[TrainingRows, Spectrum] | None = None  # until the fit begins
         for parameter in self.linear_head.parameters():
             nn.init.zeros_(parameter)  # rather than random weights: the result does not depend on the seed
 
@@ -63,8 +65,13 @@ class FittedHeadClassifier(TransferClassifier):
         self, data: FeatureDataModule, device: torch.device, advance: Callable[[int], None] = lambda _: None
     ) -> Choice:
         """Choose the weight decay by cross-validation on the training features; see `fit.choose_weight_decay`."""
-        loss = self.fit_loss(device, fit_dtype(device))
-        return choose_weight_decay(data, self.linear_head, loss, device, advance)
+        rows, spectrum = self._measured = self._measure(data, device)
+        loss = self.fit_loss(device, rows.dtype)
+        return choose_weight_decay(data, rows, spectrum, self.linear_head, loss, advance)
+
+    def _measure(self, data: FeatureDataModule, device: torch.device) -> tuple[TrainingRows, Spectrum]:
+        rows = training_rows(data, device)
+        return rows, spectrum_of(rows)
 
     def fit_loss(self, device: torch.device, dtype: torch.dtype) -> Loss:
         """Return the loss that is minimised, on a device."""
@@ -74,9 +81,10 @@ class FittedHeadClassifier(TransferClassifier):
     def on_train_start(self) -> None:
         """Measure the training features, and start or continue the fit."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        rows = training_rows(data, self.device)
+        rows, spectrum = self._measured or self._measure(data, self.device)
+        self._measured = None
         weight_decay = self.hparams["optimizer"]["weight_decay"]
-        self._fit = HeadFit(rows, self.fit_loss(self.device, rows.dtype), weight_decay)
+        self._fit = HeadFit(rows, spectrum, self.fit_loss(self.device, rows.dtype), weight_decay)
         if self._restored is None:
             self._fit.start(self.linear_head)
         else:

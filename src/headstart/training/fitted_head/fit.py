@@ -13,7 +13,7 @@ from headstart.cache.feature_loaders import FeatureDataModule
 from headstart.training.fitted_head.lbfgs import LBFGS
 from headstart.training.fitted_head.objective import Loss, Preconditioner, Sums, regularized
 from headstart.training.fitted_head.path import best_point, inner_folds, weight_decay_path
-from headstart.training.fitted_head.rows import TrainingRows, spectrum_of
+from headstart.training.fitted_head.rows import Spectrum, TrainingRows
 
 # How much a Newton step may still lower the mean loss: then weights are right to about 1e-6 of their size in float64.
 TOLERANCES = {torch.float64: 1e-14, torch.float32: 1e-9}
@@ -27,6 +27,7 @@ class HeadFit:
 
     Args:
         rows: the training rows, for their statistics; this process may add some of them only.
+        spectrum: their spectrum.
         loss: the loss of a row.
         weight_decay: the weight decay.
 
@@ -34,11 +35,11 @@ class HeadFit:
         converged: whether the head is at its optimum.
     """
 
-    def __init__(self, rows: TrainingRows, loss: Loss, weight_decay: float) -> None:
+    def __init__(self, rows: TrainingRows, spectrum: Spectrum, loss: Loss, weight_decay: float) -> None:
         self._standardization, self._loss = rows.standardization, loss
         self._total = loss.class_weights[rows.labels].sum().view(1)
         self._weight_decay = torch.full_like(self._total, weight_decay)
-        self._preconditioner = Preconditioner(spectrum_of(rows), len(rows))
+        self._preconditioner = Preconditioner(spectrum, len(rows))
         self._tolerance = TOLERANCES[rows.dtype]
         self._lbfgs: LBFGS | None = None
         self._sums: Sums | None = None
@@ -124,26 +125,27 @@ class Choice(NamedTuple):
 
 def choose_weight_decay(
     data: FeatureDataModule,
+    rows: TrainingRows,
+    spectrum: Spectrum,
     head: nn.Linear,
     loss: Loss,
-    device: torch.device,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Choice:
     """Choose the weight decay by cross-validation, and move the head to the mean of the folds' heads.
 
     Args:
-        data: the features; only the training split is looked at. All views of an image are in one fold.
+        data: gives labels and groups of the training images. All views of an image are in one fold.
+        rows: the training rows, which are kept in memory if they are small.
+        spectrum: their spectrum.
         head: the head.
         loss: the loss of a row.
-        device: the device to compute on.
         advance: called with the number of rows after each value.
     """
-    rows = training_rows(data, device)
     rows.keep()
     samples = data.splits["train"]
     by_image = inner_folds(samples.labels, samples.groups)
-    folds = torch.from_numpy(np.tile(by_image, len(rows) // len(by_image))).to(device)
-    points = weight_decay_path(rows, spectrum_of(rows), loss, folds, advance)
+    folds = torch.from_numpy(np.tile(by_image, len(rows) // len(by_image))).to(rows.labels.device)
+    points = weight_decay_path(rows, spectrum, loss, folds, advance)
     best = best_point(points)
     mean = best.heads.mean(dim=0)
     _write(head, *rows.standardization.fold(mean[:-1], mean[-1]))

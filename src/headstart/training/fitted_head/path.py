@@ -33,6 +33,7 @@ class PathPoint:
         precision: the precision of the prior.
         loss: the mean out-of-fold log loss.
         error: its standard error.
+        by_fold: the sum of the log losses of each fold's rows, shape (folds,).
         heads: the head of each fold, shape (folds, width + 1, classes).
         passes: passes over the rows that it took.
     """
@@ -40,6 +41,7 @@ class PathPoint:
     precision: float
     loss: float
     error: float
+    by_fold: Tensor
     heads: Tensor
     passes: int
 
@@ -94,7 +96,8 @@ def weight_decay_path(
         heads, passes = solve(rows, spectrum, loss, heads, precision / total, weights, total)
         losses = F.cross_entropy(out_of_fold_logits(rows, heads, folds), rows.labels, reduction="none")
         error = float(losses.std()) / len(losses) ** 0.5
-        points.append(PathPoint(precision, float(losses.mean()), error, heads, passes))
+        by_fold = losses @ (1 - weights)  # a row counts in its own fold
+        points.append(PathPoint(precision, float(losses.mean()), error, by_fold, heads, passes))
         advance(len(rows))
         if points[-1].loss < points[best].loss:
             best = len(points) - 1

@@ -97,14 +97,15 @@ class TrainingRows:
 
     def _measure(self) -> Standardization:
         """Measure mean and standard deviation in two passes, which lose no digits where the mean is large."""
-        mean = sum((block.sum(dim=0) for block in self._raw_blocks()), torch.zeros(())) / len(self)
-        assert isinstance(mean, Tensor)
-        variance = sum(((block - mean).square().sum(dim=0) for block in self._raw_blocks()), torch.zeros(())) / len(
-            self
-        )
-        assert isinstance(variance, Tensor)
-        scale = variance.sqrt()
+        mean = self._mean(lambda block: block)
+        scale = self._mean(lambda block: (block - mean).square()).sqrt()
         return Standardization(mean, torch.where(scale > ROUNDING * mean.abs(), scale, 1.0))
+
+    def _mean(self, of: Callable[[Tensor], Tensor]) -> Tensor:
+        total = torch.zeros(self.width, dtype=self.dtype, device=self.labels.device)
+        for block in self._raw_blocks():
+            total += of(block).sum(dim=0)
+        return total / len(self)
 
 
 @dataclass(frozen=True)
