@@ -110,38 +110,49 @@ def random_features(rows: int, classes: int, width: int = 1280) -> Splits:
 
 def fit_lbfgs(features: Tensor, labels: Tensor) -> tuple[Head, Any]:
     """Fit as optimizer=lbfgs does: the path with its folds, then the head on all rows."""
-    from headstart.training.fitted_head.fit import TOLERANCES
+    from headstart.training.fitted_head.fit import HeadFit
+    from headstart.training.fitted_head.folded_rows import FoldedRows
     from headstart.training.fitted_head.objective import Loss
-    from headstart.training.fitted_head.path import best_point, inner_folds, solve, weight_decay_path
+    from headstart.training.fitted_head.path import PATH_DTYPE, best_point, inner_folds, weight_decay_path
     from headstart.training.fitted_head.rows import TrainingRows, spectrum_of
 
     start = time.perf_counter()
-    rows = TrainingRows(lambda first, last: features[first:last], labels, torch.float64)
-    rows.keep()
+    rows = TrainingRows(lambda numbers: features[numbers], labels, torch.float64)
     spectrum, loss = spectrum_of(rows), Loss(torch.ones(int(labels.max()) + 1, dtype=torch.float64))
-    points = weight_decay_path(rows, spectrum, loss, torch.from_numpy(inner_folds(labels.numpy(), None)))
+    folded = FoldedRows(rows, spectrum, torch.from_numpy(inner_folds(labels.numpy(), None)), PATH_DTYPE)
+    points = weight_decay_path(folded, loss)
     path_seconds = time.perf_counter() - start
-    best, total = best_point(points), torch.tensor([float(len(labels))], dtype=torch.float64)
-    heads, passes = solve(
-        rows,
-        spectrum,
-        loss,
-        best.heads.mean(dim=0, keepdim=True),
-        best.precision / total,
-        None,
-        total,
-        TOLERANCES[torch.float64],
-    )
+    best = best_point(points)
+    mean = folded.standardized_heads(best.heads).mean(dim=0)
+    head = linear(*rows.standardization.fold(mean[:-1], mean[-1]))
+    fit = HeadFit(rows, spectrum, loss, best.precision / len(labels))
+    fit.start(head)
+    passes = 0
+    while not fit.converged:
+        for block, own in zip(features.split(rows.block_rows(1)), labels.split(rows.block_rows(1)), strict=True):
+            fit.add(block, own)
+        fit.step(lambda total: total)
+        passes += 1
+    fit.write(head, evaluated=True)
     seconds = time.perf_counter() - start
-
-    def predict(raw: Tensor) -> Tensor:
-        return rows.standardization.apply(raw) @ heads[0, :-1] + heads[0, -1]
-
     setting = (
         f"1/C {best.precision:.3g}, {len(points)} values in {sum(point.passes for point in points)} passes and "
         f"{path_seconds:.1f} s, then {passes} passes"
     )
-    return Head(predict, seconds, setting, best.loss), (rows, points)
+
+    def predict(raw: Tensor) -> Tensor:
+        return head(raw.double())
+
+    return Head(predict, seconds, setting, best.loss), (rows, folded, points)
+
+
+def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    """Return a float64 layer with these weights, of shape (width, classes)."""
+    head = nn.Linear(*weight.shape, dtype=torch.float64)
+    with torch.no_grad():
+        head.weight.copy_(weight.T)
+        head.bias.copy_(bias)
+    return head
 
 
 def fit_sklearn(features: Tensor, labels: Tensor) -> Head:
@@ -239,14 +250,14 @@ def compare_draws(name: str, splits: Splits, draws: int) -> None:
         else:
             train = order[:size]
         test = np.setdiff1d(order, train)
-        ours, (rows, points) = fit_lbfgs(features[train], labels[train])
+        ours, (rows, folded, points) = fit_lbfgs(features[train], labels[train])
         best = min(points, key=lambda point: point.loss)
-        strongest = next(point for point in points if point.loss <= best.loss + best.error).heads.mean(dim=0)
+        strongest = next(point for point in points if point.loss <= best.loss + best.error)
+        cautious = folded.standardized_heads(strongest.heads).mean(dim=0)
+        cautious_head = linear(*rows.standardization.fold(cautious[:-1], cautious[-1]))
         heads = {
             "lowest loss": ours.predict,
-            "one standard error": lambda raw, rows=rows, head=strongest: (
-                rows.standardization.apply(raw) @ head[:-1] + head[-1]
-            ),
+            "one standard error": lambda raw, head=cautious_head: head(raw.double()),
         }
         for rate in (3e-4, 1e-3, 3e-3, 1e-2, 3e-2):
             heads[f"Adam {rate:g}, 30 epochs"] = plain_adam(features[train], labels[train], rate)

@@ -25,8 +25,9 @@ from headstart.runs.predictions import FEATURED, Evaluation, Outputs, build_eval
 from headstart.training.build import build_classifier, open_trainer, resolve_strategy
 from headstart.training.fitted_head.classifier import FittedHeadClassifier
 from headstart.training.fitted_head.fit import training_rows
+from headstart.training.fitted_head.folded_rows import FoldedRows
 from headstart.training.fitted_head.objective import Loss
-from headstart.training.fitted_head.path import fit_folds, weight_decay_path
+from headstart.training.fitted_head.path import PATH_DTYPE, fit_folds, weight_decay_path, weight_of_others
 from headstart.training.fitted_head.rows import TrainingRows, spectrum_of
 from headstart.training.metrics import split_metrics
 from headstart.training.split_metrics import HALF
@@ -60,7 +61,6 @@ def answer_folds(
     """
     classifier, data, device = _open(config, folder, replace(images, splits={"train": samples}))
     rows = training_rows(data, device)
-    rows.keep()
     loss = classifier.fit_loss(device, rows.dtype)
     by_row = torch.from_numpy(np.tile(assigned - 1, len(rows) // len(samples))).to(device)
     heads = _fit(config, rows, loss, by_row)
@@ -96,16 +96,21 @@ def _fit(config: Config, rows: TrainingRows, loss: Loss, folds: Tensor) -> Tenso
     """Fit the head of each fold, shape (folds, width + 1, classes)."""
     assert isinstance(config.optimizer, LBFGS)
     spectrum = spectrum_of(rows)
+    folded = FoldedRows(rows, spectrum, folds, rows.dtype)
+    others = weight_of_others(folded, loss)
     if config.optimizer.weight_decay != AUTO:
-        return fit_folds(rows, spectrum, loss, folds, float(config.optimizer.weight_decay))
-    points = weight_decay_path(rows, spectrum, loss, folds)
+        weight_decay = torch.full_like(others, float(config.optimizer.weight_decay))
+        return folded.standardized_heads(fit_folds(folded, loss, weight_decay))
+    points = weight_decay_path(FoldedRows(rows, spectrum, folds, PATH_DTYPE), loss)
     by_point = torch.stack([point.by_fold for point in points])
     chosen = (by_point.sum(dim=1, keepdim=True) - by_point).argmin(dim=0).tolist()
     log.info(
         "1 / C of the folds' heads, by the log loss on the other folds: %s",
         ", ".join(f"{points[index].precision:.3g}" for index in chosen),
     )
-    return torch.stack([points[index].heads[fold] for fold, index in enumerate(chosen)])
+    start = torch.stack([points[index].heads[fold] for fold, index in enumerate(chosen)]).to(rows.dtype)
+    precisions = others.new_tensor([points[index].precision for index in chosen])
+    return folded.standardized_heads(fit_folds(folded, loss, precisions / others, start))
 
 
 def _evaluate(

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from headstart.cache.feature_loaders import FeatureDataModule
+from headstart.training.fitted_head.folded_rows import FoldedRows
 from headstart.training.fitted_head.lbfgs import LBFGS
 from headstart.training.fitted_head.objective import Loss, Preconditioner, Sums, regularized
-from headstart.training.fitted_head.path import best_point, inner_folds, weight_decay_path
+from headstart.training.fitted_head.path import PATH_DTYPE, best_point, inner_folds, weight_decay_path
 from headstart.training.fitted_head.rows import Spectrum, TrainingRows
 
 # How much a Newton step may still lower the mean loss: then weights are right to about 1e-6 of their size in float64.
@@ -135,29 +136,29 @@ def choose_weight_decay(
 
     Args:
         data: gives labels and groups of the training images. All views of an image are in one fold.
-        rows: the training rows, which are kept in memory if they are small.
+        rows: the training rows.
         spectrum: their spectrum.
         head: the head.
         loss: the loss of a row.
         advance: called with the number of rows after each value.
     """
-    rows.keep()
     samples = data.splits["train"]
     by_image = inner_folds(samples.labels, samples.groups)
     folds = torch.from_numpy(np.tile(by_image, len(rows) // len(by_image))).to(rows.labels.device)
-    points = weight_decay_path(rows, spectrum, loss, folds, advance)
+    folded = FoldedRows(rows, spectrum, folds, PATH_DTYPE)
+    points = weight_decay_path(folded, loss, advance)
     best = best_point(points)
-    mean = best.heads.mean(dim=0)
+    mean = folded.standardized_heads(best.heads).mean(dim=0)
     _write(head, *rows.standardization.fold(mean[:-1], mean[-1]))
     total = float(loss.class_weights[rows.labels].sum())
-    return Choice(best.precision / total, best.loss, best.error, len(best.heads), len(points))
+    return Choice(best.precision / total, best.loss, best.error, folded.folds, len(points))
 
 
 def training_rows(data: FeatureDataModule, device: torch.device) -> TrainingRows:
     """Return the training rows of a data module: all views of all images, whichever process has them."""
     table = data.training_table
     labels = table.labels.to(device).repeat(table.views)
-    return TrainingRows(lambda start, stop: table.rows_at(torch.arange(start, stop))[0], labels, fit_dtype(device))
+    return TrainingRows(lambda rows: table.rows_at(rows)[0], labels, fit_dtype(device))
 
 
 def fit_dtype(device: torch.device) -> torch.dtype:

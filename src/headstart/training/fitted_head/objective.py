@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from headstart.training.fitted_head.rows import Spectrum, TrainingRows
+from headstart.training.fitted_head.rows import Spectrum
 
 SMALLEST_CURVATURE = 1e-8  # of a loss whose rows are all classified with certainty
 
@@ -25,27 +24,28 @@ class Loss:
     class_weights: Tensor
     label_smoothing: float = 0.0
 
-    def values(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Compute the loss of each row, shape (rows, heads), from logits of shape (rows, heads, classes)."""
-        heads = logits.shape[1]
-        losses = F.cross_entropy(
-            logits.flatten(0, 1),
-            labels.repeat_interleave(heads),
-            self.class_weights,
-            reduction="none",
-            label_smoothing=self.label_smoothing,
-        )
-        return losses.view(-1, heads)
+    def values(self, log_probabilities: Tensor, labels: Tensor) -> Tensor:
+        """Compute the loss of each row, shape (rows, heads), from those of shape (rows, heads, classes)."""
+        own = (1 - self.label_smoothing) * self.class_weights[labels]
+        values = -own[:, None] * log_probabilities[torch.arange(len(labels), device=labels.device), :, labels]
+        return values - log_probabilities @ self._spread if self.label_smoothing else values
 
     def slopes(self, probabilities: Tensor, labels: Tensor) -> Tensor:
         """Compute the gradient of each row's loss with respect to its logits, in the place of its probabilities."""
-        spread = self.label_smoothing / len(self.class_weights) * self.class_weights
         own = (1 - self.label_smoothing) * self.class_weights[labels]
-        slopes = probabilities.mul_((own + spread.sum())[:, None, None])
+        slopes = probabilities.mul_((own + self._spread.sum())[:, None, None])
         if self.label_smoothing:
-            slopes -= spread
+            slopes -= self._spread
         slopes[torch.arange(len(labels), device=labels.device), :, labels] -= own[:, None]
         return slopes
+
+    @property
+    def _spread(self) -> Tensor:
+        return self.label_smoothing / len(self.class_weights) * self.class_weights
+
+    def to(self, dtype: torch.dtype) -> Loss:
+        """Return the loss in another dtype."""
+        return Loss(self.class_weights.to(dtype), self.label_smoothing)
 
 
 class Sums:
@@ -62,32 +62,32 @@ class Sums:
         self.gradient = torch.zeros_like(heads)
         self.curvature = heads.new_zeros(len(heads))
 
-    def add(self, features: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Add rows.
+    def add(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Add rows, and return their logits, shape (rows, heads, classes).
 
         Args:
             features: standardised features, shape (rows, width).
             labels: shape (rows,).
-            weights: the weight of each row for each head, shape (rows, heads); None weighs all equally.
-
-        Returns:
-            The logits, shape (rows, heads, classes).
         """
         count, width, classes = self._heads.shape
         matrix = self._heads[:, :-1].transpose(0, 1).reshape(width - 1, count * classes)
         logits = (features @ matrix).view(-1, count, classes) + self._heads[:, -1]
-        values, probabilities = self._loss.values(logits, labels), logits.softmax(dim=-1)
-        curvatures = 1 - probabilities.square().sum(dim=-1)
-        curvatures *= self._loss.class_weights[labels][:, None]
+        log_probabilities = logits.log_softmax(dim=-1)
+        self.value += self._loss.values(log_probabilities, labels).sum(dim=0)
+        probabilities = log_probabilities.exp_()
+        purity = torch.linalg.vector_norm(probabilities, dim=-1).square()
+        self.curvature += self._loss.class_weights[labels] @ (1 - purity)
         slopes = self._loss.slopes(probabilities, labels)
-        if weights is not None:
-            values, curvatures, slopes = values * weights, curvatures * weights, slopes.mul_(weights[..., None])
-        self.value += values.sum(dim=0)
-        self.curvature += curvatures.sum(dim=0)
         by_weight = features.T @ slopes.view(len(features), count * classes)
         self.gradient[:, :-1] += by_weight.view(width - 1, count, classes).transpose(0, 1)
         self.gradient[:, -1] += slopes.sum(dim=0)
         return logits
+
+    def merge(self, part: Sums, heads: Tensor) -> None:
+        """Add the sums of some of the heads, given by their numbers."""
+        self.value[heads] += part.value
+        self.gradient[heads] += part.gradient
+        self.curvature[heads] += part.curvature
 
 
 def regularized(sums: Sums, heads: Tensor, total: Tensor, weight_decay: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,11 +140,3 @@ class Preconditioner:
         step[:, :-1] = self._spectrum.solve(gradient[:, :-1], curvature / self._rows, self._weight_decay)
         step[:, -1] = gradient[:, -1] / curvature[:, None]
         return step
-
-
-def full_pass(rows: TrainingRows, heads: Tensor, loss: Loss, weights: Tensor | None) -> Sums:
-    """Return the sums over all rows; see `Sums.add`."""
-    sums = Sums(heads, loss)
-    for part, features in rows.blocks(rows.block_rows(heads.shape[0] * heads.shape[2])):
-        sums.add(features, rows.labels[part], None if weights is None else weights[part])
-    return sums

@@ -11,7 +11,6 @@ from torch import Tensor
 
 BLOCK_BYTES = 32 * 2**20  # of the features, and of the logits, of a block
 FEWEST_ROWS = 64  # in a block, however wide it is
-KEPT_BYTES = 2**29  # largest standardised features that are kept
 LARGEST_EIGENPROBLEM = 4096  # rows or columns; an eigendecomposition of that size takes half a minute on two cores
 ROUNDING = 1e-10  # fraction of the largest eigenvalue below which an eigenvalue is rounding error
 
@@ -54,46 +53,41 @@ class TrainingRows:
     """The rows that a linear head is fitted to, read in blocks, so that memory does not grow with their number.
 
     Args:
-        read: returns the features of rows `start` to `stop`, shape (stop - start, width).
+        read: returns the features of rows, shape (rows, width), from their numbers, int64, shape (rows,).
         labels: the label of each row, int64, shape (rows,), on the device of the fit.
         dtype: the dtype to compute in.
 
     Attributes:
         labels: the labels.
+        width: the number of features.
         standardization: how the features are standardised.
     """
 
-    def __init__(self, read: Callable[[int, int], Tensor], labels: Tensor, dtype: torch.dtype) -> None:
+    def __init__(self, read: Callable[[Tensor], Tensor], labels: Tensor, dtype: torch.dtype) -> None:
         self._read, self.labels, self.dtype = read, labels, dtype
-        self.width = read(0, 1).shape[1]
+        self.width = read(torch.arange(1)).shape[1]
         self.standardization = self._measure()
-        self._kept: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    def keep(self) -> None:
-        """Keep the standardised features if they are small, rather than standardise them in every pass."""
-        if len(self) * self.width * self.dtype.itemsize <= KEPT_BYTES:
-            self._kept = torch.cat([block for _, block in self.blocks(self.block_rows(1))])
 
     def block_rows(self, columns: int) -> int:
         """Return the number of rows in a block, if each has this many logits."""
         return max(FEWEST_ROWS, BLOCK_BYTES // (max(self.width, columns) * self.dtype.itemsize))
 
-    def blocks(self, rows: int) -> Iterator[tuple[slice, Tensor]]:
-        """Yield blocks of standardised features with the slice of their rows."""
-        for start in range(0, len(self), rows):
-            part = slice(start, min(start + rows, len(self)))
-            yield part, self._kept[part] if self._kept is not None else self.standardization.apply(self._raw(part))
+    def blocks(self) -> Iterator[Tensor]:
+        """Yield the standardised features of all rows in blocks."""
+        yield from map(self.standardized, self._numbers())
 
-    def _raw(self, part: slice) -> Tensor:
-        return self._read(part.start, part.stop).to(self.labels.device, self.dtype)
+    def standardized(self, rows: Tensor) -> Tensor:
+        """Return the standardised features of rows, from their numbers."""
+        return self.standardization.apply(self._raw(rows))
 
-    def _raw_blocks(self) -> Iterator[Tensor]:
-        rows = self.block_rows(1)
-        for start in range(0, len(self), rows):
-            yield self._raw(slice(start, min(start + rows, len(self))))
+    def _numbers(self) -> tuple[Tensor, ...]:
+        return torch.split(torch.arange(len(self)), self.block_rows(1))
+
+    def _raw(self, rows: Tensor) -> Tensor:
+        return self._read(rows).to(self.labels.device, self.dtype)
 
     def _measure(self) -> Standardization:
         """Measure mean and standard deviation in two passes, which lose no digits where the mean is large."""
@@ -103,8 +97,8 @@ class TrainingRows:
 
     def _mean(self, of: Callable[[Tensor], Tensor]) -> Tensor:
         total = torch.zeros(self.width, dtype=self.dtype, device=self.labels.device)
-        for block in self._raw_blocks():
-            total += of(block).sum(dim=0)
+        for rows in self._numbers():
+            total += of(self._raw(rows)).sum(dim=0)
         return total / len(self)
 
 
@@ -113,14 +107,27 @@ class Spectrum:
     """The eigenvectors of the scatter matrix of the standardised features, as far as it is known.
 
     Attributes:
-        vectors: orthonormal columns, shape (width, rank).
+        vectors: orthonormal columns, shape (width, rank); None if the features are coordinates in the basis of them.
         values: their eigenvalues, shape (rank,); the eigenvalue of every direction outside of them is `rest`.
         rest: 0 if the eigenvectors span all rows.
     """
 
-    vectors: Tensor
+    vectors: Tensor | None
     values: Tensor
     rest: float
+
+    @property
+    def is_complete(self) -> bool:
+        """Tell whether the eigenvectors span all rows."""
+        return self.rest == 0
+
+    def in_its_basis(self) -> Spectrum:
+        """Return the spectrum of the same features as coordinates in the basis of the eigenvectors."""
+        return Spectrum(None, self.values, self.rest)
+
+    def to(self, dtype: torch.dtype) -> Spectrum:
+        """Return the spectrum in another dtype."""
+        return Spectrum(None if self.vectors is None else self.vectors.to(dtype), self.values.to(dtype), self.rest)
 
     def solve(self, right: Tensor, curvature: Tensor, ridge: Tensor) -> Tensor:
         """Solve (curvature · scatter + ridge · I) x = right for several problems at once.
@@ -130,6 +137,8 @@ class Spectrum:
             curvature: factor of the scatter matrix, shape (problems,).
             ridge: shape (problems,).
         """
+        if self.vectors is None:
+            return right / (curvature[:, None] * self.values + ridge[:, None])[..., None]
         outside = 1 / (curvature * self.rest + ridge)
         if not len(self.values):
             return right * outside[:, None, None]
@@ -149,14 +158,13 @@ def spectrum_of(rows: TrainingRows) -> Spectrum:
     zeros = partial(torch.zeros, dtype=rows.dtype, device=rows.labels.device)
     if min(rows.width, len(rows)) > LARGEST_EIGENPROBLEM:
         return Spectrum(zeros(rows.width, 0), zeros(0), float(len(rows)))
-    size = rows.block_rows(1)
     if rows.width <= len(rows):
         scatter = zeros(rows.width, rows.width)
-        for _, block in rows.blocks(size):
+        for block in rows.blocks():
             scatter.addmm_(block.T, block)
         values, vectors = torch.linalg.eigh(scatter)
         return Spectrum(vectors, values.clamp(min=0), 0.0)
-    features = torch.cat([block for _, block in rows.blocks(size)])
+    features = torch.cat(list(rows.blocks()))
     values, turned = torch.linalg.eigh(features @ features.T)
     kept = values > ROUNDING * values[-1]
     return Spectrum(features.T @ (turned[:, kept] / values[kept].sqrt()), values[kept], 0.0)

@@ -1,0 +1,79 @@
+"""Training rows in folds, for heads that are each fitted to the rows of all folds but one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from headstart.training.fitted_head.rows import Spectrum, TrainingRows
+
+KEPT_BYTES = 2**29  # largest features that are kept in memory
+
+
+class FoldedRows:
+    """Training rows by fold.
+
+    Small features are kept in memory, as coordinates in the basis of the eigenvectors of their scatter matrix. The
+    problem is the same there, since L2 regularisation does not depend on the basis. But fewer rows than features have
+    as few coordinates as rows, and the preconditioner is diagonal. Larger ones are read and standardised in every pass.
+
+    Args:
+        rows: the training rows.
+        spectrum: their spectrum.
+        folds: the fold of each row from 0, shape (rows,), on the device of the rows.
+        dtype: the dtype to compute in.
+
+    Attributes:
+        labels: the labels of the rows of each fold.
+        spectrum: the spectrum of the features as they are passed by `blocks`.
+        width: the number of these features.
+    """
+
+    def __init__(self, rows: TrainingRows, spectrum: Spectrum, folds: Tensor, dtype: torch.dtype) -> None:
+        self._rows, self.dtype = rows, dtype
+        self._members = [(folds == fold).nonzero()[:, 0].cpu() for fold in range(int(folds.max()) + 1)]
+        self.labels = [rows.labels[members.to(rows.labels.device)] for members in self._members]
+        self.spectrum, self.width = spectrum.to(dtype), rows.width
+        self._vectors: Tensor | None = None
+        self._kept: list[Tensor] = []
+        if spectrum.is_complete and len(rows) * len(spectrum.values) * dtype.itemsize <= KEPT_BYTES:
+            self._vectors = spectrum.vectors
+            self._kept = [torch.cat(list(self._read(members, 1))) for members in self._members]
+            self.spectrum, self.width = self.spectrum.in_its_basis(), len(spectrum.values)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def folds(self) -> int:
+        """Return the number of folds."""
+        return len(self._members)
+
+    def blocks(self, fold: int, columns: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the features and labels of the rows of a fold in blocks.
+
+        Args:
+            fold: the fold.
+            columns: the number of logits of each row, which limits the rows of a block.
+        """
+        size = self._rows.block_rows(columns)
+        features = torch.split(self._kept[fold], size) if self._kept else self._read(self._members[fold], columns)
+        yield from zip(features, torch.split(self.labels[fold], size), strict=True)
+
+    def _read(self, members: Tensor, columns: int) -> Iterator[Tensor]:
+        for part in torch.split(members, self._rows.block_rows(columns)):
+            features = self._rows.standardized(part)
+            yield (features if self._vectors is None else features @ self._vectors).to(self.dtype)
+
+    def standardized_heads(self, heads: Tensor) -> Tensor:
+        """Return heads for standardised features, shape (heads, features + 1, classes), in the dtype of the rows.
+
+        Args:
+            heads: heads for the features of `blocks`, shape (heads, width + 1, classes).
+        """
+        heads = heads.to(self._rows.dtype)
+        if self._vectors is None:
+            return heads
+        return torch.cat([self._vectors @ heads[:, :-1], heads[:, -1:]], dim=1)
