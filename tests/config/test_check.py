@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
+from headstart.config import optimizer_schema
 from headstart.config.check import check, to_yaml
 from headstart.utils.errors import ConfigError
-from tests.helpers.runs import ROOT, choices, composed
+from tests.helpers.runs import CONF, ROOT, choices, composed
 
 REQUIRED = {"data=imagefolder": ["data.root=x"], "model=torchvision": ["model.name=x"], "model=timm": ["model.name=x"]}
 GROUPS = ("data", "model", "head", "augment", "optimizer", "scheduler", "trainer", "callbacks", "logger", "experiment")
@@ -41,7 +42,7 @@ def test_auto_is_accepted_for_lr_and_batch_size() -> None:
 
 
 def test_command_line_beats_experiment_beats_defaults() -> None:
-    assert composed().epochs == 30
+    assert composed("freeze=false").epochs == 30
     assert composed("experiment=emergency_cnn").epochs == 15
     assert composed("experiment=emergency_cnn", "epochs=3").epochs == 3
     assert composed("experiment=emergency_cnn", "model=resnet18").model.name == "resnet18"
@@ -53,6 +54,61 @@ BESIDE = [
 ]
 # Each choice of each group in one of these: as many as the largest group has.
 COMBINATIONS = [tuple(names[i % len(names)] for names in BESIDE) for i in range(max(map(len, BESIDE)))]
+
+
+@pytest.mark.parametrize("setting", ["", "model=resnet34", "folds=5", "seed=3", "monitor=val/loss", "data=pets"])
+def test_the_default_fits_a_linear_head_to_its_optimum(setting: str) -> None:
+    config = composed(*setting.split())
+    assert config.optimizer.name == "lbfgs"
+    assert (config.lr, config.epochs) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "lr=1e-3",
+        "lr=auto",
+        "epochs=30",
+        "trainer.max_epochs=30",
+        "batch_size=64",
+        "data.batch_size=64",
+        "batch_size=auto",
+        "scheduler=cosine",
+        "head=mlp",
+        "freeze=false",
+        "freeze=block1",
+        "finetune=full",
+        "finetune=auto",
+        "features=off",
+        "augment=flip",
+        "augment.random_erasing=0.1",
+        "loss.mixup=0.2",
+        "data.sampling=balanced",
+        "callbacks.ema=0.99",
+        "trainer=debug",
+        "trainer.limit_train_batches=2",
+        "trainer.gradient_clip_val=1",
+        "trainer.strategy=ddp_spawn",
+        "trainer.strategy=ddp_fork",
+    ],
+)
+def test_what_only_gradient_descent_has_makes_the_default_adam(setting: str) -> None:
+    config = composed(setting)
+    assert config.optimizer.name == "adam"
+    assert isinstance(config.optimizer, optimizer_schema.Gradient)
+    assert (config.lr, config.optimizer.lr) == ((1e-3, 1e-3) if not setting.startswith("lr=") else (config.lr,) * 2)
+    assert config.epochs == 30
+
+
+@pytest.mark.parametrize(("setting", "expected"), [("", "lbfgs"), ("freeze=false", "adam")])
+def test_a_weight_decay_goes_to_the_optimizer_that_the_default_is(setting: str, expected: str) -> None:
+    optimizer = composed("optimizer.weight_decay=0.1", *setting.split()).optimizer
+    assert (optimizer.name, optimizer.weight_decay) == (expected, 0.1)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("experiment", choices("experiment"))
+def test_an_experiment_names_its_optimizer(experiment: str) -> None:
+    assert "override /optimizer: " in (CONF / "experiment" / f"{experiment}.yaml").read_text()
 
 
 @pytest.mark.parametrize("experiment", choices("experiment"))
@@ -98,7 +154,12 @@ def test_freeze_takes_a_truth_or_a_name(value: str, expected: object) -> None:
         ("data.source=stl11", "no such data. Did you mean 'stl10'"),
         ("+freze=true", "unknown key 'freze'. Did you mean 'freeze'"),
         ("++data.bach_size=3", "unknown key 'bach_size' in 'data'. Did you mean 'batch_size'"),
-        ("+optimizer.momentun=0.9", "unknown key 'momentun' in 'optimizer'"),
+        ("optimizer=sgd +optimizer.momentun=0.9", "unknown key 'momentun' in 'optimizer'. Did you mean 'momentum'"),
+        ("+optimizer.momentum=0.1", "unknown key 'momentum' in 'optimizer'"),
+        ("optimizer=lbfgs epochs=3", "optimizer=lbfgs with epochs=3: it stops at the optimum: leave epochs out"),
+        ("optimizer=lbfgs trainer.max_epochs=3", "optimizer=lbfgs with epochs=3: it stops at the optimum"),
+        ("optimizer=lbfgs lr=0.1", "optimizer=lbfgs with lr=0.1: it has no learning rate: leave lr out"),
+        ("optimizer=lbfgs batch_size=8", "optimizer=lbfgs with batch_size=8: it takes one step for all images"),
         ("folds=1", "folds=1: expected a whole number of at least 2"),
         ("data.folds=5", "data.folds=5: the number of folds is set by folds"),
         ("data.fold=3", "data.fold=3: of how many folds. Add folds"),
@@ -107,7 +168,7 @@ def test_freeze_takes_a_truth_or_a_name(value: str, expected: object) -> None:
 )
 def test_a_wrong_key_or_value_is_named(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        composed(override)
+        composed(*override.split())
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from headstart.config.compose import finetune_preset
+from headstart.config.presets import finetune_preset
 from headstart.models.backbone import build_backbone
 from headstart.models.blocks import blocks_of
 from headstart.models.freezing import freeze_backbone

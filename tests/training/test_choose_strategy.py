@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from headstart.config.compose import finetune_preset
+from headstart.config.presets import finetune_preset
 from headstart.data.datamodule import ImageDataModule
 from headstart.data.dataset import Samples
 from headstart.data.preprocessing import evaluation_transform

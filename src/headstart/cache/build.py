@@ -92,7 +92,7 @@ def build_batches(
     """
     start = time.perf_counter()
     whole, module, features = strategy.freeze is True, strategy.backbone.module, None
-    epochs = config.epochs if whole else strategy.finetuning.head_epochs  # of the head alone
+    epochs = config.max_epochs if whole else strategy.finetuning.head_epochs  # of the head alone
     cacheable = sees_all_images(trainer) and not config.loss.mixes and (whole or epochs_done < epochs)
     if isinstance(config.features, CachedFeatures) and cacheable:
         sha256 = description["backbone_sha256"] or module_sha256(module)

@@ -21,6 +21,10 @@ from omegaconf.errors import (
 from headstart.config import data_schema, optimizer_schema, schema
 from headstart.config.contradictions import contradictions
 from headstart.config.keys import RENAMED, renamed_message
+from headstart.config.optimizer_choice import fits_head
+from headstart.config.optimizer_schema import USUAL_EPOCHS, USUAL_LR
+from headstart.config.presets import optimizer_preset
+from headstart.config.ranges import AUTO
 from headstart.config.schema import Config
 from headstart.utils.errors import ConfigError, suggestion
 
@@ -58,6 +62,7 @@ VARIANTS: dict[str, tuple[str, dict[str, type]]] = {
             "adamw": optimizer_schema.Gradient,
             "sgd": optimizer_schema.SGD,
             "lbfgs": optimizer_schema.LBFGS,
+            "auto": optimizer_schema.Auto,
         },
     ),
     "scheduler": (
@@ -95,14 +100,30 @@ def check(cfg: DictConfig) -> Config:
         ConfigError: a key is unknown or missing, a value has the wrong type or is out of range, or two values
             contradict each other. The message names the key and what was expected, and suggests the nearest name.
     """
+    if cfg.get("optimizer", {}).get("name") == AUTO:
+        fitted = _typed(_with_optimizer(cfg, "lbfgs"))
+        cfg = _with_optimizer(cfg, "lbfgs" if fits_head(fitted) else "adam")
+    config = _typed(cfg)
+    for problem in (*_out_of_range(config), *contradictions(config)):
+        raise ConfigError(problem)
+    return config
+
+
+def _with_optimizer(cfg: DictConfig, name: str) -> DictConfig:
+    """Return the config with an optimizer in the place of auto; the settings that are given stay."""
+    values: Any = OmegaConf.to_container(cfg)
+    given = {key: value for key, value in values["optimizer"].items() if key != "name" and value is not None}
+    chosen: DictConfig = OmegaConf.create({**values, "optimizer": {**optimizer_preset(name), **given}})
+    return chosen
+
+
+def _typed(cfg: DictConfig) -> Config:
+    """Convert a config to a `Config`, whose values may still be out of range."""
     try:
-        merged = OmegaConf.merge(_schema(cfg), _completed(cfg))
-        config = OmegaConf.to_object(merged)
+        config = OmegaConf.to_object(OmegaConf.merge(_schema(cfg), _completed(cfg)))
     except OmegaConfBaseException as error:
         raise ConfigError(_explain(error)) from None
     assert isinstance(config, Config)
-    for problem in (*_out_of_range(config), *contradictions(config)):
-        raise ConfigError(problem)
     return config
 
 
@@ -153,8 +174,14 @@ def _schema(cfg: DictConfig) -> DictConfig:
 
 
 def _completed(cfg: DictConfig) -> DictConfig:
-    """Return the config with `freeze` set where it is null, and labels of classes as strings."""
+    """Return the config with `freeze`, `lr` and `epochs` set where they are null, and labels of classes as strings.
+
+    A head that is fitted to its optimum has neither learning rate nor epochs.
+    """
     values: Any = OmegaConf.to_container(cfg)
+    if values["optimizer"]["name"] != "lbfgs":
+        usual = {"lr": USUAL_LR, "epochs": USUAL_EPOCHS}
+        values |= {name: value for name, value in usual.items() if values.get(name, value) is None}
     if values.get("freeze", True) is None:
         values["freeze"] = values["finetune"]["name"] == "none"
     if isinstance(values["data"].get("classes"), dict):  # YAML parses the labels of {0: cat, 1: dog} as numbers

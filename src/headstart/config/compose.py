@@ -14,14 +14,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-import headstart
 from headstart.config.check import check
 from headstart.config.keys import check_keys
+from headstart.config.presets import CONF
 from headstart.config.reading import read_config
 from headstart.config.schema import Config
 from headstart.utils.errors import ConfigError
-
-CONF = Path(headstart.__file__).parents[2] / "conf"  # next to src/ in a checkout
 
 
 def evaluation_config(run_folder: Path | None, overrides: Sequence[str]) -> Config:
@@ -71,15 +69,6 @@ def quote_patterns(arguments: Sequence[str]) -> list[str]:
         needed = key.lstrip("+") == "data.group_pattern" and special and not is_quoted
         quoted.append(f"{key}={quote(value)}" if needed else argument)
     return quoted
-
-
-def finetune_preset(name: str) -> dict[str, Any]:
-    """Return the settings of `conf/finetune/NAME.yaml` as keyword arguments of `Finetuning`."""
-    shared: Any = OmegaConf.load(CONF / "finetune" / "_base.yaml")
-    own: Any = OmegaConf.load(CONF / "finetune" / f"{name}.yaml")
-    values = {**shared, **own}
-    del values["name"], values["defaults"]
-    return values
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from headstart.config import data_schema, optimizer_schema
+from headstart.config.optimizer_choice import against_lbfgs
 from headstart.config.ranges import AUTO
 from headstart.config.schema import Config
 
@@ -14,7 +15,7 @@ def contradictions(config: Config) -> Iterator[str]:
     """Yield a message for each set of values that contradict each other."""
     finetune = config.finetune
     if isinstance(config.optimizer, optimizer_schema.LBFGS):
-        yield from _against_lbfgs(config)
+        yield from against_lbfgs(config)
     if config.freeze is True and finetune.name != "none":
         yield (
             f"freeze=true trains the head alone, and finetune={finetune.name} the backbone, too: leave one of them "
@@ -32,56 +33,13 @@ def contradictions(config: Config) -> Iterator[str]:
             "data.sampling=balanced and loss.class_weights=balanced would weigh the smaller classes twice: leave one "
             "of them out."
         )
-    if finetune.head_epochs >= config.epochs:
+    if config.epochs is not None and finetune.head_epochs >= config.epochs:
         yield (
             f"finetune.head_epochs={finetune.head_epochs}: the backbone never unfreezes in epochs={config.epochs}. "
             f"Give more epochs, or freeze=true to train the head alone."
         )
     yield from _grouping_problems(config.data)
     yield from _fold_contradictions(config)
-
-
-def _against_lbfgs(config: Config) -> Iterator[str]:
-    """Yield a message for each setting with which a head cannot be fitted to its optimum."""
-    trainer, adam = config.trainer, "or take optimizer=adam"
-    one_step = f"it takes one step for all images, and this is for steps of a batch: leave it out, {adam}"
-    reasons = (
-        (config.head.name != "linear", f"head={config.head.name}", f"it fits a linear head: take head=linear, {adam}"),
-        (
-            config.freeze is not True,
-            f"freeze={config.freeze} finetune={config.finetune.name}",
-            "it fits a head on a frozen backbone: add freeze=true, or take optimizer=adamw",
-        ),
-        (config.features.name == "off", "features=off", f"it needs cached features: take features=auto, {adam}"),
-        (
-            config.loss.mixes,
-            "loss.mixup or loss.cutmix",
-            f"mixed images have no features to cache: leave them out, {adam}",
-        ),
-        (config.lr == AUTO, "lr=auto", "it has no learning rate: leave lr out"),
-        (
-            config.scheduler.name != "none",
-            f"scheduler={config.scheduler.name}",
-            f"it has no learning rate: leave the scheduler out, {adam}",
-        ),
-        (
-            config.data.sampling == "balanced",
-            "data.sampling=balanced",
-            "it sees every image equally often: take loss.class_weights=balanced",
-        ),
-        (config.callbacks.ema is not None, f"callbacks.ema={config.callbacks.ema}", one_step),
-        (
-            trainer.gradient_clip_val is not None,
-            f"trainer.gradient_clip_val={trainer.gradient_clip_val}",
-            one_step,
-        ),
-        (
-            trainer.accumulate_grad_batches != 1,
-            f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}",
-            one_step,
-        ),
-    )
-    yield from (f"optimizer=lbfgs with {setting}: {why}." for applies, setting, why in reasons if applies)
 
 
 def _grouping_problems(data: data_schema.Data) -> Iterator[str]:

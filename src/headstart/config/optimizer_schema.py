@@ -6,12 +6,22 @@ from dataclasses import dataclass
 
 from headstart.config.ranges import at_least, fraction, not_negative, or_auto, positive
 
+USUAL_LR = 1e-3  # if `lr` is null: Adam's own (Kingma & Ba, arXiv:1412.6980)
+USUAL_EPOCHS = 30  # if `epochs` is null; early stopping may stop sooner
+
 
 @dataclass(kw_only=True)
 class Optimizer:
     """The key of every optimizer."""
 
     name: str
+
+
+@dataclass(kw_only=True)
+class Auto(Optimizer):
+    """The choice between L-BFGS and Adam, which is made before a run begins."""
+
+    weight_decay: int | float | str | None = or_auto(not_negative())
 
 
 @dataclass(kw_only=True)

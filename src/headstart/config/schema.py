@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from headstart.config.data_schema import Data
-from headstart.config.optimizer_schema import Optimizer, Scheduler
+from headstart.config.optimizer_schema import LBFGS, Optimizer, Scheduler
 from headstart.config.ranges import at_least, batches, fraction, not_negative, or_auto, positive, within
 
 # --- model ---------------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ class Trainer:
     num_nodes: int = at_least(1)
     strategy: str
     precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed", "64-true"]
-    max_epochs: int = at_least(1)
+    max_epochs: int | None = at_least(1)
     gradient_clip_val: float | None = positive()
     accumulate_grad_batches: int = at_least(1)
     deterministic: bool
@@ -198,9 +198,9 @@ class Config:
     """The complete config of a run, checked and typed."""
 
     freeze: bool | str = field(metadata={"expected": "true, false or the name of the last block to freeze"})
-    epochs: int = at_least(1)
+    epochs: int | None = at_least(1)
     batch_size: int | str | None = or_auto(at_least(1))
-    lr: int | float | str = or_auto(positive())
+    lr: int | float | str | None = or_auto(positive())
     seed: int = within(lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295")
     monitor: str = within(
         lambda value: re.fullmatch(r"(train|val)/[a-z0-9_]+", value) is not None,
@@ -223,6 +223,14 @@ class Config:
     callbacks: Callbacks
     logger: Logger
     sweep: Sweep = field(default_factory=Sweep)
+
+    @property
+    def max_epochs(self) -> int:
+        """Return the maximum number of epochs; for a head that is fitted to its optimum, of passes over its rows."""
+        if isinstance(self.optimizer, LBFGS):
+            return self.optimizer.max_iter
+        assert self.trainer.max_epochs is not None
+        return self.trainer.max_epochs
 
     @property
     def cross_validates(self) -> bool:

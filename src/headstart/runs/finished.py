@@ -68,8 +68,9 @@ class FinishedRun(Run):
 
     @property
     def stopped_early(self) -> bool:
-        """Return whether the run ended before its last epoch."""
-        return bool(self.metrics["epochs/run"] < self.settings["epochs"])  # type: ignore[operator]
+        """Return whether early stopping ended the run before its last epoch; a fit to the optimum ends by itself."""
+        run, most = self.metrics["epochs/run"], self.settings["epochs"]
+        return run is not None and isinstance(most, int) and run < most
 
 
 def read_finished(folder: Path) -> FinishedRun:
@@ -119,7 +120,7 @@ def _check_run(run: Run, evaluations: Mapping[str, Evaluation]) -> None:
     for name in ("epochs/run", "time/total_s", "time/fit_s", "params/total", "params/trainable"):
         if run.metrics.get(name) is None:
             raise ValueError(f"metrics.json has no {name}")
-    if not isinstance(run.settings.get("epochs"), int):
+    if not isinstance(run.settings.get("epochs"), int) and run.settings.get("optimizer.name") != "lbfgs":
         raise ValueError("config.yaml has no number of epochs")
     if len({evaluation.class_names for evaluation in evaluations.values()}) > 1:
         raise ValueError("its evaluations are of different classes")

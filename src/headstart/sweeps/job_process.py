@@ -16,7 +16,8 @@ from typing import Any
 from hydra.conf import HydraConf
 from omegaconf import OmegaConf
 
-from headstart.config.compose import CONF, quote
+from headstart.config.compose import quote
+from headstart.config.presets import CONF
 from headstart.config.schema import Config
 from headstart.data.workers import CORES, available_cores, exit_with_parent
 from headstart.runs.jobs import Job

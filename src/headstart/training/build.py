@@ -12,8 +12,8 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import LearningRateMonitor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from headstart.config.compose import finetune_preset
 from headstart.config.optimizer_schema import LBFGS
+from headstart.config.presets import finetune_preset
 from headstart.config.ranges import AUTO
 from headstart.config.schema import CachedFeatures, Config
 from headstart.data.augmentation import build_mixing
@@ -82,10 +82,8 @@ def open_trainer(config: Config, folder: Path) -> tuple[pl.Trainer, RunCallbacks
         ConfigError: this machine does not support the trainer's settings.
         ModelError: the checkpoint to resume cannot be read.
     """
-    optimizer, settings = config.optimizer, asdict(config.trainer)
-    tuner = Tuner(asdict(optimizer), config.data.batch_size, config.ckpt_path)
-    if isinstance(optimizer, LBFGS):
-        settings["max_epochs"] = optimizer.max_iter
+    settings = {**asdict(config.trainer), "max_epochs": config.max_epochs}
+    tuner = Tuner(asdict(config.optimizer), config.data.batch_size, config.ckpt_path)
     run_callbacks = RunCallbacks(OutputCollector(), ClassCurves(), LastEpoch(), TrainingProfiler(), tuner, Timings())
     loggers = build_loggers(folder, **asdict(config.logger))
     callbacks = [*run_callbacks, *build_callbacks(config, folder)]
@@ -146,7 +144,7 @@ def resolve_strategy(
         at_once = replace(configured.finetuning, head_epochs=0, unfrozen_by=0.0)  # random weights need no protection
         return configured._replace(backbone=backbone._replace(module=random), finetuning=at_once), choice
     finetuning = Finetuning(**finetune_preset(choice.strategy) | config.finetune.changed())
-    finetuning = replace(finetuning, head_epochs=min(finetuning.head_epochs, config.epochs - 1))
+    finetuning = replace(finetuning, head_epochs=min(finetuning.head_epochs, config.max_epochs - 1))
     return configured._replace(finetuning=finetuning), choice
 
 
@@ -197,7 +195,7 @@ def build_classifier(
             "optimizer": optimizer,
             "batch_size": None,
             "scheduler": asdict(config.scheduler)
-            | schedule_hyperparameters(config.scheduler.name, config.epochs, unfreezes=finetuning.unfrozen_by > 0),
+            | schedule_hyperparameters(config.scheduler.name, config.max_epochs, unfreezes=finetuning.unfrozen_by > 0),
             "monitor": config.monitor,
             "ema": config.callbacks.ema,
             "split": split_sha256(split),

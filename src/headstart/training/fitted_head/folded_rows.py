@@ -9,7 +9,7 @@ from torch import Tensor
 
 from headstart.training.fitted_head.rows import Spectrum, TrainingRows
 
-KEPT_BYTES = 2**29  # largest features that are kept in memory
+KEPT_BYTES = 2**30  # largest features that are kept in memory: 200,000 rows of 1280
 
 
 class FoldedRows:
