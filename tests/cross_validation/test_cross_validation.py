@@ -83,7 +83,8 @@ def test_each_image_has_the_answer_of_a_model_that_has_not_seen_it(reported_fold
 def test_an_official_test_split_stays_out_of_the_folds_and_is_answered_by_the_final_model(reported_folds: Path) -> None:
     final, metrics = splits_of(reported_folds), read_metrics(reported_folds)
     everything = sorted(name for fold in "123" for name in splits_of(reported_folds / "folds" / fold)["test"])
-    assert sorted([*final["train"], *final["val"]]) == everything
+    assert sorted(final["train"]) == everything
+    assert final.keys() == {"train", "test"}
     assert len(final["test"]) == 45
     assert not set(final["test"]) & set(everything)
     assert metrics["data/test_size"] == 45
@@ -126,7 +127,7 @@ def test_the_report_has_the_folds_and_the_answers(reported_folds: Path) -> None:
         assert "could not be shown" not in text
         assert '<div class="tile">' in page.read_text()
         report_again(reported_folds)
-    assert set(read_finished(reported_folds).evaluations) == {"out_of_fold", "test", "val"}
+    assert set(read_finished(reported_folds).evaluations) == {"out_of_fold", "test"}
 
 
 # --- the same command again ----------------------------------------------------------------------------------
