@@ -171,7 +171,14 @@ def test_runs_are_listed_and_compared(reported_without: Path, reported: Path, tm
         capsys.readouterr().out
     )
     main(["report", str(reported_without), str(reported), "--out", str(tmp_path)])
-    assert (tmp_path / "index.html").exists()
+    page = (tmp_path / "index.html").read_text()
+    assert "2 runs, on the same 45 test images" in page
+    assert page.count("val loss") == 1
+    copy = shutil.copytree(reported_without, tmp_path / "copy")
+    main(["report", str(reported_without), str(copy), "--out", str(tmp_path)])
+    page = (tmp_path / "index.html").read_text()
+    assert "val loss" not in page
+    assert "train/loss by epoch" in page
 
 
 def test_a_run_of_training_images_alone_has_no_report_and_is_evaluated_on_them(
