@@ -399,8 +399,8 @@ FAULTS = (
     Fault(
         "of fitted heads, folds hold out images that choose nothing",
         "cross_validation/run.py",
-        "val_fraction = 0.0 if isinstance(config.optimizer, LBFGS) else config.data.val_fraction",
-        "val_fraction = config.data.val_fraction",
+        "config.data.val_fraction if chooses_epoch else 0.0",
+        "config.data.val_fraction",
         ("cross_validation/test_cross_validation.py",),
     ),
     Fault(

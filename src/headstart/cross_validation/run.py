@@ -127,9 +127,8 @@ def _with_seconds(results: Results, seconds: float) -> Results:
 
 def _train_fold(config: Config, folder: Path, fold: int, held_out: Samples) -> Evaluation:
     """Train the model of a fold, unless that has finished, and return its answers for the images held out."""
-    val_fraction = (
-        0.0 if isinstance(config.optimizer, LBFGS) else config.data.val_fraction
-    )  # an optimum needs no choice
+    chooses_epoch = not isinstance(config.optimizer, LBFGS)
+    val_fraction = config.data.val_fraction if chooses_epoch else 0.0
     settings = replace(config, data=replace(config.data, fold=fold, val_fraction=val_fraction))
     if not read_metrics(folder):
         log.info("fold %d of %d", fold, config.folds)
