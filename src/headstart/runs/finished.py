@@ -72,10 +72,9 @@ class FinishedRun(Run):
 
         It is the last one of a fitted head, of the final model of a cross-validation and of a run without validation.
         """
-        monitored = self.metrics.get("data/val_size") is not None or not str(self.settings["monitor"]).startswith(
-            "val/"
-        )
-        return monitored and self.settings["optimizer.name"] != "lbfgs" and OUT_OF_FOLD not in self.evaluations
+        without_val = "data/val_size" not in self.metrics and str(self.settings["monitor"]).startswith("val/")
+        fitted = self.settings["optimizer.name"] == "lbfgs"
+        return not (without_val or fitted or OUT_OF_FOLD in self.evaluations)
 
     @property
     def stopped_early(self) -> bool:
