@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import headstart
+from headstart.cli.main import main
 from headstart.cross_validation.run import run
 from headstart.data.build import open_images
 from headstart.report.run_report import report_again
@@ -169,6 +170,19 @@ def test_the_report_has_the_folds_and_the_answers(reported_folds: Path) -> None:
         assert '<div class="tile">' in page.read_text()
         report_again(reported_folds)
     assert set(read_finished(reported_folds).evaluations) == {"out_of_fold", "test"}
+
+
+def test_cross_validations_are_listed_and_compared_on_their_answers(
+    reported_folds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(reported_folds, tmp_path / "first")
+    shutil.copytree(reported_folds, tmp_path / "second")
+    main(["runs", str(tmp_path), "--format", "csv"])
+    assert capsys.readouterr().out.startswith("run,test/accuracy,out_of_fold/accuracy,epochs/run,")
+    main(["report", str(tmp_path / "first"), str(tmp_path / "second"), "--out", str(tmp_path / "comparison")])
+    page = (tmp_path / "comparison" / "index.html").read_text()
+    assert "2 runs, on the same 120 out-of-fold images" in page
+    assert "val loss" not in page
 
 
 # --- the same command again ----------------------------------------------------------------------------------
