@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -31,13 +32,16 @@ from headstart.training.loggers import write_hyperparameters, write_layout
 from headstart.training.profiler import describe_speed
 from headstart.training.results import Results, evaluate_splits
 from headstart.training.split_metrics import parameter_counts
-from headstart.training.trainer import quiet_lightning, resumable
+from headstart.training.trainer import NO_VAL, quiet_lightning, resumable
+from headstart.utils.errors import ConfigError
 from headstart.utils.tables import show_run
 
 log = logging.getLogger(__name__)
 
 
-def run(config: Config, folder: Path, *, sweep: bool = False, folds: Results | None = None) -> float:
+def run(
+    config: Config, folder: Path, *, sweep: bool = False, folds: Results | None = None, stop_after: int | None = None
+) -> float:
     """Train and evaluate a classifier, and write the run folder.
 
     Args:
@@ -45,16 +49,20 @@ def run(config: Config, folder: Path, *, sweep: bool = False, folds: Results | N
         folder: the run folder; it is created if it does not exist.
         sweep: whether this is a job of a sweep or a fold; then `report=auto` writes no report for it.
         folds: the results of a cross-validation at these settings, which are added to those of this run.
+        stop_after: the number of epochs after which training ends; the schedule is still for `epochs`. None trains all.
 
     Returns:
-        The value of the monitored metric for the best checkpoint, as Hydra's sweepers expect it.
+        The value of the monitored metric for the best checkpoint, as Hydra's sweepers expect it; NaN if it is of val,
+        and there is no val split.
 
     Raises:
         HeadstartError: what stops the run, such as an image that cannot be read or a full disk; see `utils.errors`.
     """
-    trainer, callbacks = start_run(config, folder)
+    trainer, callbacks = start_run(config, folder, stop_after)
     images = open_images(config.data)
     check_images(images, trainer)
+    if sweep:
+        check_objective(config, images)
     backbone = open_backbone(config)
     datamodule = build_data(config, images, backbone.preprocessing, trainer.num_devices)
     strategy, choice = resolve_strategy(config, backbone, datamodule, trainer)
@@ -79,10 +87,10 @@ def run(config: Config, folder: Path, *, sweep: bool = False, folds: Results | N
     record_results(config, folder, classifier, backbone, results, metrics, trainer, callbacks)
     show_results(metrics, folder, describe_speed(callbacks.profiler, config, datamodule, strategy), sweep)
     report_results(config, folder, images, datamodule, results, sweep)
-    return metrics[config.monitor]
+    return metrics.get(config.monitor, math.nan)
 
 
-def start_run(config: Config, folder: Path) -> tuple[pl.Trainer, RunCallbacks]:
+def start_run(config: Config, folder: Path, stop_after: int | None = None) -> tuple[pl.Trainer, RunCallbacks]:
     """Check the run folder, build the Trainer and seed all random number generators.
 
     Raises:
@@ -92,7 +100,7 @@ def start_run(config: Config, folder: Path) -> tuple[pl.Trainer, RunCallbacks]:
     gc.collect()  # Lightning's objects are in reference cycles: frees the networks of a sweep's previous job
     quiet_lightning()
     check_folder(folder, config.ckpt_path)
-    trainer, callbacks = open_trainer(config, folder)
+    trainer, callbacks = open_trainer(config, folder, stop_after)
     pl.seed_everything(config.seed, verbose=False)  # for the head's initial weights
     return trainer, callbacks
 
@@ -107,6 +115,19 @@ def check_images(images: LabelledImages, trainer: pl.Trainer) -> None:
         log.info(note)
     sizes = {split: len(samples) for split, samples in images.splits.items()}
     check_processes(os.environ, trainer.world_size, sizes)
+
+
+def check_objective(config: Config, images: LabelledImages) -> None:
+    """Check that a job of a sweep measures the metric by which jobs are compared; a fold is compared by none.
+
+    Raises:
+        ConfigError: the metric is one of val, and there is no val split.
+    """
+    if config.data.fold is None and config.objective.startswith("val/") and "val" not in images.splits:
+        raise ConfigError(
+            f"a sweep compares its jobs by monitor={config.objective}, and {NO_VAL}: set data.val_fraction, or compare "
+            f"cross-validations by folds=5."
+        )
 
 
 def record_settings(
@@ -159,7 +180,9 @@ def report_results(
     config: Config, folder: Path, images: LabelledImages, datamodule: ImageDataModule, results: Results, sweep: bool
 ) -> None:
     """Write the report, if the config asks for one and there are predictions for all images of a split."""
-    if not results.evaluations:
+    if images.splits.keys() == {"train"} and not results.evaluations:
+        log.info("there is no report: it is about images of test or val, and there are none")
+    elif not results.evaluations:
         log.info("there is no report: only some of the images were evaluated")
     elif config.report is True or (config.report == "auto" and not sweep):
         report_run(folder, with_folded(datamodule, images))

@@ -144,7 +144,7 @@ def test_freeze_takes_a_truth_or_a_name(value: str, expected: object) -> None:
         ("epochs=0", "epochs=0: expected a whole number of at least 1"),
         ("epochs=2.5", "epochs: Value '2.5' .* expected a whole number of at least 1"),
         ("freeze=1", "freeze: .* expected true, false or the name of the last block to freeze"),
-        ("data.val_fraction=1", "data.val_fraction=1.0: expected a number between 0 and 1"),
+        ("data.val_fraction=1", "data.val_fraction=1.0: expected a number of at least 0 and below 1"),
         ("data.mean=[1,1]", "data.mean=.* expected three numbers"),
         ("data.mean=[125,120,100]", "data.mean=.* expected three numbers in"),
         ("trainer.limit_val_batches=0", "limit_val_batches=0: expected a whole number of batches of at least 1"),
@@ -180,6 +180,7 @@ def test_a_wrong_key_or_value_is_named(override: str, message: str) -> None:
         ("trainer.strategy=ddp", "folds=5 trains one model after another"),
         ("trainer=debug", "folds=5 gives every image an answer: leave out trainer=debug"),
         ("trainer.limit_test_batches=1", "folds=5 gives every image an answer"),
+        ("scheduler=plateau", "monitor=val/accuracy, and the final model of folds=5 .* without a val split: take"),
     ],
 )
 def test_what_a_cross_validation_cannot_have_is_named(override: str, message: str) -> None:

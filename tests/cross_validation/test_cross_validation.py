@@ -5,19 +5,23 @@ from __future__ import annotations
 import re
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import headstart
+from headstart.cli.main import main
 from headstart.cross_validation.run import run
+from headstart.data.build import open_images
 from headstart.report.run_report import report_again
 from headstart.report.statistics import wilson
 from headstart.runs.finished import read_finished
 from headstart.runs.predictions import read_evaluation
 from headstart.sweeps.run_name import run_name
+from headstart.training.calibration import fit_temperature
 from headstart.utils.errors import ConfigError, DataError
 from headstart.utils.statistics import t_interval
 from tests.helpers.commands import command
@@ -36,7 +40,8 @@ from tests.helpers.runs import (
 from tests.helpers.session import Once
 from tests.helpers.sweeps import composed_with_hydra, rows, swept
 
-DIGITS = (*SMALL, *FEW, "epochs=2", "lr=1e-2", "folds=3")
+# The best epochs of the folds are the third, the third and the second.
+DIGITS = (*SMALL, *FEW, "epochs=6", "scheduler=cosine", "lr=3e-2", "folds=3")
 
 
 @pytest.fixture(scope="session")
@@ -83,11 +88,47 @@ def test_each_image_has_the_answer_of_a_model_that_has_not_seen_it(reported_fold
 def test_an_official_test_split_stays_out_of_the_folds_and_is_answered_by_the_final_model(reported_folds: Path) -> None:
     final, metrics = splits_of(reported_folds), read_metrics(reported_folds)
     everything = sorted(name for fold in "123" for name in splits_of(reported_folds / "folds" / fold)["test"])
-    assert sorted([*final["train"], *final["val"]]) == everything
+    assert sorted(final["train"]) == everything
+    assert final.keys() == {"train", "test"}
     assert len(final["test"]) == 45
     assert not set(final["test"]) & set(everything)
     assert metrics["data/test_size"] == 45
     assert metrics["test/accuracy"] == read_metrics(reported_folds / "evaluation" / "test")["test/accuracy"]
+
+
+def test_the_final_model_is_trained_for_as_long_as_was_best_in_the_folds_on_the_same_schedule(
+    digit_folds: Path,
+) -> None:
+    final, folds = read_finished(digit_folds), [read_finished(digit_folds / "folds" / fold) for fold in "123"]
+    best = [fold.metrics["epochs/best"] for fold in folds]
+    assert final.metrics["epochs/run"] == final.metrics["epochs/best"] == np.median(best) == 3
+    assert [fold.metrics["epochs/run"] for fold in folds] == [6, 6, 6]
+    assert final.curves["lr-Adam"] == folds[0].curves["lr-Adam"][:3]
+    assert not final.stopped_early
+    assert not [name for name in final.metrics if name.startswith(("val/", "data/val", "last_epoch"))]
+
+
+@pytest.mark.parametrize("words", [("data.val_fraction=0", "monitor=val/loss"), ("callbacks.checkpoint=false",)])
+def test_where_the_folds_choose_no_epoch_the_final_model_is_trained_for_as_many(
+    words: tuple[str, ...], tmp_path: Path
+) -> None:
+    run(composed(*DIGITS[:-1], "epochs=2", "folds=2", *words), tmp_path)
+    assert read_metrics(tmp_path)["epochs/run"] == 2
+    assert ("val" in splits_of(tmp_path / "folds" / "1")) == ("data.val_fraction=0" not in words)
+
+
+def test_names_that_look_grouped_are_warned_of_if_folds_divide_them(tmp_path: Path) -> None:
+    for name, colour in (("cats", "red"), ("dogs", "blue")):
+        (tmp_path / name).mkdir()
+        for index in range(60):
+            Image.new("RGB", (8, 8), colour).save(tmp_path / name / f"{name}{index // 5:03}_{index % 5}.png")
+    words = ("data=imagefolder", f"data.root={tmp_path}", "folds=3")
+    assert any("file names look as if images belonged together in 24 groups" in note for note in notes_of(*words))
+    assert not any("file names look" in note for note in notes_of(*words, r"data.group_pattern='([a-z]+\d+)_'"))
+
+
+def notes_of(*overrides: str) -> Sequence[str]:
+    return open_images(composed(*overrides).data).notes
 
 
 def test_metrics_over_the_folds(digit_folds: Path) -> None:
@@ -123,10 +164,25 @@ def test_the_report_has_the_folds_and_the_answers(reported_folds: Path) -> None:
         assert re.search(r"Cross-validation\s+fold\s+loss\s+accuracy\s+macro accuracy\s+1 ", text)
         assert re.search(r"mean ± std\s+[\d.]+ ± [\d.]+\s+[\d.]+% ± [\d.]+%", text)
         assert "out-of-fold, which the temperature was fitted on" in text
+        assert re.search(r"model/\s+was trained on 120 images, for \d epochs?, the median of the folds' best,", text)
+        assert "stopped early" not in text
         assert "could not be shown" not in text
         assert '<div class="tile">' in page.read_text()
         report_again(reported_folds)
-    assert set(read_finished(reported_folds).evaluations) == {"out_of_fold", "test", "val"}
+    assert set(read_finished(reported_folds).evaluations) == {"out_of_fold", "test"}
+
+
+def test_cross_validations_are_listed_and_compared_on_their_answers(
+    reported_folds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(reported_folds, tmp_path / "first")
+    shutil.copytree(reported_folds, tmp_path / "second")
+    main(["runs", str(tmp_path), "--format", "csv"])
+    assert capsys.readouterr().out.startswith("run,test/accuracy,out_of_fold/accuracy,epochs/run,")
+    main(["report", str(tmp_path / "first"), str(tmp_path / "second"), "--out", str(tmp_path / "comparison")])
+    page = (tmp_path / "comparison" / "index.html").read_text()
+    assert "2 runs, on the same 120 out-of-fold images" in page
+    assert "val loss" not in page
 
 
 # --- the same command again ----------------------------------------------------------------------------------
@@ -134,7 +190,7 @@ def test_the_report_has_the_folds_and_the_answers(reported_folds: Path) -> None:
 
 def test_the_same_command_finishes_what_was_killed_and_repeats_nothing(digit_folds: Path, tmp_path: Path) -> None:
     words = (*DIGITS, f"hydra.run.dir={tmp_path}")
-    killed = command(*words, environment=killed_at("an epoch begins", 6))  # the second epoch of fold 3
+    killed = command(*words, environment=killed_at("an epoch begins", 14))  # the second epoch of fold 3
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     finished = {fold: dict(written(tmp_path / "folds" / fold)) for fold in "12"}
     assert all("metrics.json" in files for files in finished.values())
@@ -143,6 +199,7 @@ def test_the_same_command_finishes_what_was_killed_and_repeats_nothing(digit_fol
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     ended = command(*words)
     assert ended.returncode == 0, ended.stderr
+    assert "the final model is trained on 30 images for 3 epochs, the median of the folds' best" in ended.stdout
     assert {fold: dict(written(tmp_path / "folds" / fold)) for fold in "12"} == finished
     assert findings(read_metrics(tmp_path)) == findings(read_metrics(digit_folds))
     assert all((value == weights(digit_folds)[name]).all() for name, value in weights(tmp_path).items())
@@ -179,7 +236,7 @@ def test_folds_of_other_images_are_refused(tmp_path: Path, folders: Path) -> Non
 
 def test_a_folder_of_other_settings_is_refused_by_name(digit_folds: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"holds a job with other settings \(lr=0.01, here 0.1\). Choose another hydra.run"
+        ConfigError, match=r"holds a job with other settings \(lr=0.03, here 0.1\). Choose another hydra.run"
     ):
         run(composed(*DIGITS, "lr=0.1"), digit_folds)
 
@@ -225,7 +282,7 @@ FITTED = ("optimizer=lbfgs", "folds=4", "data.train_per_class=null", "model.weig
 
 @pytest.mark.parametrize("weight_decay", ["auto", "0.3"])
 def test_fitted_heads_of_all_folds_are_fitted_together(tmp_path: Path, weight_decay: str) -> None:
-    words = (*FITTED, f"optimizer.weight_decay={weight_decay}")
+    words = (*FITTED, f"optimizer.weight_decay={weight_decay}", "monitor=val/loss")
     run(composed(*words), tmp_path)
     answers, metrics = read_evaluation(tmp_path / "evaluation" / "out_of_fold"), read_metrics(tmp_path)
     folds = np.array([row["fold"] for row in read_rows(tmp_path / "evaluation" / "out_of_fold" / "predictions.csv")])
@@ -237,5 +294,25 @@ def test_fitted_heads_of_all_folds_are_fitted_together(tmp_path: Path, weight_de
     assert metrics["folds/2/accuracy"] == pytest.approx(correct[folds == "2"].mean(), abs=1e-6)
     assert metrics["out_of_fold/loss"] == pytest.approx(float(answers.losses.mean()), abs=1e-6)
     before = list(written(tmp_path))
-    run(composed(*words), tmp_path)
+    assert run(composed(*words), tmp_path) == metrics["folds/mean/loss"]
     assert list(written(tmp_path)) == before
+
+
+def test_the_final_fitted_head_is_that_of_a_run_on_all_images(tmp_path: Path, train: Train) -> None:
+    words = (*FITTED, "optimizer.weight_decay=0.3")
+    run(composed(*words), tmp_path / "folds")
+    train(*words, "folds=null", "data.val_fraction=0", "data.test_fraction=0", folder=tmp_path / "run")
+    assert {split: len(names) for split, names in splits_of(tmp_path / "folds").items()} == {"train": 1797}
+    expected = weights(tmp_path / "run")
+    assert all(value.equal(expected[name]) for name, value in weights(tmp_path / "folds").items())
+    answers = read_evaluation(tmp_path / "folds" / "evaluation" / "out_of_fold")
+    temperature = headstart.load(tmp_path / "folds").temperature
+    assert temperature == fit_temperature(answers.logits, answers.labels) != 1
+    assert headstart.load(tmp_path / "run").temperature == 1
+
+
+def test_fitted_heads_of_few_images_have_no_validation_images(tmp_path: Path) -> None:
+    run(composed(*FITTED, "optimizer.weight_decay=0.3", "folds=2", "data.train_per_class=4"), tmp_path)
+    splits = {split: len(names) for split, names in splits_of(tmp_path / "folds" / "1").items()}
+    assert splits == {"train": 40, "test": 899}
+    assert {split: len(names) for split, names in splits_of(tmp_path).items()} == {"train": 40}

@@ -67,7 +67,8 @@ def test_a_fold_is_the_test_split_of_a_run_that_selects_on_other_images(folds: i
         held_out += splits["test"].names
     assert sorted(held_out) == everything
     final = make_splits(data, **settings)
-    assert sorted([*final["train"].names, *final["val"].names]) == everything
+    assert sorted(final["train"].names) == everything
+    assert "val" not in final
     assert (final["test"].names == data.splits["test"].names) if official else "test" not in final
 
 

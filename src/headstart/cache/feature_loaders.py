@@ -206,11 +206,16 @@ class FeatureDataModule(pl.LightningDataModule):
             return self._staged(self._training, self.images.train_dataloader(), self.images.batch_size)
         return FeatureBatches(self._training, self.images.training_sampler(), self.images.batch_size)
 
-    def val_dataloader(self) -> FeatureBatches:
-        """Return a loader of the validation split in order: features, or images once the backbone is unfrozen."""
+    def val_dataloader(self) -> FeatureBatches | tuple[()]:
+        """Return a loader of the validation split in order: features, or images once the backbone is unfrozen.
+
+        Without that split there is no loader, and Lightning leaves validation out.
+        """
+        if "val" not in self.splits:
+            return ()
         if self.until_epoch is not None:
             size = self.images.evaluation_batch_size
-            return self._staged(self._evaluation["val"], self.images.val_dataloader(), size)
+            return self._staged(self._evaluation["val"], self.images.evaluation_dataloader("val"), size)
         return self.evaluation_dataloader("val")
 
     def test_dataloader(self) -> FeatureBatches:

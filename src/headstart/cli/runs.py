@@ -29,11 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     # Imported here, so that --help is fast.
-    from headstart.runs.listing import differing, find_runs, sorted_by, table
+    from headstart.runs.listing import differing, find_runs, sorted_by, table, usual_metric
     from headstart.utils.tables import show_rows
 
     runs = find_runs(arguments.folder)
-    metric = arguments.sort or str(runs[0].settings["monitor"])
+    metric = arguments.sort or usual_metric(runs)
     rows = table(sorted_by(runs, metric), arguments.folder, metric)
     if arguments.format == "csv":
         sys.stdout.write(csv_text(rows))

@@ -76,6 +76,12 @@ def _fold_contradictions(config: Config) -> Iterator[str]:
             f"ckpt_path: folds={config.folds} trains several models, and the same command continues each from its own "
             f"checkpoint. Leave ckpt_path out, or start from weights by model.weights=PATH."
         )
+    if config.scheduler.name == "plateau" and config.monitor.startswith("val/"):
+        yield (
+            f"scheduler=plateau lowers the rate by monitor={config.monitor}, and the final model of "
+            f"folds={config.folds} is trained on all images, without a val split: take another scheduler, such as "
+            f"scheduler=cosine, or monitor=train/loss."
+        )
     if trainer.devices != 1 or trainer.num_nodes != 1 or trainer.strategy != "auto":
         yield (
             f"folds={config.folds} trains one model after another in one process, and a run on several devices needs "

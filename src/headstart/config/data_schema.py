@@ -24,7 +24,7 @@ class Data:
     cache: Literal["none", "decoded"]
     cache_gb: float = positive()
     split_seed: int = at_least(0)
-    val_fraction: float = fraction(zero=False)
+    val_fraction: float = fraction(zero=True)
     test_fraction: float = fraction(zero=True)
     train_per_class: int | None = at_least(1)
     group_pattern: str | None = None

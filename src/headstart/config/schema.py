@@ -193,6 +193,9 @@ class Sweep:
     storage: str | None = None
 
 
+USUAL_MONITOR = "val/accuracy"  # the default of `monitor`, which does not apply without a val split
+
+
 @dataclass(kw_only=True)
 class Config:
     """The complete config of a run, checked and typed."""

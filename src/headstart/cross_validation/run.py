@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 from headstart import train
+from headstart.config.optimizer_schema import LBFGS
 from headstart.config.schema import Config
 from headstart.cross_validation.fitted_heads import answer_folds, fits_together
 from headstart.cross_validation.results import combine_folds
 from headstart.data.build import open_images
-from headstart.data.dataset import Samples
+from headstart.data.dataset import LabelledImages, Samples
 from headstart.data.folds import assign_folds
 from headstart.report.fold_table import fold_rows
 from headstart.runs.jobs import Job
@@ -67,37 +70,54 @@ def cross_validate(config: Config, folder: Path, *, sweep: bool = False) -> None
     Raises:
         HeadstartError: what stops a run; see `train.run`.
     """
-    results = judge(config, folder)
-    log.info("the model that is trained on all images")
-    train.run(replace(config, ckpt_path=prepare_to_continue(folder)), folder, sweep=sweep, folds=results)
+    images = open_images(config.data)
+    results, epochs = judge(config, folder, images)
+    chosen = "" if epochs is None else f" for {epochs} epochs, the median of the folds' best"
+    log.info("the final model is trained on %s images%s", f"{len(images.splits['train']):,}", chosen)
+    settings = replace(config, ckpt_path=prepare_to_continue(folder))
+    train.run(settings, folder, sweep=sweep, folds=results, stop_after=epochs)
 
 
-def judge(config: Config, folder: Path) -> Results:
-    """Return answers for all images, each from a model that has not seen it, and their metrics.
+def judge(config: Config, folder: Path, images: LabelledImages) -> tuple[Results, int | None]:
+    """Train the models of the folds, each of which answers the images that it has not seen.
 
     The folds are trained one after another; one that has finished is not trained again. Fitted heads are fitted
     together.
+
+    Returns:
+        The answers for all images with their metrics, and the median of the epochs that were the best in the folds: as
+        long as that, a model without validation images is trained. It is None for fitted heads, which need no choice.
 
     Raises:
         DataError: a class is too small for the folds, or a finished fold is one of other images.
         HeadstartError: what stops a run; see `train.run`.
     """
     assert config.folds is not None
-    images = open_images(config.data)
     samples = images.folded
     assert samples is not None
     assigned = assign_folds(samples, config.folds, config.data.split_seed, class_names=images.class_names)
     if fits_together(config):
         start = time.perf_counter()
         results = combine_folds(samples, assigned, answer_folds(config, folder, images, samples, assigned))
-        return _with_seconds(results, time.perf_counter() - start)
+        return _with_seconds(results, time.perf_counter() - start), None
     folders = [folder / FOLDS / str(fold) for fold in range(1, config.folds + 1)]
     answers = [
         _train_fold(config, path, fold, samples.take((assigned == fold).nonzero()[0]))
         for fold, path in enumerate(folders, start=1)
     ]
-    results = combine_folds(samples, assigned, answers)
-    return _with_seconds(results, sum(read_metrics(path).get("time/total_s") or 0.0 for path in folders))
+    metrics = [read_metrics(path) for path in folders]
+    seconds = sum(values.get("time/total_s") or 0.0 for values in metrics)
+    results = _with_seconds(combine_folds(samples, assigned, answers), seconds)
+    return results, None if isinstance(config.optimizer, LBFGS) else median_epochs(metrics)
+
+
+def median_epochs(metrics: Sequence[Mapping[str, float | None]]) -> int:
+    """Return the median of the folds' best epochs, rounded; of a fold without checkpoints, its last epoch counts.
+
+    With more images, an epoch has more steps. Whether as many epochs or as many steps are right is not known
+    (Goodfellow et al., *Deep Learning*, 2016, section 7.8); the schedules that were judged are set by epochs.
+    """
+    return round(median(values.get("epochs/best") or values["epochs/run"] or 1 for values in metrics))
 
 
 def _with_seconds(results: Results, seconds: float) -> Results:
@@ -107,7 +127,9 @@ def _with_seconds(results: Results, seconds: float) -> Results:
 
 def _train_fold(config: Config, folder: Path, fold: int, held_out: Samples) -> Evaluation:
     """Train the model of a fold, unless that has finished, and return its answers for the images held out."""
-    settings = replace(config, data=replace(config.data, fold=fold))
+    chooses_epoch = not isinstance(config.optimizer, LBFGS)
+    val_fraction = config.data.val_fraction if chooses_epoch else 0.0
+    settings = replace(config, data=replace(config.data, fold=fold, val_fraction=val_fraction))
     if not read_metrics(folder):
         log.info("fold %d of %d", fold, config.folds)
         train.run(replace(settings, ckpt_path=prepare_to_continue(folder)), folder, sweep=True)

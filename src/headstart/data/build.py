@@ -14,7 +14,7 @@ from headstart.data.augmentation import training_transform
 from headstart.data.csv_table import csv
 from headstart.data.datamodule import ImageDataModule
 from headstart.data.dataset import LabelledImages, Samples
-from headstart.data.folds import folded_images, pooled_splits
+from headstart.data.folds import folded_images, pooled_splits, tested_apart
 from headstart.data.group_names import suggest_groups
 from headstart.data.groups import check_apart, describe_groups, match_groups
 from headstart.data.image_folder import imagefolder
@@ -76,6 +76,8 @@ def _group_notes(source: LabelledImages, splits: Mapping[str, Samples], data: Da
         return [describe_groups(source, splits, asked)]
     if isinstance(splits["train"].images, np.ndarray):
         return []  # not files
+    if data.folds is not None and data.fold is None:
+        splits = tested_apart(source, data.folds, data.split_seed)
     suggestion = suggest_groups(
         [name for samples in splits.values() for name in samples.names],
         np.concatenate([samples.labels for samples in splits.values()]),

@@ -123,7 +123,7 @@ class ImageDataModule(pl.LightningDataModule):
     transform ends with the normalisation, which the classifier then does on its device. Otherwise they are float32.
 
     Args:
-        splits: "train", "val" and optionally "test", as `make_splits` returns them; any of them for evaluation only.
+        splits: "train" and optionally "val" and "test", as `make_splits` returns them; any of them for evaluation only.
         training: the transform of training images, which may be random.
         evaluation: the transform of images outside training.
         batch_size: images in a training batch on each device; None until it is known, before training.
@@ -184,9 +184,12 @@ class ImageDataModule(pl.LightningDataModule):
         dataset = ImageDataset(self.splits["train"], without_normalisation(transform), times, read)
         return self._loader(dataset, sampler, self.batch_size, drop_last=drops_last(len(sampler), self.batch_size))
 
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """Return a loader of validation images in order with the evaluation transform."""
-        return self.evaluation_dataloader("val")
+    def val_dataloader(self) -> DataLoader[Batch] | tuple[()]:
+        """Return a loader of validation images in order with the evaluation transform; without them, no loader.
+
+        Lightning then leaves validation out.
+        """
+        return self.evaluation_dataloader("val") if "val" in self.splits else ()
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Return a loader of test images in order with the evaluation transform."""

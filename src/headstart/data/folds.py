@@ -24,6 +24,18 @@ def pooled_splits(source: LabelledImages) -> dict[str, Samples]:
     return pooled
 
 
+def tested_apart(source: LabelledImages, folds: int, seed: int) -> dict[str, Samples]:
+    """Return the images that are tested apart from each other: each fold and, if there is one, the source's own "test".
+
+    Raises:
+        DataError: see `assign_folds`.
+    """
+    images = folded_images(source)
+    assigned = assign_folds(images, folds, seed, class_names=source.class_names)
+    parts = {f"fold {fold}": images.take(np.flatnonzero(assigned == fold)) for fold in range(1, folds + 1)}
+    return parts | {name: samples for name, samples in source.splits.items() if name == "test"}
+
+
 def hold_out(source: LabelledImages, *, folds: int, fold: int | None, split_seed: int) -> dict[str, Samples]:
     """Make one fold the test split, or none for the model that is trained on all folds.
 

@@ -104,12 +104,12 @@ def make_splits(
 ) -> dict[str, Samples]:
     """Complete the splits of a data source: split missing ones off "train", stratified by class.
 
-    Images of one group, if the source has groups, stay together: see `grouped_split`. With folds, "test" is the fold
-    that is held out, and "val" is always split off the other folds.
+    Images of one group, if the source has groups, stay together: see `grouped_split`. With a fold held out, "test" is
+    that fold, and "val" is split off the other folds. With folds and none held out, all of them are "train".
 
     Args:
         source: its own "val" and "test" are left as they are and never used for training.
-        val_fraction: fraction of the source's training images for "val", if the source has none.
+        val_fraction: fraction of the source's training images for "val", if the source has none; 0 makes none.
         test_fraction: fraction of the source's training images for "test", if the source has none; 0 makes none.
         split_seed: seed of the splits; they depend on no other seed.
         train_per_class: keep only this many training images of each class; None keeps all.
@@ -117,7 +117,7 @@ def make_splits(
         fold: the fold that is held out, from 1; None holds none out.
 
     Returns:
-        "train", "val" and, if there is one, "test"; no image is in two of them.
+        "train" and, as far as they exist, "val" and "test"; no image is in two of them.
 
     Raises:
         DataError: there are too few images or groups to split.
@@ -126,6 +126,7 @@ def make_splits(
     if folds is not None:
         splits = hold_out(source, folds=folds, fold=fold, split_seed=split_seed)
         test_fraction = 0
+        val_fraction = 0 if fold is None else val_fraction  # the folds have chosen what a final model needs to know
     everything = splits["train"]
     counts = np.bincount(everything.labels, minlength=len(source.class_names))
     for name, fraction in (("test", test_fraction), ("val", val_fraction)):

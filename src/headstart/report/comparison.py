@@ -47,7 +47,9 @@ class ComparedRun:
 
     @property
     def val_loss(self) -> str:
-        """Return the loss on the whole validation split as text."""
+        """Return the loss on the whole validation split as text; empty without one."""
+        if "data/val_size" not in self.run.metrics:
+            return ""
         value = self.run.metrics.get("val/loss")
         return "not finite" if value is None else f"{value:.3f}"
 
@@ -60,10 +62,11 @@ def write_comparison(runs: Sequence[FinishedRun], folder: Path) -> Path:
     """
     split, compared = compare_runs(runs)
     common = len(compared[0].correct)
-    left_out = {run.folder: len(run.image_names[split]) - common for run in runs}
+    left_out = {run.folder: len(run.evaluations[split].labels) - common for run in runs}
+    drawn = "val" if any("val/loss" in run.curves for run in runs) else "train"
     charts = {
         "accuracy": accuracies(compared),
-        **{f"{kind} by epoch": curves(compared, f"val/{kind}") for kind in ("accuracy", "loss")},
+        **{f"{kind} by epoch": curves(compared, f"{drawn}/{kind}") for kind in ("accuracy", "loss")},
     }
     return write_html(
         folder,
@@ -119,7 +122,8 @@ def _correct_by_image(run: FinishedRun, split: str) -> dict[tuple[str, str], boo
     evaluation = run.evaluations[split]
     classes = (run.class_names[label] for label in evaluation.labels)
     correct = (evaluation.predicted == evaluation.labels).tolist()
-    return dict(zip(zip(run.image_names[split], classes, strict=True), correct, strict=True))
+    names = run.image_names.get(split, evaluation.images)  # split.csv has no out-of-fold split
+    return dict(zip(zip(names, classes, strict=True), correct, strict=True))
 
 
 def names_of(runs: Sequence[FinishedRun]) -> list[str]:

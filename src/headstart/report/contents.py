@@ -91,7 +91,8 @@ def _charts(run: FinishedRun) -> dict[str, Callable[[], Figure]]:
     evaluation, names = run.evaluation, run.class_names
     drawers: dict[str, Callable[[], Figure]] = {}
     if run.curves:
-        curve = partial(charts.curve, run.curves, best=run.best_epoch, stopped=run.stopped_early)
+        best = run.best_epoch if run.chooses_epoch else None
+        curve = partial(charts.curve, run.curves, best=best, stopped=run.stopped_early)
         rates = any(name.startswith("lr-") for name in run.curves)
         kinds = ("loss", "accuracy", *(["learning_rate"] if rates else []))
         drawers = {kind: partial(curve, kind=kind) for kind in kinds}

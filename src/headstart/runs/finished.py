@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from headstart.models.schemas import Environment, check_values
 from headstart.runs.folder import LR_RANGE
 from headstart.runs.listing import Run, read_run
-from headstart.runs.predictions import CLASS_CURVES, SAVED_SPLITS, Evaluation, read_evaluation
+from headstart.runs.predictions import CLASS_CURVES, OUT_OF_FOLD, SAVED_SPLITS, Evaluation, read_evaluation
 from headstart.utils.errors import DataError, format_error
 from headstart.utils.files import csv_value, read_json, read_text, regular_file
 
@@ -67,10 +67,19 @@ class FinishedRun(Run):
         return self.metrics.get("epochs/best")
 
     @property
+    def chooses_epoch(self) -> bool:
+        """Return whether the best epoch is the best by the monitored metric, and not the last one.
+
+        It is the last one of a fitted head, of the final model of a cross-validation and of a run without validation.
+        """
+        without_val = "data/val_size" not in self.metrics and str(self.settings["monitor"]).startswith("val/")
+        fitted = self.settings["optimizer.name"] == "lbfgs"
+        return not (without_val or fitted or OUT_OF_FOLD in self.evaluations)
+
+    @property
     def stopped_early(self) -> bool:
-        """Return whether early stopping ended the run before its last epoch; a fit to the optimum ends by itself."""
-        run, most = self.metrics["epochs/run"], self.settings["epochs"]
-        return run is not None and isinstance(most, int) and run < most
+        """Return whether the run ended before its last epoch because the monitored metric no longer improved."""
+        return self.chooses_epoch and bool(self.metrics["epochs/run"] < self.settings["epochs"])  # type: ignore[operator]
 
 
 def read_finished(folder: Path) -> FinishedRun:
@@ -88,6 +97,8 @@ def read_finished(folder: Path) -> FinishedRun:
         raise DataError(f"{folder}: this run has not ended, it has no metrics.json. Resume it by ckpt_path.")
     paths = {split: folder / "evaluation" / split for split in SAVED_SPLITS}
     evaluations = {split: read_evaluation(path) for split, path in paths.items() if path.is_dir()}
+    if not evaluations and not {"data/val_size", "data/test_size"} & run.metrics.keys():
+        raise DataError(f"{folder}: this run has no images of val or test, and a report is about those.")
     if not evaluations:
         raise DataError(
             f"{folder} has no evaluation of val or test. Make one by headstart evaluate {folder} --split val."

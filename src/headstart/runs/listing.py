@@ -115,6 +115,12 @@ def differing(runs: Sequence[Run]) -> list[str]:
     return [name for name in names if len({repr(run.settings.get(name)) for run in runs}) > 1]
 
 
+def usual_metric(runs: Sequence[Run]) -> str:
+    """Return the monitored metric of the first run or, if no run has it, the first of `TABLE_METRICS` that one has."""
+    monitored, known = str(runs[0].settings["monitor"]), {name for run in runs for name in run.metrics}
+    return next((name for name in (monitored, *TABLE_METRICS) if name in known), monitored)
+
+
 def sorted_by(runs: Sequence[Run], metric: str) -> list[Run]:
     """Return the runs sorted by a metric, the best first; runs without the metric come last, in their original order.
 

@@ -29,6 +29,7 @@ from headstart.training.callbacks import (
     LastEpoch,
     ProgressBar,
     SeedEpochs,
+    StopAfter,
     StopEarly,
     Timings,
 )
@@ -39,7 +40,7 @@ from headstart.training.loggers import build_loggers
 from headstart.training.optimization import build_optimizer, build_schedule, schedule_hyperparameters
 from headstart.training.profiler import TrainingProfiler
 from headstart.training.split_metrics import OutputCollector
-from headstart.training.trainer import build_trainer, check_monitor
+from headstart.training.trainer import build_trainer, check_monitor, choose_monitor
 from headstart.training.tuning.choose_strategy import FROZEN, SCRATCH, StrategyChoice, choose_strategy
 from headstart.training.tuning.tuner import TUNED, Tuner
 from headstart.utils.hashing import module_sha256
@@ -75,8 +76,13 @@ class RunCallbacks(NamedTuple):
         return {**self.last_epoch.metrics, **self.tuner.metrics, **self.profiler.metrics, **self.timings.metrics}
 
 
-def open_trainer(config: Config, folder: Path) -> tuple[pl.Trainer, RunCallbacks]:
+def open_trainer(config: Config, folder: Path, stop_after: int | None = None) -> tuple[pl.Trainer, RunCallbacks]:
     """Build Lightning's Trainer with the loggers and callbacks of a run, and return those callbacks that a run reads.
+
+    Args:
+        config: the checked config.
+        folder: the run folder.
+        stop_after: the number of epochs after which training ends, in a schedule for all; None trains all of them.
 
     Raises:
         ConfigError: this machine does not support the trainer's settings.
@@ -87,6 +93,8 @@ def open_trainer(config: Config, folder: Path) -> tuple[pl.Trainer, RunCallbacks
     run_callbacks = RunCallbacks(OutputCollector(), ClassCurves(), LastEpoch(), TrainingProfiler(), tuner, Timings())
     loggers = build_loggers(folder, **asdict(config.logger))
     callbacks = [*run_callbacks, *build_callbacks(config, folder)]
+    if stop_after is not None:
+        callbacks.append(StopAfter(stop_after))
     return build_trainer(callbacks, loggers, settings), run_callbacks
 
 
@@ -163,7 +171,7 @@ def build_classifier(
         split: which image is in which split, as `split_table` returns it.
 
     Raises:
-        ConfigError: the monitored metric is not measured.
+        ConfigError: the monitored metric is not measured, or a setting needs a val split and there is none.
         ModelError: `freeze` names no block of the backbone.
     """
     backbone, freeze, finetuning = strategy
@@ -179,7 +187,7 @@ def build_classifier(
         finetuning=finetuning,
         optimizer=partial(build_optimizer, **optimizer),
         scheduler=partial(build_schedule, **asdict(config.scheduler)),
-        monitor=config.monitor,
+        monitor=choose_monitor(config, images.splits),
         mixing=build_mixing(num_classes, mixup=config.loss.mixup, cutmix=config.loss.cutmix),
         label_smoothing=config.loss.label_smoothing,
         class_weights=class_weights(config.loss.class_weights, images.splits["train"], num_classes),

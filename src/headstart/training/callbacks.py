@@ -119,6 +119,8 @@ class Timings(pl.Callback):
 class StopEarly(EarlyStopping):
     """Lightning's early stopping, but with a patience that begins once everything that is ever trained is unfrozen.
 
+    If the classifier monitors nothing, as without a val split, no run is stopped early.
+
     An epoch improves only by the monitored metric, as in Lightning; a lower loss at the same accuracy, by which
     `BestCheckpoint` chooses, does not renew the patience. If a run that was stopped early is resumed, it trains no
     further epoch.
@@ -130,6 +132,8 @@ class StopEarly(EarlyStopping):
         A head that no longer improves is no reason to skip the training of the backbone.
         """
         assert isinstance(pl_module, TransferClassifier)
+        if pl_module.monitor is None:
+            return
         if not pl_module.unfreezing.is_complete:
             self.wait_count = -1  # an epoch without improvement makes it 0
         super().on_train_epoch_end(trainer, pl_module)
@@ -137,6 +141,27 @@ class StopEarly(EarlyStopping):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Stop at once if the resumed run had already been stopped early."""
         if self.stopped_epoch > 0:
+            trainer.should_stop = True
+
+
+class StopAfter(pl.Callback):
+    """A callback that ends training after some epochs of a schedule that is made for more.
+
+    Args:
+        epochs: the number of epochs to train.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Stop at once if the resumed run had already trained that many epochs."""
+        if trainer.current_epoch >= self.epochs:
+            trainer.should_stop = True
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Stop after the last of the epochs."""
+        if trainer.current_epoch + 1 >= self.epochs:
             trainer.should_stop = True
 
 

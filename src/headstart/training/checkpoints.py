@@ -100,6 +100,12 @@ class BestCheckpoint(ModelCheckpoint):
         self.loss_name = f"{monitor.partition('/')[0]}/loss" if monitor else None
         self.best_loss: float | None = None  # that of the best epoch; None if it is not known
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Take the last epoch for the best if the classifier monitors nothing, as without a val split."""
+        if isinstance(pl_module, TransferClassifier) and pl_module.monitor is None:
+            self.monitor = self.loss_name = None
+        super().setup(trainer, pl_module, stage)
+
     def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
         """Tell whether the epoch that has just ended is the best one; see the class for ties."""
         loss = trainer.callback_metrics.get(self.loss_name) if self.loss_name else None

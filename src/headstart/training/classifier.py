@@ -50,7 +50,8 @@ class TransferClassifier(pl.LightningModule):
         optimizer: a function from parameter groups to an optimizer.
         scheduler: a function from an optimizer, `epochs`, `steps`, `monitor` and `first_epochs` to a learning-rate
             schedule, or to None.
-        monitor: the metric that ReduceLROnPlateau monitors.
+        monitor: the metric that chooses the best epoch, stops early and that ReduceLROnPlateau monitors; with None, the
+            last epoch is the best.
         mixing: mixup or CutMix, applied to each training batch and its labels; see `build_mixing`.
         label_smoothing: the label smoothing of the training loss, in [0, 1).
         class_weights: the weight of each class in the training loss, shape (classes,); None weights all equally.
@@ -76,7 +77,7 @@ class TransferClassifier(pl.LightningModule):
         finetuning: Finetuning = ALL_AT_ONCE,
         optimizer: BuildOptimizer = ADAM,
         scheduler: BuildSchedule = CONSTANT,
-        monitor: str = "val/accuracy",
+        monitor: str | None = "val/accuracy",
         mixing: nn.Module | None = None,
         label_smoothing: float = 0.0,
         class_weights: Tensor | None = None,

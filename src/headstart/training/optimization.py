@@ -73,7 +73,14 @@ def can_fuse(trainer: pl.Trainer) -> bool:
 
 
 def build_schedule(
-    optimizer: Optimizer, name: str, *, epochs: int, steps: int, monitor: str, first_epochs: int = 0, **settings: Any
+    optimizer: Optimizer,
+    name: str,
+    *,
+    epochs: int,
+    steps: int,
+    monitor: str | None,
+    first_epochs: int = 0,
+    **settings: Any,
 ) -> LRSchedulerConfigType | None:
     """Build a learning-rate schedule in the form that Lightning expects.
 
@@ -82,7 +89,7 @@ def build_schedule(
         name: "none", "plateau", "step", "cosine" or "onecycle".
         epochs: the number of epochs of the whole training.
         steps: the number of optimizer steps of the whole training.
-        monitor: the metric that "plateau" monitors.
+        monitor: the metric that "plateau" monitors; no other schedule needs one.
         first_epochs: the number of epochs in which only the head is trained. Then "cosine" and "onecycle" start again,
             with their warm-up, for the layers that were frozen. fastai's `fine_tune` does the same (Howard & Gugger,
             arXiv:2002.04688).
@@ -100,6 +107,7 @@ def build_schedule(
         case "none":
             return None
         case "plateau":
+            assert monitor is not None
             plateau = lr_scheduler.ReduceLROnPlateau(optimizer, mode=direction(monitor), **settings)
             return {"scheduler": plateau, "interval": "epoch", "monitor": monitor}
         case "step":

@@ -6,7 +6,7 @@ import ctypes
 import logging
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.loggers import Logger
 
+from headstart.config.optimizer_schema import LBFGS
+from headstart.config.schema import USUAL_MONITOR, Config
 from headstart.training.checkpoints import AtomicCheckpointIO, BestCheckpoint
 from headstart.utils.errors import (
     ConfigError,
@@ -28,6 +30,7 @@ from headstart.utils.errors import (
     suggestion,
 )
 
+NO_VAL = "there is no val split to measure it on, because of data.val_fraction=0"
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from glibc's malloc.h
 
 
@@ -44,6 +47,8 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=r"You called `self.log\(.*logger=True\)` but have no", module="lightning")
     # The folder of a resumed run contains its own checkpoints; `check_folder` refuses the folders of other runs.
     warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty", module="lightning")
+    # Without a val split there is deliberately nothing to validate on.
+    warnings.filterwarnings("ignore", message=r"Total length of `tuple` across ranks is zero", module="lightning")
     # Lightning 2.6 uses a function that torch 2.15 deprecates; a user cannot change that.
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated", module="lightning")
 
@@ -141,6 +146,32 @@ def resolve_precision(precision: str, accelerator: str) -> str:
     if accelerator not in ("auto", "gpu") or not torch.cuda.is_available():
         return "32-true"
     return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+
+
+def choose_monitor(config: Config, splits: Collection[str]) -> str | None:
+    """Return the metric that chooses the best epoch of a run, or None if its last epoch is to be kept.
+
+    It is None if there is no val split to measure the usual metric on, for a fitted head, which is the best at its
+    optimum, and for the final model of a cross-validation, as the folds have chosen how long that one is trained.
+
+    Raises:
+        ConfigError: there is no val split, and the monitored metric was set by name, or the schedule follows it.
+    """
+    if config.cross_validates or isinstance(config.optimizer, LBFGS):
+        return None
+    if "val" in splits or not config.monitor.startswith("val/"):
+        return config.monitor
+    if config.scheduler.name == "plateau":
+        raise ConfigError(
+            f"scheduler=plateau lowers the rate by monitor={config.monitor}, and {NO_VAL}: take another scheduler, "
+            f"such as scheduler=cosine, or set data.val_fraction."
+        )
+    if config.monitor != USUAL_MONITOR and config.folds is None:  # with folds, it names what they are compared by
+        raise ConfigError(
+            f"monitor={config.monitor}: {NO_VAL}. Leave monitor out, and the last epoch is kept, or set "
+            f"data.val_fraction."
+        )
+    return None
 
 
 def check_monitor(monitor: str, metrics: Sequence[str]) -> None:
