@@ -85,7 +85,7 @@ def read_sets(folder: Path) -> Iterator[tuple[str, Splits]]:
         trainer, _ = open_trainer(config, Path("unused"))
         images, backbone = open_images(config.data), open_backbone(config)
         data = build_data(config, images, backbone.preprocessing, 1)
-        strategy, choice = resolve_strategy(config, backbone, data, trainer)
+        strategy, choice = resolve_strategy(config, backbone, data, trainer, len(images.class_names))
         classifier = build_classifier(config, images, strategy, choice, split_table(images))
         batches = build_batches(config, classifier.hparams, data, strategy, trainer, epochs_done=0)
         assert isinstance(batches.evaluation, FeatureDataModule)

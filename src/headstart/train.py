@@ -57,7 +57,7 @@ def run(config: Config, folder: Path, *, sweep: bool = False, folds: Results | N
     check_images(images, trainer)
     backbone = open_backbone(config)
     datamodule = build_data(config, images, backbone.preprocessing, trainer.num_devices)
-    strategy, choice = resolve_strategy(config, backbone, datamodule, trainer)
+    strategy, choice = resolve_strategy(config, backbone, datamodule, trainer, len(images.class_names))
     split = split_table(images)
     classifier = build_classifier(config, images, strategy, choice, split)
     callbacks.tuner.apply(classifier, datamodule, trainer)
@@ -75,7 +75,7 @@ def run(config: Config, folder: Path, *, sweep: bool = False, folds: Results | N
         results = results.with_folds(folds)
         callbacks.timings.add_earlier(folds.metrics["time/folds_s"])
     metrics = {**results.metrics, **parameter_counts(classifier), **images.metrics, **epochs}
-    metrics |= {**(choice.metrics if choice else {}), **batches.metrics, **callbacks.metrics}
+    metrics |= {**(choice.metrics if choice else {}), **strategy.metrics, **batches.metrics, **callbacks.metrics}
     record_results(config, folder, classifier, backbone, results, metrics, trainer, callbacks)
     show_results(metrics, folder, describe_speed(callbacks.profiler, config, datamodule, strategy), sweep)
     report_results(config, folder, images, datamodule, results, sweep)

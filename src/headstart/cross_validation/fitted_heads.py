@@ -84,7 +84,7 @@ def _open(
     trainer, _ = open_trainer(config, folder)
     backbone = open_backbone(config)
     data = build_data(config, everything, backbone.preprocessing, trainer.num_devices)
-    strategy, choice = resolve_strategy(config, backbone, data, trainer)
+    strategy, choice = resolve_strategy(config, backbone, data, trainer, len(everything.class_names))
     classifier = build_classifier(config, everything, strategy, choice, split_table(everything))
     batches = build_batches(config, classifier.hparams, data, strategy, trainer, epochs_done=0)
     assert isinstance(classifier, FittedHeadClassifier)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import nn
+from typing import NamedTuple
+
+from torch import Tensor, nn
 
 
 def build_head(name: str, num_features: int, num_classes: int, **settings: float) -> nn.Module:
@@ -29,3 +31,30 @@ def build_head(name: str, num_features: int, num_classes: int, **settings: float
             layers = nn.Linear(num_features, hidden), nn.ReLU(), nn.Dropout(settings["dropout"])
             return nn.Sequential(*layers, nn.Linear(hidden, num_classes))
     raise ValueError(f"no head is called {name!r}")
+
+
+class FittedHead(NamedTuple):
+    """A linear head at its optimum on features of the frozen backbone, from which fine-tuning starts.
+
+    Attributes:
+        weight_decay: the weight decay that it was fitted with, on standardised features.
+        log_loss: its cross-validated log loss.
+        seconds: how long the features and the fit took.
+        weights: its state dict; None in a resumed run, whose checkpoint has the weights.
+    """
+
+    weight_decay: float
+    log_loss: float
+    seconds: float = 0.0
+    weights: dict[str, Tensor] | None = None
+
+    @property
+    def description(self) -> dict[str, float]:
+        """Return what checkpoints record of it, as plain values."""
+        return {"weight_decay": self.weight_decay, "log_loss": self.log_loss}
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Return `head/weight_decay`, `head/log_loss` and `time/head_s`."""
+        recorded = {f"head/{name}": value for name, value in self.description.items()}
+        return {**recorded, "time/head_s": round(self.seconds, 3)}

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import LearningRateMonitor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from headstart.cache.build import sees_all_images
 from headstart.config.compose import finetune_preset
-from headstart.config.optimizer_schema import LBFGS
+from headstart.config.optimizer_schema import LBFGS, Gradient
 from headstart.config.ranges import AUTO
 from headstart.config.schema import CachedFeatures, Config
 from headstart.data.augmentation import build_mixing
@@ -21,7 +23,8 @@ from headstart.data.datamodule import ImageDataModule, class_weights
 from headstart.data.dataset import LabelledImages
 from headstart.data.splits import split_sha256
 from headstart.models.backbone import Backbone, build_backbone
-from headstart.models.head import build_head
+from headstart.models.head import FittedHead, build_head
+from headstart.models.model_folder import read_checkpoint
 from headstart.models.unfreezing import Finetuning, Strategy
 from headstart.training.callbacks import (
     AveragedWeights,
@@ -35,6 +38,8 @@ from headstart.training.callbacks import (
 from headstart.training.checkpoints import BestCheckpoint, LastCheckpoint
 from headstart.training.classifier import TransferClassifier
 from headstart.training.fitted_head.classifier import FittedHeadClassifier
+from headstart.training.fitted_head.path import number_of_folds
+from headstart.training.fitted_head.start import fit_first_head
 from headstart.training.loggers import build_loggers
 from headstart.training.optimization import build_optimizer, build_schedule, schedule_hyperparameters
 from headstart.training.profiler import TrainingProfiler
@@ -116,19 +121,20 @@ def build_callbacks(config: Config, folder: Path) -> list[pl.Callback]:
 
 
 def resolve_strategy(
-    config: Config, backbone: Backbone, datamodule: ImageDataModule, trainer: pl.Trainer
+    config: Config, backbone: Backbone, datamodule: ImageDataModule, trainer: pl.Trainer, num_classes: int
 ) -> tuple[Strategy, StrategyChoice | None]:
-    """Return the fine-tuning strategy of the config or, for `finetune=auto`, choose one.
+    """Return the fine-tuning strategy of the config; with `auto`, choose one, and fit the head that it starts from.
 
     Returns:
         The strategy, and the choice of `finetune=auto`, with its measurements, or None.
 
     Raises:
         ModelError: the checkpoint to resume cannot be read, or is of a run with another `finetune`.
+        HeadstartError: features cannot be computed; see `frozen_features`.
     """
-    configured = Strategy(backbone, config.freeze, Finetuning(**config.finetune.settings()))
+    settings = config.finetune.settings()
     if config.finetune.name != AUTO:
-        return configured, None
+        return _start(config, backbone, settings, datamodule, trainer, num_classes), None
     choice = choose_strategy(
         backbone,
         datamodule,
@@ -140,14 +146,79 @@ def resolve_strategy(
     for line in str(choice).splitlines():
         log.info(line)
     if choice.strategy == FROZEN:
-        return configured._replace(freeze=True, finetuning=Finetuning()), choice
+        return Strategy(backbone, True, Finetuning()), choice
     if choice.strategy == SCRATCH:
         random = build_backbone(**asdict(config.model) | {"weights": None}).module
-        at_once = replace(configured.finetuning, head_epochs=0, unfrozen_by=0.0)  # random weights need no protection
-        return configured._replace(backbone=backbone._replace(module=random), finetuning=at_once), choice
-    finetuning = Finetuning(**finetune_preset(choice.strategy) | config.finetune.changed())
-    finetuning = replace(finetuning, head_epochs=min(finetuning.head_epochs, config.epochs - 1))
-    return configured._replace(finetuning=finetuning), choice
+        at_once = Finetuning(**settings | {"head_epochs": 0, "unfrozen_by": 0.0})  # random weights need no protection
+        return Strategy(backbone._replace(module=random), config.freeze, at_once), choice
+    settings = finetune_preset(choice.strategy) | config.finetune.changed()
+    if settings["head_epochs"] != AUTO:
+        settings["head_epochs"] = min(settings["head_epochs"], config.epochs - 1)
+    return _start(config, backbone, settings, datamodule, trainer, num_classes), choice
+
+
+def _start(
+    config: Config,
+    backbone: Backbone,
+    settings: dict[str, Any],
+    datamodule: ImageDataModule,
+    trainer: pl.Trainer,
+    num_classes: int,
+) -> Strategy:
+    """Return the strategy with these settings of `Finetuning`, whose `head_epochs` may be auto.
+
+    For auto, the head is fitted before the first epoch. Where that does not apply, it trains alone for an epoch, if
+    there are more. A resumed run does what its checkpoint says.
+    """
+    if settings["head_epochs"] != AUTO:
+        return Strategy(backbone, config.freeze, Finetuning(**settings))
+    if config.ckpt_path is not None:
+        saved = read_checkpoint(config.ckpt_path)["hyper_parameters"].get("fitted_head")
+        head = FittedHead(**saved) if saved else None
+    else:
+        head = _fit_head(config, backbone, datamodule, trainer, num_classes)
+    finetuning = Finetuning(**settings | {"head_epochs": _head_epochs(config, head)})
+    return Strategy(backbone, config.freeze, finetuning, head)
+
+
+def _head_epochs(config: Config, fitted: FittedHead | None) -> int:
+    return 0 if fitted else min(1, config.epochs - 1)
+
+
+def _fit_head(
+    config: Config, backbone: Backbone, datamodule: ImageDataModule, trainer: pl.Trainer, num_classes: int
+) -> FittedHead | None:
+    """Fit the head for `finetune.head_epochs=auto`, or return None and log why it is not."""
+    train, head = datamodule.splits["train"], None
+    reasons = {
+        f"head={config.head.name} is not linear": config.head.name != "linear",
+        "features=off caches none": not isinstance(config.features, CachedFeatures),
+        "trainer.limit_*_batches leaves images out, or trainer.strategy starts its processes by spawn or fork": (
+            not sees_all_images(trainer)
+        ),
+        "data.group_* leaves nothing to cross-validate with": number_of_folds(train.labels, train.groups) < 2,
+        "lr=auto measures how fast a head with random weights learns": (
+            isinstance(config.optimizer, Gradient) and config.optimizer.lr == AUTO
+        ),
+    }
+    reason = next((reason for reason, applies in reasons.items() if applies), "the features exceed features.max_gb")
+    if not any(reasons.values()):
+        assert isinstance(config.features, CachedFeatures)
+        # A sampler that draws all classes equally often weighs them, too.
+        balanced = "balanced" if config.data.sampling == "balanced" else config.loss.class_weights
+        weights = class_weights(balanced, train, num_classes)
+        head = fit_first_head(
+            backbone,
+            datamodule,
+            trainer,
+            class_weights=torch.ones(num_classes) if weights is None else weights,
+            label_smoothing=config.loss.label_smoothing,
+            engine=config.features.engine,
+            max_gb=config.features.max_gb,
+        )
+    if head is None:
+        log.info("finetune.head_epochs=auto: %d, as the head cannot be fitted: %s", _head_epochs(config, head), reason)
+    return head
 
 
 def build_classifier(
@@ -168,13 +239,16 @@ def build_classifier(
         ConfigError: the monitored metric is not measured.
         ModelError: `freeze` names no block of the backbone.
     """
-    backbone, freeze, finetuning = strategy
+    backbone, freeze, finetuning, fitted_head = strategy
     num_classes, optimizer = len(images.class_names), asdict(config.optimizer)
     optimizer |= {name: None for name in TUNED if name in optimizer}
     fitted = isinstance(config.optimizer, LBFGS)
+    head = build_head(num_features=backbone.num_features, num_classes=num_classes, **asdict(config.head))
+    if fitted_head is not None and fitted_head.weights is not None:
+        head.load_state_dict(fitted_head.weights)
     classifier = (FittedHeadClassifier if fitted else TransferClassifier)(
         backbone.module,
-        build_head(num_features=backbone.num_features, num_classes=num_classes, **asdict(config.head)),
+        head,
         images.class_names,
         preprocessing=backbone.preprocessing,
         freeze=freeze,
@@ -193,6 +267,7 @@ def build_classifier(
             "freeze": freeze,
             "finetune": asdict(finetuning) if finetuning != Finetuning() else None,
             "chosen": asdict(choice) if choice else None,
+            "fitted_head": fitted_head.description if fitted_head else None,
             "backbone_sha256": module_sha256(backbone.module) if freeze is True else None,
             "optimizer": optimizer,
             "batch_size": None,

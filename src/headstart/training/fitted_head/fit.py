@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from headstart.cache.feature_loaders import FeatureDataModule
 from headstart.training.fitted_head.lbfgs import LBFGS
 from headstart.training.fitted_head.objective import Loss, Preconditioner, Sums, regularized
-from headstart.training.fitted_head.path import best_point, inner_folds, weight_decay_path
+from headstart.training.fitted_head.path import best_point, inner_folds, solve, weight_decay_path
 from headstart.training.fitted_head.rows import Spectrum, TrainingRows
 
 # How much a Newton step may still lower the mean loss: then weights are right to about 1e-6 of their size in float64.
@@ -151,6 +151,23 @@ def choose_weight_decay(
     _write(head, *rows.standardization.fold(mean[:-1], mean[-1]))
     total = float(loss.class_weights[rows.labels].sum())
     return Choice(best.precision / total, best.loss, best.error, len(best.heads), len(points))
+
+
+def fit_at_once(rows: TrainingRows, spectrum: Spectrum, head: nn.Linear, loss: Loss, weight_decay: float) -> None:
+    """Move a head to its optimum, which is that of `HeadFit`, outside of a training run.
+
+    Args:
+        rows: the training rows, all of them.
+        spectrum: their spectrum.
+        head: the head.
+        loss: the loss of a row.
+        weight_decay: the weight decay.
+    """
+    total = loss.class_weights[rows.labels].sum().view(1)
+    start = _joined(*rows.standardization.unfold(*_transposed(head, total)))
+    decay = torch.full_like(total, weight_decay)
+    (optimum,), _ = solve(rows, spectrum, loss, start, decay, None, total, TOLERANCES[rows.dtype])
+    _write(head, *rows.standardization.fold(optimum[:-1], optimum[-1]))
 
 
 def training_rows(data: FeatureDataModule, device: torch.device) -> TrainingRows:
