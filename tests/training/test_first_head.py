@@ -62,6 +62,8 @@ def test_training_begins_at_the_head_that_lbfgs_fits_whatever_the_seed(
     check_close(weights(tmp_path / "first")["head.weight"], weights(tmp_path / "frozen")["head.weight"])
     assert metrics["head/weight_decay"] == pytest.approx(expected["auto/weight_decay"])
     assert metrics["test/loss"] == pytest.approx(expected["test/loss"], rel=1e-3)
+    assert metrics["head/val/loss"] == pytest.approx(expected["val/loss"], rel=1e-3)
+    assert metrics["head/val/accuracy"] == expected["val/accuracy"]
     assert 0 < metrics["head/log_loss"] < np.log(3)
 
 
@@ -73,12 +75,13 @@ def test_a_first_head_takes_no_epoch_and_no_feature_that_a_frozen_run_has_comput
     caplog.clear()
     with caplog.at_level(logging.INFO):
         metrics = train(*FITTED, "epochs=2", *FEW, folder=tmp_path / "whole")
-    assert "features: 30 from cache, 0 computed" in caplog.text
+    assert f"features: {30 + metrics['data/val_size']} from cache, 0 computed" in caplog.text
     assert f"fitted before the first epoch; its weight decay is {metrics['head/weight_decay']:.3g}, with" in caplog.text
     assert f"{metrics['head/log_loss']:.4f} ± " in caplog.text
     saved = hyperparameters(tmp_path / "whole")
     assert saved["finetune"]["head_epochs"] == 0
-    assert saved["fitted_head"] == {name: metrics[f"head/{name}"] for name in ("weight_decay", "log_loss")}
+    names = ("weight_decay", "log_loss", "val/accuracy", "val/loss")
+    assert saved["fitted_head"] == {name: metrics[f"head/{name}"] for name in names}
     assert json.loads((tmp_path / "whole" / "model" / "model.json").read_text())["fitted_head"] == saved["fitted_head"]
     assert metrics["params/trainable"] == metrics["params/total"]
     assert metrics["epochs/run"] == 2

@@ -37,24 +37,18 @@ class FittedHead(NamedTuple):
     """A linear head at its optimum on features of the frozen backbone, from which fine-tuning starts.
 
     Attributes:
-        weight_decay: the weight decay that it was fitted with, on standardised features.
-        log_loss: its cross-validated log loss.
-        seconds: how long the features and the fit took.
+        description: what checkpoints record of it: its `weight_decay` on standardised features, the `log_loss` of the
+            cross-validation that chose it, and `val/accuracy` and `val/loss` of the head itself.
         weights: its state dict; None in a resumed run, whose checkpoint has the weights.
+        seconds: how long the features and the fit took.
     """
 
-    weight_decay: float
-    log_loss: float
-    seconds: float = 0.0
+    description: dict[str, float]
     weights: dict[str, Tensor] | None = None
-
-    @property
-    def description(self) -> dict[str, float]:
-        """Return what checkpoints record of it, as plain values."""
-        return {"weight_decay": self.weight_decay, "log_loss": self.log_loss}
+    seconds: float = 0.0
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Return `head/weight_decay`, `head/log_loss` and `time/head_s`."""
-        recorded = {f"head/{name}": value for name, value in self.description.items()}
-        return {**recorded, "time/head_s": round(self.seconds, 3)}
+        """Return the entries for metrics.json: `head/weight_decay` and so on, and `time/head_s`."""
+        described = {f"head/{name}": value for name, value in self.description.items()}
+        return {**described, "time/head_s": round(self.seconds, 3)}

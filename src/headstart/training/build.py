@@ -174,7 +174,7 @@ def _start(
         return Strategy(backbone, config.freeze, Finetuning(**settings))
     if config.ckpt_path is not None:
         saved = read_checkpoint(config.ckpt_path)["hyper_parameters"].get("fitted_head")
-        head = FittedHead(**saved) if saved else None
+        head = FittedHead(saved) if saved else None
     else:
         head = _fit_head(config, backbone, datamodule, trainer, num_classes)
     finetuning = Finetuning(**settings | {"head_epochs": _head_epochs(config, head)})

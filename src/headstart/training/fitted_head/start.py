@@ -6,7 +6,9 @@ import logging
 import time
 
 import lightning.pytorch as pl
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from headstart.cache.feature_loaders import FeatureDataModule
 from headstart.cache.features import frozen_features
@@ -36,8 +38,8 @@ def fit_first_head(
 ) -> FittedHead | None:
     """Fit a linear head to features of the training images; its weight decay is chosen by cross-validation.
 
-    The images are not augmented: the head is where fine-tuning starts, and a view more or less of an image hardly moves
-    it. Every process of a run fits the same head to the same features.
+    The images are not augmented, nor mixed by mixup: the head is only where fine-tuning starts, and a frozen run has
+    the same features. Every process of a run fits the same head.
 
     Args:
         backbone: the backbone, which is left as it was. Its features are cached, as those of a frozen one are.
@@ -55,7 +57,7 @@ def fit_first_head(
         HeadstartError: an image cannot be read, the disk is full, or the backbone fails; see `frozen_features`.
     """
     start = time.perf_counter()
-    data = _training_features(backbone, datamodule, trainer, engine, max_gb)
+    data = _features(backbone, datamodule, trainer, engine, max_gb)
     if data is None:
         return None
     device, head = trainer.strategy.root_device, nn.Linear(backbone.num_features, len(class_weights))
@@ -65,15 +67,30 @@ def fit_first_head(
         choice = choose_weight_decay(data, rows, spectrum, head, loss, advance)
         fit_at_once(rows, spectrum, head, loss, choice.weight_decay)
     log.info("finetune.head_epochs=auto: the head is fitted before the first epoch; its weight decay is %s", choice)
-    return FittedHead(choice.weight_decay, choice.loss, time.perf_counter() - start, head.state_dict())
+    validation = _evaluate(head, data) if "val" in data.splits else {}
+    description = {"weight_decay": choice.weight_decay, "log_loss": round(choice.loss, 6), **validation}
+    return FittedHead(description, head.state_dict(), time.perf_counter() - start)
 
 
-def _training_features(
+@torch.no_grad()
+def _evaluate(head: nn.Linear, data: FeatureDataModule) -> dict[str, float]:
+    """Return accuracy and loss on the validation split: what fine-tuning has to beat."""
+    parts = [(head(features.float().cpu()), labels.cpu()) for features, labels in data.val_dataloader()]
+    logits, labels = (torch.cat(part) for part in zip(*parts, strict=True))
+    accuracy, loss = float((logits.argmax(dim=1) == labels).float().mean()), float(F.cross_entropy(logits, labels))
+    log.info("finetune.head_epochs=auto: fine-tuning starts from val/accuracy %.4f and val/loss %.4f", accuracy, loss)
+    return {"val/accuracy": round(accuracy, 6), "val/loss": round(loss, 6)}
+
+
+def _features(
     backbone: Backbone, datamodule: ImageDataModule, trainer: pl.Trainer, engine: str, max_gb: float
 ) -> FeatureDataModule | None:
-    """Return the features of the training images without augmentation, after computing those that are not cached."""
+    """Return the features of the images that are trained and validated on, without augmentation; computed if missing.
+
+    Those of the test split are left to the tuned backbone.
+    """
     images = ImageDataModule(
-        {"train": datamodule.splits["train"]},
+        {split: samples for split, samples in datamodule.splits.items() if split != "test"},
         training=datamodule.evaluation,
         evaluation=datamodule.evaluation,
         num_workers=datamodule.num_workers,
