@@ -78,14 +78,15 @@ def read_sets(folder: Path) -> Iterator[tuple[str, Splits]]:
     from headstart.data.build import build_data, open_images
     from headstart.data.splits import split_table
     from headstart.models.build import open_backbone
-    from headstart.training.build import build_classifier, open_trainer, resolve_strategy
+    from headstart.training.build import build_classifier, open_trainer
+    from headstart.training.strategy import resolve_strategy
 
     for name, overrides in SETS.items():
         config = compose_config([override.format(folder=folder.resolve()) for override in overrides])
         trainer, _ = open_trainer(config, Path("unused"))
         images, backbone = open_images(config.data), open_backbone(config)
         data = build_data(config, images, backbone.preprocessing, 1)
-        strategy, choice = resolve_strategy(config, backbone, data, trainer)
+        strategy, choice = resolve_strategy(config, backbone, data, trainer, len(images.class_names))
         classifier = build_classifier(config, images, strategy, choice, split_table(images))
         batches = build_batches(config, classifier.hparams, data, strategy, trainer, epochs_done=0)
         assert isinstance(batches.evaluation, FeatureDataModule)
@@ -110,7 +111,7 @@ def random_features(rows: int, classes: int, width: int = 1280) -> Splits:
 
 def fit_lbfgs(features: Tensor, labels: Tensor) -> tuple[Head, Any]:
     """Fit as optimizer=lbfgs does: the path with its folds, then the head on all rows."""
-    from headstart.training.fitted_head.fit import HeadFit
+    from headstart.training.fitted_head.fit import fit_at_once
     from headstart.training.fitted_head.folded_rows import FoldedRows
     from headstart.training.fitted_head.objective import Loss
     from headstart.training.fitted_head.path import PATH_DTYPE, best_point, inner_folds, weight_decay_path
@@ -125,15 +126,7 @@ def fit_lbfgs(features: Tensor, labels: Tensor) -> tuple[Head, Any]:
     best = best_point(points)
     mean = folded.standardized_heads(best.heads).mean(dim=0)
     head = linear(*rows.standardization.fold(mean[:-1], mean[-1]))
-    fit = HeadFit(rows, spectrum, loss, best.precision / len(labels))
-    fit.start(head)
-    passes = 0
-    while not fit.converged:
-        for block, own in zip(features.split(rows.block_rows(1)), labels.split(rows.block_rows(1)), strict=True):
-            fit.add(block, own)
-        fit.step(lambda total: total)
-        passes += 1
-    fit.write(head, evaluated=True)
+    passes = fit_at_once(rows, spectrum, head, loss, best.precision / len(labels))
     seconds = time.perf_counter() - start
     setting = (
         f"1/C {best.precision:.3g}, {len(points)} values in {sum(point.passes for point in points)} passes and "

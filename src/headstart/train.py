@@ -24,7 +24,7 @@ from headstart.models.backbone import Backbone
 from headstart.models.build import open_backbone
 from headstart.report.run_report import report_run, with_folded
 from headstart.runs.folder import check_folder, record_end, record_evaluations, record_model, record_start
-from headstart.training.build import RunCallbacks, build_classifier, open_trainer, resolve_strategy
+from headstart.training.build import RunCallbacks, build_classifier, open_trainer
 from headstart.training.checkpoints import check_checkpoint, head_only_checkpoints, restore_best
 from headstart.training.classifier import TransferClassifier
 from headstart.training.launch import check_processes
@@ -32,6 +32,7 @@ from headstart.training.loggers import write_hyperparameters, write_layout
 from headstart.training.profiler import describe_speed
 from headstart.training.results import Results, evaluate_splits
 from headstart.training.split_metrics import parameter_counts
+from headstart.training.strategy import resolve_strategy
 from headstart.training.trainer import NO_VAL, quiet_lightning, resumable
 from headstart.utils.errors import ConfigError
 from headstart.utils.tables import show_run
@@ -65,7 +66,7 @@ def run(
         check_objective(config, images)
     backbone = open_backbone(config)
     datamodule = build_data(config, images, backbone.preprocessing, trainer.num_devices)
-    strategy, choice = resolve_strategy(config, backbone, datamodule, trainer)
+    strategy, choice = resolve_strategy(config, backbone, datamodule, trainer, len(images.class_names))
     split = split_table(images)
     classifier = build_classifier(config, images, strategy, choice, split)
     callbacks.tuner.apply(classifier, datamodule, trainer)
@@ -83,7 +84,7 @@ def run(
         results = results.with_folds(folds)
         callbacks.timings.add_earlier(folds.metrics["time/folds_s"])
     metrics = {**results.metrics, **parameter_counts(classifier), **images.metrics, **epochs}
-    metrics |= {**(choice.metrics if choice else {}), **batches.metrics, **callbacks.metrics}
+    metrics |= {**(choice.metrics if choice else {}), **strategy.metrics, **batches.metrics, **callbacks.metrics}
     record_results(config, folder, classifier, backbone, results, metrics, trainer, callbacks)
     show_results(metrics, folder, describe_speed(callbacks.profiler, config, datamodule, strategy), sweep)
     report_results(config, folder, images, datamodule, results, sweep)

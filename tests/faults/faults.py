@@ -83,6 +83,27 @@ FAULTS = (
         "sums.value, sums.gradient = 2 * sums.value, 2 * sums.gradient",
         ("training/test_fitted_head.py",),
     ),
+    Fault(
+        "fine-tuning starts from a head that was fitted and then left out",
+        "training/build.py",
+        "        head.load_state_dict(fitted_head.weights)",
+        "        pass",
+        ("training/test_first_head.py",),
+    ),
+    Fault(
+        "the first head is the mean of the folds' heads, not the optimum on all images",
+        "training/fitted_head/start.py",
+        "        fit_at_once(rows, spectrum, head, loss, choice.weight_decay)",
+        "        pass",
+        ("training/test_first_head.py",),
+    ),
+    Fault(
+        "a balanced sampler does not weigh the classes of the first head",
+        "training/build.py",
+        'balanced = "balanced" if config.data.sampling == "balanced" else config.loss.class_weights',
+        "balanced = config.loss.class_weights",
+        ("training/test_first_head.py",),
+    ),
     # --- the feature cache -------------------------------------------------------------------------------------------
     Fault(
         "the cache's key leaves the preprocessing out",

@@ -119,7 +119,8 @@ def test_a_run_chooses_and_a_resumed_one_keeps_its_choice(
     assert 0.5 < whole["auto/similarity"] <= 1
     saved = torch.load(tmp_path / "whole" / "checkpoints" / "last.ckpt", weights_only=True)["hyper_parameters"]
     assert saved["chosen"] == {"strategy": "gradual", "images": 10, "similarity": whole["auto/similarity"]}
-    assert saved["finetune"] == finetune_preset("gradual") | {"batchnorm": "frozen"}  # what was set goes first
+    set_or_found = {"batchnorm": "frozen", "head_epochs": 0}  # what was set goes first; its head is fitted
+    assert saved["finetune"] == finetune_preset("gradual") | set_or_found
     named = train("finetune=gradual", *overrides[1:], folder=tmp_path / "named")
     chosen = {name: value for name, value in findings(whole).items() if not name.startswith("auto/")}
     assert findings(named) == chosen

@@ -33,7 +33,7 @@ def contradictions(config: Config) -> Iterator[str]:
             "data.sampling=balanced and loss.class_weights=balanced would weigh the smaller classes twice: leave one "
             "of them out."
         )
-    if config.epochs is not None and finetune.head_epochs >= config.epochs:
+    if isinstance(finetune.head_epochs, int) and config.epochs is not None and finetune.head_epochs >= config.epochs:
         yield (
             f"finetune.head_epochs={finetune.head_epochs}: the backbone never unfreezes in epochs={config.epochs}. "
             f"Give more epochs, or freeze=true to train the head alone."

@@ -31,9 +31,13 @@ def pixels(most: int) -> Any:
 
 
 def or_auto(number: Any) -> Any:
-    """Return a field for the values of another field of this module, or the word auto."""
+    """Return a field for the values of another field of this module, or the word auto; with the other's default."""
     test, expected = number.metadata["test"], number.metadata["expected"]
-    return within(lambda value: value == AUTO or (not isinstance(value, str) and test(value)), f"{expected}, or {AUTO}")
+    return within(
+        lambda value: value == AUTO or (not isinstance(value, str) and test(value)),
+        f"{expected}, or {AUTO}",
+        number.default,
+    )
 
 
 def positive(default: Any = MISSING) -> Any:

@@ -103,14 +103,14 @@ class Finetune:
     """The fine-tuning strategy: when parts are unfrozen, and with which learning rates."""
 
     name: Literal["none", "full", "head_then_full", "gradual", "layer_decay", "bn_frozen", "auto"] = "none"
-    head_epochs: int = at_least(0, default=0)
+    head_epochs: int | str = or_auto(at_least(0, default=0))
     unfrozen_by: float = within(lambda value: 0 <= value <= 1, "a number from 0 to 1", default=0.0)
     backbone_lr: float = positive(default=1.0)
     layer_decay: float = within(lambda value: 0 < value <= 1, "a number above 0 and at most 1", default=1.0)
     batchnorm: Literal["train", "frozen"] = "train"
 
     def settings(self) -> dict[str, Any]:
-        """Return the arguments of `Finetuning`."""
+        """Return the arguments of `Finetuning`, but for `head_epochs`, which may be auto."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "name"}
 
     def changed(self) -> dict[str, Any]:

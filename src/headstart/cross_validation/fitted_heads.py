@@ -22,7 +22,7 @@ from headstart.data.dataset import LabelledImages, Samples
 from headstart.data.splits import split_table
 from headstart.models.build import open_backbone
 from headstart.runs.predictions import FEATURED, Evaluation, Outputs, build_evaluation
-from headstart.training.build import build_classifier, open_trainer, resolve_strategy
+from headstart.training.build import build_classifier, open_trainer
 from headstart.training.fitted_head.classifier import FittedHeadClassifier
 from headstart.training.fitted_head.fit import training_rows
 from headstart.training.fitted_head.folded_rows import FoldedRows
@@ -31,6 +31,7 @@ from headstart.training.fitted_head.path import PATH_DTYPE, fit_folds, weight_de
 from headstart.training.fitted_head.rows import TrainingRows, spectrum_of
 from headstart.training.metrics import split_metrics
 from headstart.training.split_metrics import HALF
+from headstart.training.strategy import resolve_strategy
 from headstart.training.trainer import quiet_lightning
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ def _open(
     trainer, _ = open_trainer(config, folder)
     backbone = open_backbone(config)
     data = build_data(config, everything, backbone.preprocessing, trainer.num_devices)
-    strategy, choice = resolve_strategy(config, backbone, data, trainer)
+    strategy, choice = resolve_strategy(config, backbone, data, trainer, len(everything.class_names))
     classifier = build_classifier(config, everything, strategy, choice, split_table(everything))
     batches = build_batches(config, classifier.hparams, data, strategy, trainer, epochs_done=0)
     assert isinstance(classifier, FittedHeadClassifier)

@@ -11,6 +11,7 @@ from torch import nn
 from headstart.models.backbone import Backbone
 from headstart.models.blocks import blocks_of
 from headstart.models.freezing import freeze_backbone, freeze_batchnorm
+from headstart.models.head import FittedHead
 
 
 @dataclass(frozen=True)
@@ -144,8 +145,15 @@ class Strategy(NamedTuple):
             pretrained ones do not help.
         freeze: part of the backbone that stays frozen; see `freezing.freeze_backbone`.
         finetuning: settings for the parts that are not frozen.
+        head: the head that training starts from; None for one with random weights.
     """
 
     backbone: Backbone
     freeze: bool | str
     finetuning: Finetuning
+    head: FittedHead | None = None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Return those of a fitted head; see `FittedHead.metrics`."""
+        return self.head.metrics if self.head else {}

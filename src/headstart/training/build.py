@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -13,14 +12,11 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from headstart.config.optimizer_schema import LBFGS
-from headstart.config.presets import finetune_preset
-from headstart.config.ranges import AUTO
-from headstart.config.schema import CachedFeatures, Config
+from headstart.config.schema import Config
 from headstart.data.augmentation import build_mixing
-from headstart.data.datamodule import ImageDataModule, class_weights
+from headstart.data.datamodule import class_weights
 from headstart.data.dataset import LabelledImages
 from headstart.data.splits import split_sha256
-from headstart.models.backbone import Backbone, build_backbone
 from headstart.models.head import build_head
 from headstart.models.unfreezing import Finetuning, Strategy
 from headstart.training.callbacks import (
@@ -41,14 +37,10 @@ from headstart.training.optimization import build_optimizer, build_schedule, sch
 from headstart.training.profiler import TrainingProfiler
 from headstart.training.split_metrics import OutputCollector
 from headstart.training.trainer import build_trainer, check_monitor, choose_monitor
-from headstart.training.tuning.choose_strategy import FROZEN, SCRATCH, StrategyChoice, choose_strategy
+from headstart.training.tuning.choose_strategy import StrategyChoice
 from headstart.training.tuning.tuner import TUNED, Tuner
 from headstart.utils.hashing import module_sha256
 from headstart.utils.metrics import direction
-
-log = logging.getLogger(__name__)
-
-NO_LIMIT_GB = 1e6  # size limit of the feature cache for finetune=auto if the config does not cache features
 
 
 class RunCallbacks(NamedTuple):
@@ -121,41 +113,6 @@ def build_callbacks(config: Config, folder: Path) -> list[pl.Callback]:
     return callbacks
 
 
-def resolve_strategy(
-    config: Config, backbone: Backbone, datamodule: ImageDataModule, trainer: pl.Trainer
-) -> tuple[Strategy, StrategyChoice | None]:
-    """Return the fine-tuning strategy of the config or, for `finetune=auto`, choose one.
-
-    Returns:
-        The strategy, and the choice of `finetune=auto`, with its measurements, or None.
-
-    Raises:
-        ModelError: the checkpoint to resume cannot be read, or is of a run with another `finetune`.
-    """
-    configured = Strategy(backbone, config.freeze, Finetuning(**config.finetune.settings()))
-    if config.finetune.name != AUTO:
-        return configured, None
-    choice = choose_strategy(
-        backbone,
-        datamodule,
-        trainer,
-        checkpoint=config.ckpt_path,
-        seed=config.seed,
-        max_gb=config.features.max_gb if isinstance(config.features, CachedFeatures) else NO_LIMIT_GB,
-    )
-    for line in str(choice).splitlines():
-        log.info(line)
-    if choice.strategy == FROZEN:
-        return configured._replace(freeze=True, finetuning=Finetuning()), choice
-    if choice.strategy == SCRATCH:
-        random = build_backbone(**asdict(config.model) | {"weights": None}).module
-        at_once = replace(configured.finetuning, head_epochs=0, unfrozen_by=0.0)  # random weights need no protection
-        return configured._replace(backbone=backbone._replace(module=random), finetuning=at_once), choice
-    finetuning = Finetuning(**finetune_preset(choice.strategy) | config.finetune.changed())
-    finetuning = replace(finetuning, head_epochs=min(finetuning.head_epochs, config.max_epochs - 1))
-    return configured._replace(finetuning=finetuning), choice
-
-
 def build_classifier(
     config: Config, images: LabelledImages, strategy: Strategy, choice: StrategyChoice | None, split: str
 ) -> TransferClassifier:
@@ -174,13 +131,16 @@ def build_classifier(
         ConfigError: the monitored metric is not measured, or a setting needs a val split and there is none.
         ModelError: `freeze` names no block of the backbone.
     """
-    backbone, freeze, finetuning = strategy
+    backbone, freeze, finetuning, fitted_head = strategy
     num_classes, optimizer = len(images.class_names), asdict(config.optimizer)
     optimizer |= {name: None for name in TUNED if name in optimizer}
     fitted = isinstance(config.optimizer, LBFGS)
+    head = build_head(num_features=backbone.num_features, num_classes=num_classes, **asdict(config.head))
+    if fitted_head is not None and fitted_head.weights is not None:
+        head.load_state_dict(fitted_head.weights)
     classifier = (FittedHeadClassifier if fitted else TransferClassifier)(
         backbone.module,
-        build_head(num_features=backbone.num_features, num_classes=num_classes, **asdict(config.head)),
+        head,
         images.class_names,
         preprocessing=backbone.preprocessing,
         freeze=freeze,
@@ -199,6 +159,7 @@ def build_classifier(
             "freeze": freeze,
             "finetune": asdict(finetuning) if finetuning != Finetuning() else None,
             "chosen": asdict(choice) if choice else None,
+            "fitted_head": fitted_head.description if fitted_head else None,
             "backbone_sha256": module_sha256(backbone.module) if freeze is True else None,
             "optimizer": optimizer,
             "batch_size": None,

@@ -18,6 +18,7 @@ from headstart.training.fitted_head.rows import Spectrum, TrainingRows
 
 # How much a Newton step may still lower the mean loss: then weights are right to about 1e-6 of their size in float64.
 TOLERANCES = {torch.float64: 1e-14, torch.float32: 1e-9}
+MOST_PASSES = 500  # that of conf/optimizer/lbfgs.yaml
 
 
 class HeadFit:
@@ -152,6 +153,23 @@ def choose_weight_decay(
     _write(head, *rows.standardization.fold(mean[:-1], mean[-1]))
     total = float(loss.class_weights[rows.labels].sum())
     return Choice(best.precision / total, best.loss, best.error, folded.folds, len(points))
+
+
+def fit_at_once(rows: TrainingRows, spectrum: Spectrum, head: nn.Linear, loss: Loss, weight_decay: float) -> int:
+    """Move a head to its optimum, outside of a training run; see `HeadFit`.
+
+    Returns:
+        The number of passes over the rows.
+    """
+    fit, passes = HeadFit(rows, spectrum, loss, weight_decay), 0
+    fit.start(head)
+    while not fit.converged and passes < MOST_PASSES:
+        for features, labels in rows.raw_blocks():
+            fit.add(features, labels)
+        fit.step(lambda total: total)
+        passes += 1
+    fit.write(head, evaluated=True)
+    return passes
 
 
 def training_rows(data: FeatureDataModule, device: torch.device) -> TrainingRows:

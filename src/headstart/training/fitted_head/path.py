@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from headstart.training.fitted_head.folded_rows import FoldedRows
 from headstart.training.fitted_head.lbfgs import LBFGS
 from headstart.training.fitted_head.objective import Loss, Preconditioner, Sums, regularized
+from headstart.utils.errors import ConfigError
 
 # Precisions (inverse variances) of a Gaussian prior of the weights on standardised features, which scikit-learn's
 # LogisticRegression calls 1 / C. Divided by the number of rows they are weight decays of the mean loss.
@@ -56,12 +57,21 @@ def inner_folds(labels: NDArray[np.int64], groups: Sequence[str] | None) -> NDAr
 
     Returns:
         The fold of each image, int64, shape (images,).
+
+    Raises:
+        ConfigError: there are not two folds; see `number_of_folds`.
     """
+    count = number_of_folds(labels, groups)
+    if count < 2:
+        raise ConfigError(
+            "optimizer.weight_decay=auto: it is chosen by cross-validation, and all training images are of one group, "
+            "or each is the only one of its class. Give a number, such as optimizer.weight_decay=0.01."
+        )
     folds = np.empty(len(labels), dtype=np.int64)
     if groups is not None:
         from sklearn.model_selection import StratifiedGroupKFold
 
-        splitter = StratifiedGroupKFold(min(MOST_FOLDS, len(set(groups))), shuffle=True, random_state=0)
+        splitter = StratifiedGroupKFold(count, shuffle=True, random_state=0)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The least populated class")
             for fold, (_, held_out) in enumerate(splitter.split(labels, labels, list(groups))):
@@ -69,8 +79,18 @@ def inner_folds(labels: NDArray[np.int64], groups: Sequence[str] | None) -> NDAr
         return folds
     order = np.random.default_rng(0).permutation(len(labels))
     by_class = order[np.argsort(labels[order], kind="stable")]
-    folds[by_class] = np.arange(len(labels)) % min(MOST_FOLDS, len(labels))
+    folds[by_class] = np.arange(len(labels)) % count
     return folds
+
+
+def number_of_folds(labels: NDArray[np.int64], groups: Sequence[str] | None) -> int:
+    """Return the number of folds for `inner_folds`: at most `MOST_FOLDS`; below 2 if nothing can be held out.
+
+    With groups, there are at most as many as groups, and as images of the largest class, for scikit-learn.
+    """
+    if groups is None:
+        return min(MOST_FOLDS, len(labels))
+    return min(MOST_FOLDS, len(set(groups)), int(np.bincount(labels).max()))
 
 
 def weight_decay_path(rows: FoldedRows, loss: Loss, advance: Callable[[int], None] = lambda _: None) -> list[PathPoint]:

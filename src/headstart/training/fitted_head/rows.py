@@ -79,6 +79,11 @@ class TrainingRows:
         """Yield the standardised features of all rows in blocks."""
         yield from map(self.standardized, self._numbers())
 
+    def raw_blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the features, as they are read, and the labels of all rows in blocks."""
+        for rows in self._numbers():
+            yield self._raw(rows), self.labels[rows.to(self.labels.device)]
+
     def standardized(self, rows: Tensor) -> Tensor:
         """Return the standardised features of rows, from their numbers."""
         return self.standardization.apply(self._raw(rows))
