@@ -99,7 +99,7 @@ FAULTS = (
     ),
     Fault(
         "a balanced sampler does not weigh the classes of the first head",
-        "training/build.py",
+        "training/strategy.py",
         'balanced = "balanced" if config.data.sampling == "balanced" else config.loss.class_weights',
         "balanced = config.loss.class_weights",
         ("training/test_first_head.py",),
