@@ -53,7 +53,7 @@ def main() -> None:
         model = ["model=mobilenet_v2", f"model.weights={arguments.weights.resolve()}", *arguments.overrides]
         overrides, cache = [*data, *model], folder / "cache"
         train_seconds([*overrides, "epochs=1", f"hydra.run.dir={folder}/first"], cache)
-        one = train_seconds([*overrides, f"hydra.run.dir={folder}/one"], cache)
+        one = train_seconds([*overrides, "optimizer=adam", f"hydra.run.dir={folder}/one"], cache)
         sweep = train_seconds(["-m", *overrides, *SWEEP, f"hydra.sweep.dir={folder}/sweep"], cache)
         runs = [path.parent for path in (folder / "sweep").glob("*/metrics.json")]
         epochs = sum(json.loads((run / "metrics.json").read_text())["epochs/run"] for run in runs)

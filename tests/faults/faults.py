@@ -98,6 +98,13 @@ FAULTS = (
         ("training/test_first_head.py",),
     ),
     Fault(
+        "a fitted head trains at ten times the backbone's rate",
+        "training/classifier.py",
+        'fitted = self.hparams.get("fitted_head") is not None',
+        "fitted = False",
+        ("training/test_first_head.py",),
+    ),
+    Fault(
         "a balanced sampler does not weigh the classes of the first head",
         "training/strategy.py",
         'balanced = "balanced" if config.data.sampling == "balanced" else config.loss.class_weights',

@@ -89,6 +89,8 @@ def test_rates_fall_from_the_head_down() -> None:
     names = [group.name for group in groups]
     assert names == ["head", "block3.1", "block3.0", "block2.1", "block2.0", "block1.1", "block1.0"]  # no stem
     assert [group.rate for group in groups] == pytest.approx([1, *(0.1 * 0.5**depth for depth in range(1, 7))])
+    fitted = unfreezing.parameter_groups(nn.Linear(416, 2), fitted=True)
+    assert [group.rate for group in fitted] == pytest.approx([0.1, *(group.rate for group in groups[1:])])
     (group,) = Unfreezing(GlyphNet(), False, Finetuning()).parameter_groups(nn.Linear(416, 2))
     assert (group.name, group.rate) == ("all", 1.0)
 

@@ -78,7 +78,10 @@ def test_a_first_head_takes_no_epoch_and_no_feature_that_a_frozen_run_has_comput
     assert f"features: {30 + metrics['data/val_size']} from cache, 0 computed" in caplog.text
     assert f"fitted before the first epoch; its weight decay is {metrics['head/weight_decay']:.3g}, with" in caplog.text
     assert f"{metrics['head/log_loss']:.4f} ± " in caplog.text
-    saved = hyperparameters(tmp_path / "whole")
+    checkpoint = torch.load(tmp_path / "whole" / "checkpoints" / "last.ckpt", weights_only=True)
+    rates = {group["lr"] for group in checkpoint["optimizer_states"][0]["param_groups"]}
+    assert rates == {pytest.approx(1e-4)}, "the head trains at the backbone's rate"
+    saved = checkpoint["hyper_parameters"]
     assert saved["finetune"]["head_epochs"] == 0
     names = ("weight_decay", "log_loss", "val/accuracy", "val/loss")
     assert saved["fitted_head"] == {name: metrics[f"head/{name}"] for name in names}

@@ -103,15 +103,20 @@ class Unfreezing:
         up_to = True if head_alone else below[-1].name if below else False
         self.frozen = [*self._permanent, *freeze_backbone(self.backbone, up_to)]
 
-    def parameter_groups(self, head: nn.Module) -> list[ParameterGroup]:
+    def parameter_groups(self, head: nn.Module, *, fitted: bool = False) -> list[ParameterGroup]:
         """Return all parameters that are not frozen permanently, grouped by learning rate.
 
         Parameters that are frozen temporarily are included; they have no gradients until they are unfrozen.
 
+        Args:
+            head: the head.
+            fitted: whether the head starts at its optimum. Then its rate is that of the backbone, as in linear probing,
+                then fine-tuning (Kumar et al., arXiv:2202.10054): larger steps would lead away from it.
+
         Returns:
             The groups, from the head to the first block; one group called "all" if there is only one learning rate.
         """
-        groups = [ParameterGroup("head", list(head.parameters()), 1.0)]
+        groups = [ParameterGroup("head", list(head.parameters()), self.finetuning.backbone_lr if fitted else 1.0)]
         for depth, block in enumerate(reversed(self._blocks), start=1):
             rate = self.finetuning.backbone_lr * self.finetuning.layer_decay**depth
             parameters = [self._trainable[name] for name in block.parameters if name in self._trainable]

@@ -267,7 +267,8 @@ class TransferClassifier(pl.LightningModule):
 
     def build_optimizer(self, **settings: Any) -> Optimizer:
         """Build the optimizer over all parameters that are ever trained; `settings` override its own, such as `lr`."""
-        return self.optimizer(self.unfreezing.parameter_groups(self.head), **settings)
+        fitted = self.hparams.get("fitted_head") is not None
+        return self.optimizer(self.unfreezing.parameter_groups(self.head, fitted=fitted), **settings)
 
     def set_optimizer(self, **settings: float) -> None:
         """Set settings, such as `lr`, of optimizers built from now on, and those recorded in checkpoints."""
