@@ -114,7 +114,7 @@ def test_what_follows_validation_is_named_before_anything_is_computed(
     word: str, message: str, train: Train, own_cache: Path
 ) -> None:
     with pytest.raises(ConfigError, match=f"{message}.* set data.val_fraction"):
-        train(*WITHOUT, word)
+        train(*WITHOUT, "optimizer=adam", word)
     assert not own_cache.exists()
 
 

@@ -25,6 +25,7 @@ RISES = 2  # values in succession with a higher loss than the best, after which 
 PATH_DTYPE = torch.float32  # twice as fast as float64, and its losses differ by less than their standard error
 TOLERANCE = 1e-6  # of the mean loss; far below the standard error of any cross-validated loss
 FINAL_TOLERANCE = 1e-12  # of heads whose answers are reported, in float64
+FEWEST = 0.5  # images of a class at the start of a fit: its frequency is not 0, however few there are
 MOST_PASSES = 200  # for one value of the path
 
 
@@ -107,7 +108,7 @@ def weight_decay_path(rows: FoldedRows, loss: Loss, advance: Callable[[int], Non
     """
     points, best = list[PathPoint](), 0
     for precision in PRECISIONS:
-        start = _extrapolated(points) if points else zero_heads(rows, loss)
+        start = _extrapolated(points) if points else first_heads(rows, loss)
         heads, passes = solve(rows, loss, start, precision / weight_of_others(rows, loss))
         losses = held_out_losses(rows, heads)
         every = torch.cat(losses)
@@ -135,18 +136,22 @@ def fit_folds(rows: FoldedRows, loss: Loss, weight_decay: Tensor, start: Tensor 
         rows: the training rows in folds.
         loss: the loss of a row.
         weight_decay: shape (folds,).
-        start: heads to start at; None starts at zero.
+        start: heads to start at; None starts at `first_heads`.
 
     Returns:
         The heads, shape (folds, width + 1, classes).
     """
-    return solve(rows, loss, zero_heads(rows, loss) if start is None else start, weight_decay, FINAL_TOLERANCE)[0]
+    return solve(rows, loss, first_heads(rows, loss) if start is None else start, weight_decay, FINAL_TOLERANCE)[0]
 
 
-def zero_heads(rows: FoldedRows, loss: Loss) -> Tensor:
-    """Return a head of zeros for each fold, shape (folds, width + 1, classes)."""
-    device = rows.labels[0].device
-    return torch.zeros(rows.folds, rows.width + 1, len(loss.class_weights), dtype=rows.dtype, device=device)
+def first_heads(rows: FoldedRows, loss: Loss) -> Tensor:
+    """Return heads that predict the frequencies of the classes among their rows, shape (folds, width + 1, classes)."""
+    weights, classes = loss.class_weights.to(rows.dtype), len(loss.class_weights)
+    counts = torch.stack([torch.bincount(labels, weights[labels], classes) for labels in rows.labels])
+    others = (counts.sum(dim=0) - counts).clamp(min=FEWEST)
+    heads = torch.zeros(rows.folds, rows.width + 1, classes, dtype=rows.dtype, device=counts.device)
+    heads[:, -1] = (others / others.sum(dim=1, keepdim=True)).log()
+    return heads
 
 
 def weight_of_others(rows: FoldedRows, loss: Loss) -> Tensor:

@@ -135,24 +135,24 @@ class Spectrum:
         return Spectrum(None if self.vectors is None else self.vectors.to(dtype), self.values.to(dtype), self.rest)
 
     def solve(self, right: Tensor, curvature: Tensor, ridge: Tensor) -> Tensor:
-        """Solve (curvature · scatter + ridge · I) x = right for several problems at once.
+        """Solve (curvature · scatter + ridge · I) x = right for each class of several problems at once.
 
         Args:
             right: shape (problems, width, classes).
-            curvature: factor of the scatter matrix, shape (problems,).
+            curvature: factors of the scatter matrix, shape (problems, classes).
             ridge: shape (problems,).
         """
+        inside = 1 / (curvature[:, None] * self.values[:, None] + ridge[:, None, None])
         if self.vectors is None:
-            return right / (curvature[:, None] * self.values + ridge[:, None])[..., None]
-        outside = 1 / (curvature * self.rest + ridge)
+            return right * inside
+        outside = 1 / (curvature * self.rest + ridge[:, None])[:, None]
         if not len(self.values):
-            return right * outside[:, None, None]
-        inside = 1 / (curvature[:, None] * self.values + ridge[:, None]) - outside[:, None]
+            return right * outside
         problems, width, classes = right.shape
         columns = right.transpose(0, 1).reshape(width, -1)  # of all problems: the vectors are read once, not once each
-        turned = (self.vectors.T @ columns).view(-1, problems, classes) * inside.T[..., None]
+        turned = (self.vectors.T @ columns).view(-1, problems, classes) * (inside - outside).transpose(0, 1)
         inner = (self.vectors @ turned.view(-1, problems * classes)).view(width, problems, classes).transpose(0, 1)
-        return right * outside[:, None, None] + inner
+        return right * outside + inner
 
 
 def spectrum_of(rows: TrainingRows) -> Spectrum:
