@@ -113,13 +113,12 @@ def fit_lbfgs(features: Tensor, labels: Tensor) -> tuple[Head, Any]:
     """Fit as optimizer=lbfgs does: the path with its folds, then the head on all rows."""
     from headstart.training.fitted_head.fit import fit_at_once
     from headstart.training.fitted_head.folded_rows import FoldedRows
-    from headstart.training.fitted_head.objective import Loss
     from headstart.training.fitted_head.path import PATH_DTYPE, best_point, inner_folds, weight_decay_path
     from headstart.training.fitted_head.rows import TrainingRows, spectrum_of
 
     start = time.perf_counter()
     rows = TrainingRows(lambda numbers: features[numbers], labels, torch.float64)
-    spectrum, loss = spectrum_of(rows), Loss(torch.ones(int(labels.max()) + 1, dtype=torch.float64))
+    spectrum, loss = spectrum_of(rows), unweighted(labels)
     folded = FoldedRows(rows, spectrum, torch.from_numpy(inner_folds(labels.numpy(), None)), PATH_DTYPE)
     points = weight_decay_path(folded, loss)
     path_seconds = time.perf_counter() - start
@@ -137,6 +136,13 @@ def fit_lbfgs(features: Tensor, labels: Tensor) -> tuple[Head, Any]:
         return head(raw.double())
 
     return Head(predict, seconds, setting, best.loss), (rows, folded, points)
+
+
+def unweighted(labels: Tensor) -> Any:
+    """Return the loss without class weights."""
+    from headstart.training.fitted_head.objective import Loss
+
+    return Loss(torch.ones(int(labels.max()) + 1, dtype=torch.float64))
 
 
 def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
@@ -234,7 +240,10 @@ def compare_draws(name: str, splits: Splits, draws: int) -> None:
     """Print the mean accuracy on all other images of heads fitted to random subsets of the size of the train split."""
     features, labels = (torch.cat(parts) for parts in zip(*splits.values(), strict=True))
     per_class = 10 if name == "digits" else None
-    size, found = len(splits["train"][1]), dict[str, list[float]]()
+    size, found = len(splits["train"][1]), dict[str, list[tuple[float, float]]]()
+    from headstart.training.fitted_head.fit import fit_at_once
+    from headstart.training.fitted_head.rows import spectrum_of
+
     for draw in range(draws):
         order = np.random.default_rng(draw).permutation(len(labels))
         if per_class:
@@ -246,19 +255,24 @@ def compare_draws(name: str, splits: Splits, draws: int) -> None:
         ours, (rows, folded, points) = fit_lbfgs(features[train], labels[train])
         best = min(points, key=lambda point: point.loss)
         strongest = next(point for point in points if point.loss <= best.loss + best.error)
-        cautious = folded.standardized_heads(strongest.heads).mean(dim=0)
-        cautious_head = linear(*rows.standardization.fold(cautious[:-1], cautious[-1]))
+        start = folded.standardized_heads(strongest.heads).mean(dim=0)
+        cautious = linear(*rows.standardization.fold(start[:-1], start[-1]))
+        fit_at_once(rows, spectrum_of(rows), cautious, unweighted(labels), strongest.precision / len(train))
         heads = {
             "lowest loss": ours.predict,
-            "one standard error": lambda raw, head=cautious_head: head(raw.double()),
+            "one standard error": lambda raw, head=cautious: head(raw.double()),
         }
         for rate in (3e-4, 1e-3, 3e-3, 1e-2, 3e-2):
             heads[f"Adam {rate:g}, 30 epochs"] = plain_adam(features[train], labels[train], rate)
         for label, predict in heads.items():
-            found.setdefault(label, []).append(figures(predict, features[test], labels[test])[0])
+            found.setdefault(label, []).append(figures(predict, features[test], labels[test]))
     print(f"\n{name}: {draws} subsets of {size}, accuracy on the other {len(labels) - size}")
     for label, values in found.items():
-        print(f"  {label:22} {np.mean(values):.4f} ± {np.std(values, ddof=1) / len(values) ** 0.5:.4f}", flush=True)
+        accuracies, losses = np.array(values).T
+        error = np.std(accuracies, ddof=1) / len(values) ** 0.5
+        less = accuracies - np.array(found["lowest loss"])[:, 0]
+        paired = f"{less.mean():+.4f} ± {np.std(less, ddof=1) / len(values) ** 0.5:.4f}"
+        print(f"  {label:22} {accuracies.mean():.4f} ± {error:.4f} ({paired}), loss {losses.mean():.4f}", flush=True)
 
 
 def plain_adam(features: Tensor, labels: Tensor, rate: float) -> nn.Linear:

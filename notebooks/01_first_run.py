@@ -62,8 +62,9 @@ for name in ("train/accuracy", "val/accuracy", "test/accuracy", "params/trainabl
 
 # %% [markdown]
 # Accuracies are fractions: 0.98 means that 98 of 100 images got the right class. Of three splits, the network learns
-# from *train*; *val* says when to stop and which epoch was best; *test* was not looked at before, so its figure is the
-# one to trust.
+# from *train*; *val* compares settings, and says which epoch of a longer training was best; *test* was not looked at
+# before, so its figure is the one to trust. With a frozen backbone there is nothing to set: the head is fitted to its
+# optimum, without a learning rate.
 #
 # These are training images as the network sees them. There are only a hundred.
 

@@ -59,7 +59,10 @@ def show(drawn):
 # %%
 def small_run(name, *words):
     """Trains with the words of a command line; gives the run folder."""
-    train(evaluation_config(None, ["report=false", "trainer.enable_progress_bar=false", *words]), RUNS / name)
+    train(
+        evaluation_config(None, ["optimizer=adam", "report=false", "trainer.enable_progress_bar=false", *words]),
+        RUNS / name,
+    )
     return RUNS / name
 
 

@@ -105,7 +105,7 @@ TOGETHER = (
     "trainer.accumulate_grad_batches=2",
     "augment=standard scheduler=plateau freeze=false trainer.precision=bf16-mixed data.sampling=balanced "
     "augment.random_erasing=0.5 monitor=train/loss",
-    "augment=caltech scheduler=step head=mlp freeze=false trainer.precision=auto loss.mixup=0.2",
+    "augment=caltech scheduler=step optimizer=auto head=mlp freeze=false trainer.precision=auto loss.mixup=0.2",
     "augment=randaugment scheduler=cosine trainer.deterministic=true loss.cutmix=1.0 callbacks.ema=0.9 head=mlp",
     "augment=trivialaugment scheduler=onecycle data.sampling=balanced trainer.accumulate_grad_batches=2",
 )

@@ -164,7 +164,8 @@ def best_point(points: Sequence[PathPoint]) -> PathPoint:
     """Return the point with the lowest loss.
 
     The strongest one within a standard error of it (Breiman et al., CART, 1984) would be the usual, more cautious
-    choice. On random subsets of four image sets it is worse on three, by up to 1.6 points (benchmarks/README.md).
+    choice. On random subsets of four image sets it is as accurate, and its log loss is higher on all of them
+    (benchmarks/README.md).
     """
     return min(points, key=lambda point: point.loss)
 
