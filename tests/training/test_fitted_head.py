@@ -242,7 +242,7 @@ LBFGS = ("optimizer=lbfgs", "model.weights=default")
 
 
 def test_a_run_ends_at_the_optimum_whatever_the_seed(train: Train, tmp_path: Path) -> None:
-    first = train("model.weights=default", "seed=1", folder=tmp_path / "first")  # optimizer=auto
+    first = train("model.weights=default", "seed=1", "report=true", folder=tmp_path / "first")  # optimizer=auto
     second = train(*LBFGS, "seed=2", "data.evaluation_batch_size=8", folder=tmp_path / "second")
     for name, value in tensors(tmp_path / "first").items():
         assert torch.equal(value, tensors(tmp_path / "second")[name])
@@ -251,6 +251,9 @@ def test_a_run_ends_at_the_optimum_whatever_the_seed(train: Train, tmp_path: Pat
     assert first["epochs/best"] == first["epochs/run"] < 200
     assert first["auto/weight_decay"] in [precision / first["data/train_size"] for precision in PRECISIONS]
     assert first["test/accuracy"] > 0.9
+    page = (tmp_path / "first" / "report" / "index.html").read_text()
+    assert "Metrics of the model at the end of training" in page
+    assert "last epoch" not in page, "it is the model"
     saved = torch.load(tmp_path / "first" / "checkpoints" / "best.ckpt", weights_only=True)
     assert saved["hyper_parameters"]["optimizer"]["weight_decay"] == first["auto/weight_decay"]
     assert headstart.load(tmp_path / "first").class_names == tuple("0123456789")

@@ -120,7 +120,8 @@ def metric_rows(run: FinishedRun) -> list[tuple[tuple[str, int] | None, str, str
             elif name == "loss" and split in run.evaluations:
                 low, high = mean_interval(run.evaluations[split].losses.numpy())
                 interval = f"{low:.3f} – {high:.3f}"
-            last = format_metric(name, run.metrics.get(f"{LAST_EPOCH}{split}/{name}"))
+            # Where the last epoch is kept, its metrics are the values.
+            last = format_metric(name, run.metrics.get(f"{LAST_EPOCH}{split}/{name}")) if run.chooses_epoch else ""
             first = (f"{hyphenated(split)} ({images:,})", len(values)) if name == next(iter(values)) else None
             rows.append((first, name.replace("_", " "), format_metric(name, value), interval, last))
     return rows
