@@ -79,8 +79,8 @@ def test_a_first_head_takes_no_epoch_and_no_feature_that_a_frozen_run_has_comput
     assert f"fitted before the first epoch; its weight decay is {metrics['head/weight_decay']:.3g}, with" in caplog.text
     assert f"{metrics['head/log_loss']:.4f} ± " in caplog.text
     checkpoint = torch.load(tmp_path / "whole" / "checkpoints" / "last.ckpt", weights_only=True)
-    rates = {group["lr"] for group in checkpoint["optimizer_states"][0]["param_groups"]}
-    assert rates == {pytest.approx(1e-4)}, "the head trains at the backbone's rate"
+    for group in checkpoint["optimizer_states"][0]["param_groups"]:
+        assert group["lr"] == pytest.approx(1e-4), "the head trains at the backbone's rate"
     saved = checkpoint["hyper_parameters"]
     assert saved["finetune"]["head_epochs"] == 0
     names = ("weight_decay", "log_loss", "val/accuracy", "val/loss")
