@@ -10,8 +10,8 @@ from headstart.config.schema import Config
 def fits_head(config: Config) -> bool:
     """Tell whether `optimizer=auto` is lbfgs, for a config with optimizer=lbfgs.
 
-    It is where lbfgs applies, all of a few features can be cached, and nothing is set that only gradient descent uses.
-    Views of augmented images would be more rows; but who augments expects a new view in every epoch.
+    It is where lbfgs applies, the features of all images can be cached, and nothing is set that only gradient descent
+    has. Views of augmented images could be rows of the fit, but who augments expects a new view in every epoch.
     """
     trainer = config.trainer
     limits = (trainer.limit_train_batches, trainer.limit_val_batches, trainer.limit_test_batches)

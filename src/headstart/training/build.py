@@ -108,8 +108,7 @@ def build_callbacks(config: Config, folder: Path) -> list[pl.Callback]:
     if settings.checkpoint:
         # BestCheckpoint comes first, so that the state in last.ckpt includes the best checkpoint.
         checkpoints, resumed = folder / "checkpoints", Path(config.ckpt_path) if config.ckpt_path else None
-        best = BestCheckpoint(checkpoints, None if fitted else monitor, resumed)  # an optimum is the best there is
-        callbacks += [best, LastCheckpoint(checkpoints)]
+        callbacks += [BestCheckpoint(checkpoints, monitor, resumed), LastCheckpoint(checkpoints)]
     return callbacks
 
 

@@ -106,10 +106,10 @@ def weight_decay_path(rows: FoldedRows, loss: Loss, advance: Callable[[int], Non
         loss: the loss of a row.
         advance: called with the number of rows after each precision.
     """
-    points, best = list[PathPoint](), 0
+    points, best, others = list[PathPoint](), 0, weight_of_others(rows, loss)
     for precision in PRECISIONS:
         start = _extrapolated(points) if points else first_heads(rows, loss)
-        heads, passes = solve(rows, loss, start, precision / weight_of_others(rows, loss))
+        heads, passes = solve(rows, loss, start, precision / others)
         losses = held_out_losses(rows, heads)
         every = torch.cat(losses)
         by_fold = torch.stack([own.sum() for own in losses])
