@@ -299,8 +299,10 @@ def test_what_is_no_model_is_refused(make: Callable[[Path], object], message: st
 
 def test_a_run_that_has_not_ended_names_its_checkpoint(trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained / "checkpoints", tmp_path / "run" / "checkpoints")
-    with pytest.raises(ModelError, match="run is a run that has not ended: .* Use .*run/checkpoints/best.ckpt."):
-        find_artifact(tmp_path / "run")
+    for name in ("best.ckpt", "last.ckpt"):
+        with pytest.raises(ModelError, match=f"run is a run that has not ended: .* Use .*run/checkpoints/{name}."):
+            find_artifact(tmp_path / "run")
+        (tmp_path / "run" / "checkpoints" / name).unlink()
 
 
 def test_tuples_and_lists_are_the_same_description() -> None:

@@ -25,7 +25,7 @@ from headstart.training.fitted_head.path import (
     inner_folds,
     weight_decay_path,
 )
-from headstart.training.fitted_head.rows import LARGEST_EIGENPROBLEM, TrainingRows, spectrum_of
+from headstart.training.fitted_head.rows import LARGEST_EIGENPROBLEM, Spectrum, TrainingRows, spectrum_of
 from headstart.utils.errors import ConfigError
 from tests.helpers.commands import command
 from tests.helpers.runs import (
@@ -151,7 +151,7 @@ def test_a_fit_continues_from_its_state_bit_for_bit() -> None:
     halves.start(head)
     passes(whole, 9)
     passes(halves, 4)
-    continued.load_state_dict(halves.state_dict())
+    continued.load_state_dict(halves.state_dict(), nn.Linear(10, 3))
     passes(continued, 5)
     ours, theirs = nn.Linear(10, 3), nn.Linear(10, 3)
     continued.write(ours, evaluated=False)
@@ -160,12 +160,34 @@ def test_a_fit_continues_from_its_state_bit_for_bit() -> None:
     assert torch.equal(ours.bias, theirs.bias)
 
 
-def test_a_constant_feature_does_no_harm() -> None:
-    features, labels = planted(100, 8, 2)
+def test_a_fit_whose_state_is_of_other_eigenvectors_starts_again_at_its_head() -> None:
+    features, labels = planted(200, 10, 3)
+    rows = TrainingRows(lambda numbers: features[numbers], labels, torch.float64)
+    spectrum = spectrum_of(rows)
+    assert spectrum.vectors is not None
+    flipped = Spectrum(torch.cat([-spectrum.vectors[:, :1], spectrum.vectors[:, 1:]], dim=1), spectrum.values)
+    elsewhere, here = (HeadFit(rows, basis, unweighted(3), 1e-3) for basis in (flipped, spectrum))
+    head = nn.Linear(10, 3, dtype=torch.float64)
+    elsewhere.start(head)
+    for _ in range(5):
+        elsewhere.add(features, labels)
+        elsewhere.step(lambda tensor: tensor)
+    elsewhere.write(head, evaluated=False)
+    here.load_state_dict(elsewhere.state_dict(), head)
+    written = nn.Linear(10, 3, dtype=torch.float64)
+    here.write(written, evaluated=False)
+    assert relative_difference(written.weight.detach(), head.weight.detach()) < 1e-10
+
+
+@pytest.mark.parametrize("weight_decay", [0.01, 0.0])
+def test_a_constant_feature_does_no_harm(weight_decay: float) -> None:
+    features, labels = planted(300, 8, 3)
+    others = [0, 1, 2, 4, 5, 6, 7]
+    expected, _ = fit_head(features[:, others], labels, weight_decay, unweighted(3))
     features[:, 3] = 7.0
-    head, _ = fit_head(features, labels, 0.01, unweighted(2))
-    assert head.weight.isfinite().all()
-    assert head.weight[:, 3].abs().max() < 1e-9
+    head, _ = fit_head(features, labels, weight_decay, unweighted(3))
+    assert head.weight[:, 3].abs().max() < 1e-5
+    assert relative_difference(head.weight[:, others].detach(), expected.weight.detach()) < 1e-5
 
 
 def test_without_an_eigendecomposition_the_optimum_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +236,7 @@ def test_the_head_of_a_fold_is_that_of_scikit_learn_on_the_other_folds(
         monkeypatch.setattr("headstart.training.fitted_head.rows.BLOCK_BYTES", 0)
     features, labels = planted(150, width, 3)
     rows, folds = folded(features, labels, torch.float64)
-    assert rows.width == (min(width, 149) if kept else width), "centred rows span one direction less than they are"
+    assert len(rows.spectrum.values) == min(width, 149), "centred rows span one direction less than they are"
     heads = rows.standardized_heads(fit_folds(rows, unweighted(3), torch.full((5,), 0.01, dtype=torch.float64)))
     values = standardized(features)
     for fold, head in enumerate(heads):
@@ -275,6 +297,7 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(train: Train, tmp_path:
     settings = (*LBFGS, "optimizer.weight_decay=auto", *FEW)
     whole = train(*settings, folder=tmp_path / "whole")
     interrupt_after(3, *settings, folder=tmp_path / "part")
+    assert [path.name for path in (tmp_path / "part" / "checkpoints").iterdir()] == ["last.ckpt"], "written once a pass"
     for name in ("part", "whole"):  # cut off, or finished
         last = tmp_path / name / "checkpoints" / "last.ckpt"
         rest = train(*settings, f"ckpt_path={last}", folder=tmp_path / f"after {name}")

@@ -117,9 +117,9 @@ def find_artifact(path: Path) -> Path:
         for folder in (path, path / "model"):
             if (folder / DESCRIPTION).is_file() or (folder / WEIGHTS).is_file():
                 return folder
-        best = path / "checkpoints" / "best.ckpt"
-        if best.is_file():
-            raise ModelError(f"{path} is a run that has not ended: it has no model folder yet. Use {best}.")
+        for checkpoint in (path / "checkpoints" / "best.ckpt", path / "checkpoints" / "last.ckpt"):
+            if checkpoint.is_file():
+                raise ModelError(f"{path} is a run that has not ended: it has no model folder yet. Use {checkpoint}.")
         raise ModelError(f"{path} holds no {DESCRIPTION}: expected a run folder, a model folder or a checkpoint.")
     if not path.is_file():
         raise ModelError(f"{path}: no such run folder, model folder or checkpoint.")

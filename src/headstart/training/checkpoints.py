@@ -89,7 +89,7 @@ class BestCheckpoint(ModelCheckpoint):
     Args:
         folder: the folder of the checkpoint.
         monitor: the metric; a lower loss is better, a higher value of any other metric is better. None: the last epoch
-            is the best.
+            is the best, and only that one is saved.
         resumed: the checkpoint that is resumed, if any.
     """
 
@@ -105,6 +105,11 @@ class BestCheckpoint(ModelCheckpoint):
         if isinstance(pl_module, TransferClassifier) and pl_module.monitor is None:
             self.monitor = self.loss_name = None
         super().setup(trainer, pl_module, stage)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the epoch if it is the best so far, which without a monitor only the last one is known to be."""
+        if self.monitor or trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs:
+            super().on_train_epoch_end(trainer, pl_module)
 
     def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
         """Tell whether the epoch that has just ended is the best one; see the class for ties."""
@@ -129,6 +134,8 @@ class BestCheckpoint(ModelCheckpoint):
         """
         source = self.resumed_best
         if source is None or not source.is_file():
+            if self.monitor is None:
+                return
             log.warning("%s does not exist: only epochs from now on can become the best checkpoint", source)
             return
         best = Path(str(self.dirpath), "best.ckpt")

@@ -88,7 +88,7 @@ class FittedHeadClassifier(TransferClassifier):
         if self._restored is None:
             self._fit.start(self.linear_head)
         else:
-            self._fit.load_state_dict(self._restored)
+            self._fit.load_state_dict(self._restored, self.linear_head)
             self.trainer.should_stop = self._fit.converged
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:  # type: ignore[override]  # noqa: ARG002

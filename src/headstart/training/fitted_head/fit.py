@@ -38,10 +38,10 @@ class HeadFit:
     """
 
     def __init__(self, rows: TrainingRows, spectrum: Spectrum, loss: Loss, weight_decay: float) -> None:
-        self._standardization, self._loss = rows.standardization, loss
+        self._standardization, self._spectrum, self._loss = rows.standardization, spectrum, loss
         self._total = loss.class_weights[rows.labels].sum().view(1)
         self._weight_decay = torch.full_like(self._total, weight_decay)
-        self._preconditioner = Preconditioner(spectrum, len(rows))
+        self._preconditioner = Preconditioner(spectrum.values, len(rows))
         self._tolerance = TOLERANCES[rows.dtype]
         self._lbfgs: LBFGS | None = None
         self._sums: Sums | None = None
@@ -49,10 +49,11 @@ class HeadFit:
 
     def start(self, head: nn.Linear) -> None:
         """Start at the head's weights."""
-        self._begin(LBFGS(_joined(*self._standardization.unfold(*_transposed(head, self._total)))))
+        standardized = _joined(*self._standardization.unfold(*_transposed(head, self._total)))
+        self._begin(LBFGS(self._spectrum.coordinates(standardized)))
 
     def _begin(self, lbfgs: LBFGS) -> None:
-        self._lbfgs, self._sums = lbfgs, Sums(lbfgs.trial, self._loss)
+        self._lbfgs, self._sums = lbfgs, Sums(self._spectrum.heads(lbfgs.trial), self._loss)
         self.converged = bool(lbfgs.converged.all())
 
     def add(self, features: Tensor, labels: Tensor) -> Tensor:
@@ -71,6 +72,7 @@ class HeadFit:
         lbfgs, sums = self._lbfgs, self._sums
         sums.value, sums.gradient = all_reduce(sums.value), all_reduce(sums.gradient)
         sums.curvature = all_reduce(sums.curvature)
+        sums.gradient = self._spectrum.coordinates(sums.gradient)
         if not self._preconditioner.curvature.numel():
             self._preconditioner.update(sums, self._total, self._weight_decay)
         value, gradient = regularized(sums, lbfgs.trial, self._total, self._weight_decay)
@@ -85,20 +87,31 @@ class HeadFit:
             evaluated: the best weights so far, rather than those whose loss comes next; the same once converged.
         """
         assert self._lbfgs is not None
-        joined = self._lbfgs.point if evaluated else self._lbfgs.trial
-        _write(head, *self._standardization.fold(joined[0, :-1], joined[0, -1]))
+        joined = self._spectrum.heads((self._lbfgs.point if evaluated else self._lbfgs.trial)[0])
+        _write(head, *self._standardization.fold(joined[:-1], joined[-1]))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as tensors and plain values."""
         assert self._lbfgs is not None
-        return {"lbfgs": self._lbfgs.state_dict(), "curvature": self._preconditioner.curvature}
+        return {"lbfgs": self._lbfgs.state_dict(), "curvature": self._preconditioner.curvature, "basis": self._basis()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state, and continue bit for bit."""
+    def load_state_dict(self, state: dict[str, Any], head: nn.Linear) -> None:
+        """Restore the state and continue bit for bit, or start at the head's weights if the state is of another basis.
+
+        Another processor or number of threads may give eigenvectors another sign.
+        """
+        if "basis" not in state or not torch.equal(state["basis"].to(self._total.device), self._basis()):
+            self.start(head)
+            return
         lbfgs = LBFGS(self._total)
         lbfgs.load_state_dict(state["lbfgs"], self._total.device)
         self._preconditioner.restore(state["curvature"].to(self._total.device), self._weight_decay)
         self._begin(lbfgs)
+
+    def _basis(self) -> Tensor:
+        """Return what tells bases apart."""
+        vectors = self._spectrum.vectors
+        return self._spectrum.values if vectors is None else vectors.sum(dim=0)
 
 
 class Choice(NamedTuple):

@@ -15,9 +15,8 @@ KEPT_BYTES = 2**30  # largest features that are kept in memory: 200,000 rows of 
 class FoldedRows:
     """Training rows by fold.
 
-    Small features are kept in memory, as coordinates in the basis of the eigenvectors of their scatter matrix. The
-    problem is the same there, since L2 regularisation does not depend on the basis. But fewer rows than features have
-    as few coordinates as rows, and the preconditioner is diagonal. Larger ones are read and standardised in every pass.
+    Small features are kept in memory, as coordinates in the basis of their spectrum: fewer rows than features have as
+    few coordinates as rows. Larger ones are read and standardised in every pass.
 
     Args:
         rows: the training rows.
@@ -28,20 +27,17 @@ class FoldedRows:
     Attributes:
         labels: the labels of the rows of each fold.
         spectrum: the spectrum of the features as they are passed by `blocks`.
-        width: the number of these features.
     """
 
     def __init__(self, rows: TrainingRows, spectrum: Spectrum, folds: Tensor, dtype: torch.dtype) -> None:
         self._rows, self.dtype = rows, dtype
         self._members = [(folds == fold).nonzero()[:, 0].cpu() for fold in range(int(folds.max()) + 1)]
         self.labels = [rows.labels[members.to(rows.labels.device)] for members in self._members]
-        self.spectrum, self.width = spectrum.to(dtype), rows.width
-        self._vectors: Tensor | None = None
+        self._spectrum, self.spectrum = spectrum, spectrum.to(dtype)
         self._kept: list[Tensor] = []
-        if spectrum.is_complete and len(rows) * len(spectrum.values) * dtype.itemsize <= KEPT_BYTES:
-            self._vectors = spectrum.vectors
-            self._kept = [torch.cat(list(self._read(members, 1))) for members in self._members]
-            self.spectrum, self.width = self.spectrum.in_its_basis(), len(spectrum.values)
+        if len(rows) * len(spectrum.values) * dtype.itemsize <= KEPT_BYTES:
+            self._kept = [self._coordinates(members) for members in self._members]
+            self.spectrum = self.spectrum.in_its_basis()
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -64,16 +60,17 @@ class FoldedRows:
 
     def _read(self, members: Tensor, columns: int) -> Iterator[Tensor]:
         for part in torch.split(members, self._rows.block_rows(columns)):
-            features = self._rows.standardized(part)
-            yield (features if self._vectors is None else features @ self._vectors).to(self.dtype)
+            yield self._rows.standardized(part).to(self.dtype)
 
-    def standardized_heads(self, heads: Tensor) -> Tensor:
+    def _coordinates(self, members: Tensor) -> Tensor:
+        vectors = self._spectrum.vectors
+        blocks = map(self._rows.standardized, torch.split(members, self._rows.block_rows(1)))
+        return torch.cat([(block if vectors is None else block @ vectors).to(self.dtype) for block in blocks])
+
+    def standardized_heads(self, coordinates: Tensor) -> Tensor:
         """Return heads for standardised features, shape (heads, features + 1, classes), in the dtype of the rows.
 
         Args:
-            heads: heads for the features of `blocks`, shape (heads, width + 1, classes).
+            coordinates: the heads' coordinates in the basis of the spectrum, shape (heads, rank + 1, classes).
         """
-        heads = heads.to(self._rows.dtype)
-        if self._vectors is None:
-            return heads
-        return torch.cat([self._vectors @ heads[:, :-1], heads[:, -1:]], dim=1)
+        return self._spectrum.heads(coordinates.to(self._rows.dtype))

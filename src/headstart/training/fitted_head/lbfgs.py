@@ -20,6 +20,9 @@ class LBFGS:
     The caller evaluates each problem at `trial` and passes value and gradient to `update`, which moves `trial`.
     A pass over the data thus makes one step of all problems.
 
+    The approximate inverse Hessian is scaled to the last change of the gradient (Nocedal & Wright, equation 7.20), but
+    never up: its curvature is an average, and longer steps are often rejected.
+
     Args:
         start: where the problems start, shape (problems, ...).
 
@@ -35,6 +38,7 @@ class LBFGS:
         self._gradient = self._direction = start.new_zeros(0)
         self._value = self._slope = self._step = start.new_zeros(0)
         self._pairs: list[tuple[Tensor, Tensor, Tensor]] = []  # steps, changes of gradients, 1 / their product
+        self._scale = start.new_ones(len(start))  # of the approximate inverse Hessian
 
     def update(self, value: Tensor, gradient: Tensor, solve: Callable[[Tensor], Tensor], tolerance: float) -> None:
         """Accept `trial`, or shorten the step, and choose the next `trial`.
@@ -50,7 +54,7 @@ class LBFGS:
         else:
             rounding = 8 * torch.finfo(value.dtype).eps * self._value.abs()
             enough = value <= self._value + SUFFICIENT_DECREASE * self._step * self._slope + rounding
-            self._remember(enough, gradient)
+            self._remember(enough, gradient, solve)
             self._accept(enough, value, gradient)
             self._shorten(~enough, value)
         self._turn(solve)
@@ -58,12 +62,13 @@ class LBFGS:
         step = torch.where(self.converged, 0.0, self._step)
         self.trial = self.point + _column(step, self.point) * self._direction
 
-    def _remember(self, accepted: Tensor, gradient: Tensor) -> None:
+    def _remember(self, accepted: Tensor, gradient: Tensor, solve: Callable[[Tensor], Tensor]) -> None:
         step = _column(torch.where(accepted, self._step, 0.0), self._direction) * self._direction
         change = torch.where(_column(accepted, gradient), gradient - self._gradient, 0.0)
         product = _dot(step, change)
         positive = product > torch.finfo(product.dtype).eps * _dot(change, change).sqrt() * _dot(step, step).sqrt()
         self._pairs = [*self._pairs[1 - MEMORY :], (step, change, torch.where(positive, 1 / product, 0.0))]
+        self._scale = torch.where(positive, product / _dot(change, solve(change)), self._scale).clamp(max=1)
 
     def _accept(self, accepted: Tensor, value: Tensor, gradient: Tensor) -> None:
         if not len(self._value):
@@ -89,7 +94,7 @@ class LBFGS:
             factor = inverse * _dot(step, direction)
             direction = direction - _column(factor, change) * change
             factors.append(factor)
-        direction = solve(direction)
+        direction = _column(self._scale, direction) * solve(direction)
         for (step, change, inverse), factor in zip(self._pairs, reversed(factors), strict=True):
             direction = direction + _column(factor - inverse * _dot(change, direction), step) * step
         self._direction, self._slope = direction, _dot(direction, self._gradient)

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headstart.training.fitted_head.rows import Spectrum
-
 SMALLEST_CURVATURE = 1e-8  # of a loss whose rows are all classified with certainty
 
 
@@ -106,23 +104,24 @@ def regularized(sums: Sums, heads: Tensor, total: Tensor, weight_decay: Tensor) 
 
 
 class Preconditioner:
-    """An approximation of the inverse Hessian: the Kronecker product of the features' scatter and a diagonal.
+    """A diagonal approximation of the inverse Hessian, for features as coordinates in the basis of their scatter.
 
-    The Hessian of cross-entropy is a sum of x xᵀ ⊗ (diag p - p pᵀ) over the rows (Böhning, 1992). Here the second
-    factor is replaced by one number for each class: the mean eigenvalue over all rows, times the square root of how
-    much more than the mean the class varies. With strong weight decay, a frequent class is in fact curved in
-    proportion to p (1 - p); with a weak one, all classes are alike. The square root needs the fewest passes over both.
+    The Hessian of cross-entropy is a sum of x xᵀ ⊗ (diag p - p pᵀ) over the rows (Böhning, 1992). In the basis, the sum
+    of the first factors is diagonal. The second is replaced by one number for each class: the mean eigenvalue over all
+    rows, times the square root of how much more than the mean the class varies. With strong weight decay, a frequent
+    class is in fact curved in proportion to p (1 - p); with a weak one, all classes are alike. The square root needs
+    the fewest passes over both.
 
     Args:
-        spectrum: the spectrum of the scatter matrix of `rows` rows.
+        values: the eigenvalues of the scatter matrix of `rows` rows, shape (width,).
         rows: the number of rows.
 
     Attributes:
         curvature: the curvature of each class of each head, shape (heads, classes); empty before `update`.
     """
 
-    def __init__(self, spectrum: Spectrum, rows: int) -> None:
-        self._spectrum, self._rows = spectrum, rows
+    def __init__(self, values: Tensor, rows: int) -> None:
+        self._variances = values[:, None] / rows
         self.curvature = self._weight_decay = torch.zeros(0)
 
     def update(self, sums: Sums, total: Tensor, weight_decay: Tensor) -> None:
@@ -139,6 +138,8 @@ class Preconditioner:
     def solve(self, gradient: Tensor) -> Tensor:
         """Multiply gradients, shape (heads, width + 1, classes), by the approximate inverse Hessian."""
         step = torch.empty_like(gradient)
-        step[:, :-1] = self._spectrum.solve(gradient[:, :-1], self.curvature / self._rows, self._weight_decay)
+        step[:, :-1] = gradient[:, :-1] / (
+            self.curvature[:, None] * self._variances + self._weight_decay[:, None, None]
+        )
         step[:, -1] = gradient[:, -1] / self.curvature
         return step

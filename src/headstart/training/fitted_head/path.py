@@ -23,7 +23,7 @@ PRECISIONS = tuple(10.0 ** (exponent / 2) for exponent in range(6, -7, -1))
 MOST_FOLDS = 5  # Breiman & Spector (1992) find five folds as good as more
 RISES = 2  # values in succession with a higher loss than the best, after which weaker ones are not tried
 PATH_DTYPE = torch.float32  # twice as fast as float64, and its losses differ by less than their standard error
-TOLERANCE = 1e-6  # of the mean loss; far below the standard error of any cross-validated loss
+TOLERANCE = 5e-7  # of the mean loss; far below the standard error of any cross-validated loss
 FINAL_TOLERANCE = 1e-12  # of heads whose answers are reported, in float64
 FEWEST = 0.5  # images of a class at the start of a fit: its frequency is not 0, however few there are
 MOST_PASSES = 200  # for one value of the path
@@ -38,7 +38,7 @@ class PathPoint:
         loss: the mean out-of-fold log loss.
         error: its standard error.
         by_fold: the sum of the log losses of each fold's rows, shape (folds,).
-        heads: the head of each fold, shape (folds, width + 1, classes).
+        heads: the head of each fold in the basis of the spectrum, shape (folds, rank + 1, classes).
         passes: passes over the rows that it took.
     """
 
@@ -139,17 +139,17 @@ def fit_folds(rows: FoldedRows, loss: Loss, weight_decay: Tensor, start: Tensor 
         start: heads to start at; None starts at `first_heads`.
 
     Returns:
-        The heads, shape (folds, width + 1, classes).
+        The heads in the basis of the spectrum, shape (folds, rank + 1, classes).
     """
     return solve(rows, loss, first_heads(rows, loss) if start is None else start, weight_decay, FINAL_TOLERANCE)[0]
 
 
 def first_heads(rows: FoldedRows, loss: Loss) -> Tensor:
-    """Return heads that predict the frequencies of the classes among their rows, shape (folds, width + 1, classes)."""
+    """Return heads that predict the frequencies of the classes among their rows, shape (folds, rank + 1, classes)."""
     weights, classes = loss.class_weights.to(rows.dtype), len(loss.class_weights)
     counts = torch.stack([torch.bincount(labels, weights[labels], classes) for labels in rows.labels])
     others = (counts.sum(dim=0) - counts).clamp(min=FEWEST)
-    heads = torch.zeros(rows.folds, rows.width + 1, classes, dtype=rows.dtype, device=counts.device)
+    heads = torch.zeros(rows.folds, len(rows.spectrum.values) + 1, classes, dtype=rows.dtype, device=counts.device)
     heads[:, -1] = (others / others.sum(dim=1, keepdim=True)).log()
     return heads
 
@@ -178,7 +178,7 @@ def solve(
     Args:
         rows: the training rows in folds.
         loss: the loss of a row.
-        heads: where to start, shape (folds, width + 1, classes).
+        heads: where to start, in the basis of the spectrum, shape (folds, rank + 1, classes).
         weight_decay: the weight decay of each head, shape (folds,).
         tolerance: see `LBFGS.update`.
 
@@ -186,7 +186,7 @@ def solve(
         The heads, and the number of passes over the rows.
     """
     loss, total = loss.to(rows.dtype), weight_of_others(rows, loss)
-    lbfgs, preconditioner = LBFGS(heads), Preconditioner(rows.spectrum, len(rows))
+    lbfgs, preconditioner = LBFGS(heads), Preconditioner(rows.spectrum.values, len(rows))
     for passes in range(1, MOST_PASSES + 1):
         sums = full_pass(rows, lbfgs.trial, loss)
         if passes == 1:
@@ -199,6 +199,7 @@ def solve(
 
 def full_pass(rows: FoldedRows, heads: Tensor, loss: Loss) -> Sums:
     """Return the sums of the head of each fold over the rows of the others."""
+    heads = rows.spectrum.heads(heads)
     sums = Sums(heads, loss)
     for fold in range(rows.folds):
         others = torch.tensor([other for other in range(rows.folds) if other != fold], device=heads.device)
@@ -206,6 +207,7 @@ def full_pass(rows: FoldedRows, heads: Tensor, loss: Loss) -> Sums:
         for features, labels in rows.blocks(fold, len(others) * heads.shape[2]):
             part.add(features, labels)
         sums.merge(part, others)
+    sums.gradient = rows.spectrum.coordinates(sums.gradient)
     return sums
 
 
@@ -218,5 +220,5 @@ def held_out_losses(rows: FoldedRows, heads: Tensor) -> list[Tensor]:
                 for features, labels in rows.blocks(fold, heads.shape[2])
             ]
         )
-        for fold, head in enumerate(heads)
+        for fold, head in enumerate(rows.spectrum.heads(heads))
     ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -82,11 +81,11 @@ class TrainingRows:
     def raw_blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the features, as they are read, and the labels of all rows in blocks."""
         for rows in self._numbers():
-            yield self._raw(rows), self.labels[rows.to(self.labels.device)]
+            yield self._read(rows), self.labels[rows.to(self.labels.device)]
 
     def standardized(self, rows: Tensor) -> Tensor:
         """Return the standardised features of rows, from their numbers."""
-        return self.standardization.apply(self._raw(rows))
+        return self.standardization.apply(self._read(rows))
 
     def _numbers(self) -> tuple[Tensor, ...]:
         return torch.split(torch.arange(len(self)), self.block_rows(1))
@@ -109,67 +108,60 @@ class TrainingRows:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """The eigenvectors of the scatter matrix of the standardised features, as far as it is known.
+    """An orthonormal basis in which the scatter matrix of the standardised features is diagonal.
+
+    L2 regularisation is the same in every orthonormal basis. So heads are fitted by their coordinates in this one,
+    where the curvature of the loss is roughly diagonal, too.
 
     Attributes:
-        vectors: orthonormal columns, shape (width, rank); None if the features are coordinates in the basis of them.
-        values: their eigenvalues, shape (rank,); the eigenvalue of every direction outside of them is `rest`.
-        rest: 0 if the eigenvectors span all rows.
+        vectors: the basis, shape (width, rank); None for that of the features as they are.
+        values: the eigenvalue of each vector, shape (rank,).
     """
 
     vectors: Tensor | None
     values: Tensor
-    rest: float
 
-    @property
-    def is_complete(self) -> bool:
-        """Tell whether the eigenvectors span all rows."""
-        return self.rest == 0
+    def coordinates(self, heads: Tensor) -> Tensor:
+        """Return heads of shape (..., width + 1, classes), biases last, in the basis: (..., rank + 1, classes).
+
+        A gradient is turned in the same way.
+        """
+        return heads if self.vectors is None else _turn(self.vectors.T, heads)
+
+    def heads(self, coordinates: Tensor) -> Tensor:
+        """Return the heads that have these coordinates."""
+        return coordinates if self.vectors is None else _turn(self.vectors, coordinates)
 
     def in_its_basis(self) -> Spectrum:
-        """Return the spectrum of the same features as coordinates in the basis of the eigenvectors."""
-        return Spectrum(None, self.values, self.rest)
+        """Return the spectrum of features that are given by their coordinates in the basis."""
+        return Spectrum(None, self.values)
 
     def to(self, dtype: torch.dtype) -> Spectrum:
         """Return the spectrum in another dtype."""
-        return Spectrum(None if self.vectors is None else self.vectors.to(dtype), self.values.to(dtype), self.rest)
+        return Spectrum(None if self.vectors is None else self.vectors.to(dtype), self.values.to(dtype))
 
-    def solve(self, right: Tensor, curvature: Tensor, ridge: Tensor) -> Tensor:
-        """Solve (curvature · scatter + ridge · I) x = right for each class of several problems at once.
 
-        Args:
-            right: shape (problems, width, classes).
-            curvature: factors of the scatter matrix, shape (problems, classes).
-            ridge: shape (problems,).
-        """
-        inside = 1 / (curvature[:, None] * self.values[:, None] + ridge[:, None, None])
-        if self.vectors is None:
-            return right * inside
-        outside = 1 / (curvature * self.rest + ridge[:, None])[:, None]
-        if not len(self.values):
-            return right * outside
-        problems, width, classes = right.shape
-        columns = right.transpose(0, 1).reshape(width, -1)  # of all problems: the vectors are read once, not once each
-        turned = (self.vectors.T @ columns).view(-1, problems, classes) * (inside - outside).transpose(0, 1)
-        inner = (self.vectors @ turned.view(-1, problems * classes)).view(width, problems, classes).transpose(0, 1)
-        return right * outside + inner
+def _turn(matrix: Tensor, heads: Tensor) -> Tensor:
+    """Multiply the weights of heads by a matrix, and keep their biases."""
+    weights = heads[..., :-1, :].movedim(-2, 0)
+    columns = (matrix @ weights.reshape(len(weights), -1)).view(-1, *weights.shape[1:])  # reads the matrix only once
+    return torch.cat([columns.movedim(0, -2), heads[..., -1:, :]], dim=-2)
 
 
 def spectrum_of(rows: TrainingRows) -> Spectrum:
     """Decompose the scatter matrix of the standardised features, or that of the rows where these are fewer.
 
-    If both are more than `LARGEST_EIGENPROBLEM`, nothing is decomposed: every direction is given the mean eigenvalue.
+    If both are more than `LARGEST_EIGENPROBLEM`, nothing is decomposed: every feature is given the mean eigenvalue.
     """
-    zeros = partial(torch.zeros, dtype=rows.dtype, device=rows.labels.device)
     if min(rows.width, len(rows)) > LARGEST_EIGENPROBLEM:
-        return Spectrum(zeros(rows.width, 0), zeros(0), float(len(rows)))
+        return Spectrum(None, torch.full_like(rows.standardization.mean, float(len(rows))))
     if rows.width <= len(rows):
-        scatter = zeros(rows.width, rows.width)
+        scatter = rows.standardization.mean.new_zeros(rows.width, rows.width)
         for block in rows.blocks():
             scatter.addmm_(block.T, block)
         values, vectors = torch.linalg.eigh(scatter)
-        return Spectrum(vectors, values.clamp(min=0), 0.0)
+        return Spectrum(vectors, values.clamp(min=float(ROUNDING * values[-1])))  # none is 0, to divide by
     features = torch.cat(list(rows.blocks()))
     values, turned = torch.linalg.eigh(features @ features.T)
     kept = values > ROUNDING * values[-1]
-    return Spectrum(features.T @ (turned[:, kept] / values[kept].sqrt()), values[kept], 0.0)
+    return Spectrum(features.T @ (turned[:, kept] / values[kept].sqrt()), values[kept])
