@@ -20,10 +20,11 @@ RANKS = {
     "training": 5,
     "inference": 6,
     "report": 7,
-    "train": 8,
-    "cli": 9,
-    "cross_validation": 9,
-    "sweeps": 10,
+    "checks": 8,
+    "train": 9,
+    "cli": 10,
+    "cross_validation": 10,
+    "sweeps": 11,
 }
 MAX_FILE, MAX_FUNCTION = 300, 60  # lines
 
