@@ -26,7 +26,7 @@ class Kind:
     advice: str
 
 
-# By name, as in `--fail-on` and `--drop`; the order is that of the page and of issues.csv: what harms results most first.
+# By name, as in `--fail-on` and `--drop`; in the order of the page and of issues.csv: what harms results most is first.
 KINDS = {
     "unreadable": Kind(
         "Images that cannot be read", "error", "Replace the file, or take it out of the data: training stops there."
