@@ -66,7 +66,13 @@ class Section:
 
 
 def write_page(
-    result: CheckResult, config: Config, folder: Path, *, clean: Clean | None, overrides: Sequence[str]
+    result: CheckResult,
+    config: Config,
+    folder: Path,
+    *,
+    clean: Clean | None,
+    overrides: Sequence[str],
+    options: Sequence[str] = (),
 ) -> Path:
     """Write index.html, one file without links to others, and return its path.
 
@@ -76,6 +82,7 @@ def write_page(
         folder: the folder to write to, where the other files are.
         clean: the tables that were written; None without files to list.
         overrides: the overrides of the command line, for the commands that the page gives.
+        options: the options of the command line, likewise.
     """
     table = result.table
     sizes = {split: int((table.splits == number).sum()) for number, split in enumerate(SPLITS)}
@@ -93,7 +100,7 @@ def write_page(
         clean=clean if clean and clean.train else None,
         clean_name=CLEAN,
         train_command=clean.command(config.data, folder, overrides) if clean else "",
-        command=shlex.join(["headstart", "check", *overrides]),
+        command=shlex.join(["headstart", "check", *overrides, *options]),
     )
 
 
