@@ -43,7 +43,7 @@ def check_files(config: Config, images: LabelledImages, folder: Path, *, sweep: 
     """
     if config.check == "off" or isinstance(images.splits["train"].images, np.ndarray):
         return
-    if config.check == "warn" and rank_zero_only.rank != 0:  # with check=stop all processes have to end
+    if config.check == "warn" and getattr(rank_zero_only, "rank", 0) != 0:  # with check=stop all processes have to end
         return
     key = repr(config.data)
     known = _checked.get(key) if sweep else None

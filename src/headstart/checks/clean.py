@@ -105,7 +105,7 @@ def clean_tables(table: ImageTable, findings: Iterable[Finding], *, tested: bool
     train, test = list[Row](), list[Row]()
     for index, row in zip(kept.tolist(), _rows(table, kept, copies), strict=True):
         (test if own_test[index] else train).append(row)
-    unwritable = [table.samples.names[index] for index in np.flatnonzero(~left_out & ~writable)]
+    unwritable = [table.samples.names[index] for index in np.flatnonzero(~left_out & ~writable).tolist()]
     return Clean(_root(table), train, test, _notes(len(of_test), int(left_out.sum()), unwritable))
 
 
