@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -95,7 +96,7 @@ def find_issues(config: Config, tiers: Collection[str] = TIERS) -> CheckResult:
 
 
 def _facts(table: ImageTable, *, decode: bool) -> Facts:
-    with progress_bar("Pixels" if decode else "Files", len(table), shown=True, stderr=True) as advance:
+    with progress_bar("Pixels" if decode else "Files", len(table), shown=sys.stderr.isatty(), stderr=True) as advance:
         return read_facts(table, decode=decode, folder=writable_cache_folder(), advance=advance)
 
 
