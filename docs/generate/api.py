@@ -10,7 +10,9 @@ from typing import Any
 SOURCE = Path(__file__).parents[2] / "src" / "headstart"
 # What people call from Python, by file.
 API = {
-    "__init__.py": ("load",),
+    "__init__.py": ("load", "check"),
+    "checks/result.py": ("CheckResult",),
+    "checks/findings.py": ("Finding",),
     "inference/model.py": (
         "Model", "Model.predict", "Model.predict_each", "Model.evaluate", "Model.logits_each", "Model.logits",
         "Prediction",

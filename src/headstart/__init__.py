@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     import torch
 
+    from headstart.checks.result import CheckResult
     from headstart.inference.model import Model
 
 __version__ = "0.1.0"
-__all__ = ["load"]
+__all__ = ["check", "load"]
 
 
 def load(path: str | Path, device: str | torch.device | None = None) -> Model:
@@ -34,3 +36,26 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Model:
     from headstart.models.model_folder import read_artifact
 
     return Model(read_artifact(path), device)
+
+
+def check(*overrides: str, tiers: Collection[str] = ("files", "pixels", "features")) -> CheckResult:
+    """Check images for what makes results wrong, such as in `headstart.check("data=imagefolder", "data.root=photos")`.
+
+    Nothing is written but to the cache; `headstart check` writes a page.
+
+    Args:
+        *overrides: overrides as for train.py: the data and, for the features tier, a model.
+        tiers: some of "files", "pixels" and "features".
+
+    Returns:
+        The findings, the worst first, and the table of all images.
+
+    Raises:
+        ConfigError: an override or a tier is wrong.
+        DataError: the images cannot be listed; the message is the same as in training.
+        ModelError: the weights of the model are not there.
+    """
+    from headstart.checks.run import find_issues
+    from headstart.config.compose import evaluation_config
+
+    return find_issues(evaluation_config(None, overrides), tiers)

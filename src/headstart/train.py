@@ -14,6 +14,7 @@ import lightning.pytorch as pl
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from headstart.cache.build import build_batches
+from headstart.checks.before_training import check_files
 from headstart.config.check import to_yaml
 from headstart.config.schema import Config
 from headstart.data.build import build_data, open_images
@@ -62,6 +63,8 @@ def run(
     trainer, callbacks = start_run(config, folder, stop_after)
     images = open_images(config.data)
     check_images(images, trainer)
+    if folds is None:  # a cross-validation is checked before its folds
+        check_files(config, images, folder, sweep=sweep)
     if sweep:
         check_objective(config, images)
     backbone = open_backbone(config)

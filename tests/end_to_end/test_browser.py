@@ -40,11 +40,17 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def pages(reported: Path, sweep: Path, hard: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A run's report, a comparison, a look at data, and a sweep's report."""
+    """A run's report, a comparison, a look at data, a check of them, and a sweep's report."""
     root = tmp_path_factory.mktemp("pages")
     main(["report", str(sweep), "--out", str(root / "comparison")])
     words = ("data=imagefolder", f"data.root={hard}", "model=glyphnet", "augment=flip")
     main(["look", *words, "--out", str(root / "look")])
+    copied = Path(shutil.copytree(hard, root / "data"))
+    for index in range(3):
+        shutil.copyfile(copied / "train" / "ant" / f"{index}.png", copied / "val" / "zebra" / f"copy {index}.png")
+    (copied / "val" / "ant" / "0.png").write_bytes(b"broken")
+    words = ("data=imagefolder", f"data.root={copied}", "--tiers", "files,pixels")
+    main(["check", *words, "--out", str(root / "check")])
     shutil.copytree(sweep, root / "sweep")
     for folder in map(str, range(6)):
         job = job_of(root / "sweep" / folder)
@@ -53,7 +59,7 @@ def pages(reported: Path, sweep: Path, hard: Path, tmp_path_factory: pytest.Temp
     (root / "sweep" / "1" / "metrics.json").unlink()
     job_of(root / "sweep" / "1").record_end("out of memory")
     report_sweep(Sweep.read(root / "sweep", "val/accuracy", {}), {"lr": 0.7, "head": 0.3})
-    folders = {"report": reported / "report"} | {name: root / name for name in ("comparison", "look", "sweep")}
+    folders = {"report": reported / "report"} | {name: root / name for name in ("comparison", "look", "check", "sweep")}
     return {name: folder / "index.html" for name, folder in folders.items()}
 
 
@@ -63,7 +69,7 @@ def job_of(folder: Path) -> Job:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("name", ["report", "comparison", "look", "sweep"])
+@pytest.mark.parametrize("name", ["report", "comparison", "look", "check", "sweep"])
 def test_pages_fit_and_nothing_is_missing(
     name: str, width: str, scheme: Any, pages: dict[str, Path], browser: Any
 ) -> None:
@@ -78,10 +84,11 @@ def test_pages_fit_and_nothing_is_missing(
     assert problems == []
     assert page.evaluate("document.documentElement.scrollWidth") <= WIDTHS[width]
     assert page.evaluate("[...document.images].filter(image => !image.complete || !image.naturalWidth).length") == 0
-    assert page.locator("svg").count() >= 2
+    drawn = "img" if name == "check" else "svg"  # a check shows images, and draws no charts
+    assert page.locator(drawn).count() >= 2
     # Text and its background are far apart, in the charts, too.
     ink, paper = page.evaluate(
-        "[getComputedStyle(document.querySelector('svg')).color, getComputedStyle(document.body).backgroundColor]"
+        f"[getComputedStyle(document.querySelector('{drawn}')).color, getComputedStyle(document.body).backgroundColor]"
     )
     levels = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (ink, paper)]
     assert abs(levels[0] - levels[1]) > 450

@@ -625,4 +625,33 @@ FAULTS = (
         "        return size",
         ("training/test_batch_size.py",),
     ),
+    # --- the check of the images -------------------------------------------------------------------------------------
+    Fault(
+        "clean.csv keeps training images that the official test split has, too",
+        "checks/clean.py",
+        "[*of_test, *_dropped(table, findings, drop)]",
+        "[*_dropped(table, findings, drop)]",
+        ("checks/test_clean.py",),
+    ),
+    Fault(
+        "clean.csv forgets that near copies belong together",
+        "checks/clean.py",
+        'COPIES = ("copy", "near_copy")',
+        'COPIES = ("copy",)',
+        ("checks/test_clean.py",),
+    ),
+    Fault(
+        "the check before training does not stop a run at errors",
+        "checks/before_training.py",
+        "    if errors:",
+        "    if not errors:",
+        ("checks/test_before_training.py",),
+    ),
+    Fault(
+        "headstart check --fail-on fails no build",
+        "cli/check.py",
+        "return 1 if any(kind in counts for kind in fail_on) else 0",
+        "return 0",
+        ("checks/test_check.py",),
+    ),
 )

@@ -1,4 +1,4 @@
-"""Cache folder for sets of features and decoded images: location, contents, and LRU eviction when it is full."""
+"""Cache folder for sets of features, decoded images and facts: location, contents, and LRU eviction when it is full."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ from headstart.utils.files import read_json
 
 log = logging.getLogger(__name__)
 GIGABYTE = 10**9
-FEATURES, IMAGES = "features", "images"  # the kinds of sets: backbone features and decoded images
+# The kinds of sets: backbone features, decoded images, and what a check has found out about images.
+FEATURES, IMAGES, FACTS = "features", "images", "facts"
+KINDS = (FEATURES, IMAGES, FACTS)
 DIGESTS = "digests.sqlite"  # in the cache folder: digests of files; see `fingerprints.file_digests`
 SET_NAME = re.compile("[0-9a-f]{32}")  # folders with other names are not ours
 
@@ -38,7 +40,7 @@ def writable_cache_folder() -> Path:
     """Return the cache folder, or, with a warning, a temporary folder if the cache folder is not writable."""
     folder = cache_folder()
     try:
-        for path in (folder, sets_folder(folder, FEATURES), sets_folder(folder, IMAGES)):
+        for path in (folder, *(sets_folder(folder, kind) for kind in KINDS)):
             path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=path):
                 pass
@@ -74,7 +76,7 @@ class CachedSegment(NamedTuple):
 
 @dataclass(frozen=True)
 class CachedSet:
-    """A set in the cache: features of one backbone and one transform, or images decoded in one way.
+    """A set in the cache: features of one backbone and transform, images decoded in one way, or facts of images.
 
     Attributes:
         folder: the set's folder.
@@ -136,7 +138,7 @@ def make_room(cache: Path, needed: int, limit: int, preserved: Collection[Path] 
         needed: bytes that are about to be written.
         limit: maximum size in bytes of all sets of this kind.
         preserved: paths of the records of segments that are not evicted, because this process is about to use them.
-        kind: kind of the sets; sets of the other kind have a separate limit and are not evicted.
+        kind: kind of the sets; sets of the other kinds have separate limits and are not evicted.
 
     Returns:
         The size in bytes of the remaining sets of this kind, plus `needed`. It exceeds the limit if too few segments
@@ -190,7 +192,7 @@ def clear(cache: Path) -> tuple[int, int]:
         The number of bytes that the removed sets had, and the number of sets that could not be removed.
     """
     freed = in_use = 0
-    for cached in (*cached_sets(cache, FEATURES), *cached_sets(cache, IMAGES)):
+    for cached in [cached for kind in KINDS for cached in cached_sets(cache, kind)]:
         if evict(cached.folder, cached.segments):
             freed += cached.size
         else:

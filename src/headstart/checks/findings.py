@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from headstart.utils.errors import ConfigError, suggestion
 from headstart.utils.files import csv_text
 
+TIERS = ("files", "pixels", "features")
 Severity = Literal["error", "warning", "note"]
 
 
@@ -30,6 +32,9 @@ class Kind:
 KINDS = {
     "unreadable": Kind(
         "Images that cannot be read", "error", "Replace the file, or take it out of the data: training stops there."
+    ),
+    "splits": Kind(
+        "Splits that cannot be made", "error", "Do what is said there: training stops with the same message."
     ),
     "leak": Kind(
         "The same picture in two splits",
@@ -89,6 +94,8 @@ KINDS = {
         "headstart turns them upright; other programs may not: store them upright.",
     ),
 }
+# These are about columns, classes, splits or patterns of names; all others are about images, which may be left out.
+NOT_OF_IMAGES = ("splits", "wrapper", "group", "shift", "small_class", "imbalance")
 
 
 @dataclass(frozen=True)
@@ -127,6 +134,17 @@ class Consequence:
     correct: int
     clean: int
     clean_correct: int
+
+
+def check_names(names: Iterable[str], known: Collection[str], option: str) -> None:
+    """Check that names, of tiers or of kinds, are among those that an option takes.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"{option}={name}: expected some of {', '.join(known)}.{suggestion(name, known)}")
 
 
 def ordered(findings: Iterable[Finding]) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""`headstart cache`: list or clear cached features and decoded images, without importing torch."""
+"""`headstart cache`: list or clear cached features, decoded images and facts, without importing torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from rich.console import Console
 from rich.filesize import decimal
 
-from headstart.cache.disk import FEATURES, IMAGES, CachedSet, cache_folder, cached_sets, clear
+from headstart.cache.disk import FACTS, FEATURES, IMAGES, CachedSet, cache_folder, cached_sets, clear
 from headstart.utils.console import printable
 
 HELP = "list or clear the cached features of frozen backbones and decoded images"
@@ -30,8 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def list_cache() -> None:
-    """Print the contents of the cache: features, then decoded images, each the most recently used first."""
-    for kind, unit in ((FEATURES, "rows"), (IMAGES, "images")):
+    """Print the contents of the cache: features, decoded images, then facts, each the most recently used first."""
+    for kind, unit in ((FEATURES, "rows"), (IMAGES, "images"), (FACTS, "facts")):
         sets = cached_sets(cache_folder(), kind)
         for cached in sets:
             _print(_describe(cached))
@@ -47,6 +47,9 @@ def _describe(cached: CachedSet) -> str:
     steps = _format_transform(str(description.get("transform", "")))
     if "decoded" in description:
         title, unit, computed = f"decoded images: {description['decoded']}", "images", ""
+    elif "facts" in description:
+        title, unit = f"facts of checked images: {description['facts']}", "images"
+        computed = f"Pillow {description.get('pillow', '')}"
     else:
         model = description.get("model")
         network = " ".join(map(str, model.values())) if isinstance(model, dict) else ""

@@ -213,6 +213,7 @@ class Config:
     ckpt_path: str | None
     compile: bool
     report: bool | str = within(lambda value: value in (True, False, "auto"), "auto, true or false")
+    check: Literal["warn", "stop", "off"] = "warn"  # config.yaml of an older run has none
     data: Data
     model: Model
     head: Head

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 
 from headstart import train
+from headstart.checks.before_training import check_files
 from headstart.config.optimizer_schema import LBFGS
 from headstart.config.schema import Config
 from headstart.cross_validation.fitted_heads import answer_folds, fits_together
@@ -70,11 +71,12 @@ def cross_validate(config: Config, folder: Path, *, sweep: bool = False) -> None
     Raises:
         HeadstartError: what stops a run; see `train.run`.
     """
+    settings = replace(config, ckpt_path=prepare_to_continue(folder))
     images = open_images(config.data)
+    check_files(config, images, folder, sweep=sweep)
     results, epochs = judge(config, folder, images)
     chosen = "" if epochs is None else f" for {epochs} epochs, the median of the folds' best"
     log.info("the final model is trained on %s images%s", f"{len(images.splits['train']):,}", chosen)
-    settings = replace(config, ckpt_path=prepare_to_continue(folder))
     train.run(settings, folder, sweep=sweep, folds=results, stop_after=epochs)
 
 
@@ -132,7 +134,8 @@ def _train_fold(config: Config, folder: Path, fold: int, held_out: Samples) -> E
     settings = replace(config, data=replace(config.data, fold=fold, val_fraction=val_fraction))
     if not read_metrics(folder):
         log.info("fold %d of %d", fold, config.folds)
-        train.run(replace(settings, ckpt_path=prepare_to_continue(folder)), folder, sweep=True)
+        unchecked = replace(settings, ckpt_path=prepare_to_continue(folder), check="off")  # the whole has been checked
+        train.run(unchecked, folder, sweep=True)
     evaluation = read_evaluation(folder / "evaluation" / "test")
     if evaluation.images != names_of(held_out) or (evaluation.labels != held_out.labels).any():
         raise DataError(

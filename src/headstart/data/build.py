@@ -55,9 +55,25 @@ def open_images(data: Data) -> LabelledImages:
     Raises:
         DataError: see `open_source`, `match_groups` and `make_splits`; or a group stands in two splits of the source.
     """
+    return split_images(open_grouped(data), data)
+
+
+def open_grouped(data: Data) -> LabelledImages:
+    """Return the images of the configured data source with their groups, in the splits that the source has.
+
+    Raises:
+        DataError: see `open_source` and `match_groups`.
+    """
     source = open_source(data.source, **data.of_source())
-    if data.group_pattern is not None:
-        source = match_groups(source, data.group_pattern, data.source)
+    return source if data.group_pattern is None else match_groups(source, data.group_pattern, data.source)
+
+
+def split_images(source: LabelledImages, data: Data) -> LabelledImages:
+    """Return the images of a data source with the splits that are trained on, and with notes on their groups.
+
+    Raises:
+        DataError: see `make_splits`; or a group stands in two splits of the source.
+    """
     check_apart(source.splits if data.folds is None else pooled_splits(source))
     splits = make_splits(source, **data.of_splits())
     notes = [*source.notes, *_group_notes(source, splits, data)]

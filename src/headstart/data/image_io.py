@@ -65,7 +65,7 @@ def as_image(image: ImageLike) -> Image.Image:
         return read_image(image)
     if isinstance(image, Image.Image):
         try:
-            return _to_rgb(image)  # Pillow decodes lazily: an opened image may still be undecoded
+            return to_rgb(image)  # Pillow decodes lazily: an opened image may still be undecoded
         except Exception as error:
             raise _unreadable(getattr(image, "filename", "") or "an image", error) from None
     try:
@@ -75,7 +75,7 @@ def as_image(image: ImageLike) -> Image.Image:
     channels_first = hasattr(image, "detach") and values.ndim == 3
     pixels = Image.fromarray(_pixels(np.moveaxis(values, 0, -1) if channels_first else values))
     try:
-        return _to_rgb(pixels)
+        return to_rgb(pixels)
     except ValueError as error:
         raise _unreadable("an array", error) from None
 
@@ -127,7 +127,7 @@ def decode_image(data: bytes, path: str | Path) -> Image.Image:
         DataError: see `read_image`.
     """
     with _open(io.BytesIO(data), path) as file:
-        return _to_rgb(file)
+        return to_rgb(file)
 
 
 def read_thumbnail(path: str | Path, side: int) -> Image.Image:
@@ -141,9 +141,9 @@ def read_thumbnail(path: str | Path, side: int) -> Image.Image:
         DataError: see `read_image`.
     """
     with _open(path, path) as file:
-        _check_sides(file.size)
+        check_sides(file.size)
         file.thumbnail((side, side))
-        return _to_rgb(file)
+        return to_rgb(file)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -171,7 +171,12 @@ def _open(source: str | Path | io.BytesIO, path: str | Path) -> Iterator[Image.I
         raise _unreadable(path, error) from None
 
 
-def _check_sides(size: tuple[int, int]) -> None:
+def check_sides(size: tuple[int, int]) -> None:
+    """Check that an image of this width and height has pixels and is not too long and thin.
+
+    Raises:
+        ValueError: otherwise.
+    """
     if min(size) == 0:
         raise ValueError("it has no pixels")
     if max(size) > MAX_RATIO * min(size):
@@ -179,16 +184,26 @@ def _check_sides(size: tuple[int, int]) -> None:
 
 
 def _unreadable(path: str | Path, error: Exception) -> DataError:
-    # Pillow's own message would name the BytesIO object.
-    reason: object = "unknown format" if isinstance(error, UnidentifiedImageError) else error
-    if isinstance(error, OSError) and error.strerror:
-        reason = error.strerror  # without the path, which the message names already
+    reason = why_unreadable(error)
     return DataError(f"{path}: not an image that can be read ({reason}). Replace the file or take it out of the data.")
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image to upright RGB."""
-    _check_sides(image.size)
+def why_unreadable(error: Exception) -> str:
+    """Return why an image cannot be read, without its path, from the error that reading it has raised."""
+    if isinstance(error, UnidentifiedImageError):
+        return "unknown format"  # Pillow's own message would name the BytesIO object
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image to upright RGB.
+
+    Raises:
+        Exception: Pillow's parsers raise all sorts of errors for damaged images; `why_unreadable` explains them.
+    """
+    check_sides(image.size)
     with suppress(struct.error):  # damaged EXIF: keep the image as it is, its orientation is unknown
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):

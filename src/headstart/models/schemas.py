@@ -156,6 +156,7 @@ class JobRecord(Open):
 METRICS: TypeAdapter[dict[Text, int | float | None]] = TypeAdapter(
     dict[Text, int | float | None], config=ConfigDict(strict=True)
 )
+COUNTS: TypeAdapter[dict[Text, int]] = TypeAdapter(dict[Text, int], config=ConfigDict(strict=True))
 JSON_OBJECT: TypeAdapter[dict[Text, Any]] = TypeAdapter(dict[Text, Any], config=ConfigDict(strict=True))
 
 

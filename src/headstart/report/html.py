@@ -17,7 +17,7 @@ from headstart.report.fold_table import fold_rows
 from headstart.report.image_grids import VIEWS, worst_indices
 from headstart.report.statistics import FRACTIONS, calibration_error, mean_interval, wilson
 from headstart.report.style import svg
-from headstart.runs.finished import FinishedRun
+from headstart.runs.finished import FinishedRun, read_check
 from headstart.runs.predictions import OUT_OF_FOLD, Evaluation
 from headstart.utils.files import csv_text, write_bytes, write_text
 from headstart.utils.metrics import LAST_EPOCH
@@ -42,6 +42,7 @@ def write_page(contents: Contents, folder: Path) -> Path:
         title=run.folder.resolve().name,
         headline=headline(run),
         metrics=metric_rows(run),
+        check=read_check(run.folder),
         folds=fold_rows(run.metrics, format_metric),
         settings={name: str(value).lower() if isinstance(value, bool) else value for name, value in settings.items()},
         charts={name: svg(chart) for name, chart in contents.charts.items()},

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.models.schemas import Environment, check_values
-from headstart.runs.folder import LR_RANGE
+from headstart.models.schemas import COUNTS, Environment, check_values
+from headstart.runs.folder import CHECK, LR_RANGE
 from headstart.runs.listing import Run, read_run
 from headstart.runs.predictions import CLASS_CURVES, OUT_OF_FOLD, SAVED_SPLITS, Evaluation, read_evaluation
 from headstart.utils.errors import DataError, format_error
@@ -150,6 +150,14 @@ def read_environment(folder: Path) -> dict[str, Any]:
         raise DataError(f"{path} cannot be read ({format_error(error)}). Copy the run folder again.") from None
     check_values(Environment, environment, path, DataError, "Copy the run folder again.")
     return dict(environment)
+
+
+def read_check(folder: Path) -> dict[str, int] | None:
+    """Read a run folder's check.json, the number of findings by kind; return None if it is missing or damaged."""
+    try:
+        return COUNTS.validate_python(read_json(folder / CHECK))
+    except (OSError, ValueError):  # the files were not checked, or nothing depends on it
+        return None
 
 
 def _read_split(path: Path, class_names: Sequence[str]) -> tuple[NDArray[np.int64], dict[str, list[str]]]:

@@ -21,6 +21,7 @@ from headstart.utils.errors import ConfigError, DiskError, format_error
 from headstart.utils.files import csv_text, remove_unfinished, write_json, write_text
 
 LR_RANGE = "lr_range.csv"
+CHECK = "check.json"
 CHECKPOINTS = ("last.ckpt", "best.ckpt")
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,12 @@ def check_folder(folder: Path, ckpt_path: str | None) -> None:
         )
     for name in CHECKPOINTS:
         remove_unfinished(folder / "checkpoints" / name)
+
+
+@rank_zero_only
+def record_check(folder: Path, counts: Mapping[str, int]) -> None:
+    """Write check.json: what the check of the files has found, as the number of findings by kind."""
+    write_json(folder / CHECK, counts)
 
 
 @rank_zero_only

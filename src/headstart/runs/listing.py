@@ -26,6 +26,7 @@ EXCLUDED_SETTINGS = (
     "logger",
     "ckpt_path",
     "report",
+    "check",
     "sweep",
     *(".".join(path) for path in TOP_LEVEL_KEYS.values()),
 )

@@ -10,7 +10,7 @@ from headstart.models.model_folder import read_checkpoint
 from headstart.utils.errors import ModelError
 
 RUN_FILES = (  # what a run writes to its folder, except its log
-    *("config.yaml", "environment.json", "split.csv", "metrics.json", "lr_range.csv"),
+    *("config.yaml", "environment.json", "split.csv", "metrics.json", "lr_range.csv", "check.json"),
     *("checkpoints", "model", "evaluation", "report", "tensorboard", "csv"),
 )
 log = logging.getLogger(__name__)
