@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
+import sqlite3
+import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from headstart.cache.disk import FACTS, cached_sets, clear
-from headstart.checks.facts import Facts
+from headstart.cache.disk import DIGESTS, FACTS, cached_sets, clear
+from headstart.cache.fingerprints import file_digests
+from headstart.checks.facts import Facts, read_facts
 from headstart.data.dataset import LabelledImages, Samples
 from headstart.data.image_io import decode_image
 from headstart.utils.errors import DataError
@@ -127,9 +132,30 @@ def test_a_mended_file_is_read_again(tmp_path: Path) -> None:
     assert facts_of(table, tmp_path).error == [""]
 
 
-def test_progress_counts_every_image_once(tmp_path: Path) -> None:
-    from headstart.checks.facts import read_facts
+def test_a_stale_digest_is_said_once(tmp_path: Path) -> None:
+    """A file may change without a new time stamp, such as on a network drive."""
+    names = scenes(tmp_path, 2)
+    for name in names:
+        os.utime(tmp_path / name, (1, 1))
+    time.sleep(2.1)  # until then, digests of files that have just been written are not remembered
+    file_digests([str(tmp_path / "0.jpg")], tmp_path / DIGESTS, lambda _: None)
+    with closing(sqlite3.connect(tmp_path / DIGESTS)) as connection, connection:
+        assert connection.execute("UPDATE files SET digest = ?", (bytes(32),)).rowcount == 1
+    table = train_table(tmp_path, names)
+    assert facts_of(table, tmp_path).error == ["the file changes while it is read", ""]
+    assert facts_of(table, tmp_path).error == ["", ""]
 
+
+def test_facts_are_evicted_beyond_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = scenes(tmp_path, 4)
+    facts_of(train_table(tmp_path, names[:2]), tmp_path)
+    size = sum(cached.size for cached in cached_sets(tmp_path, FACTS))
+    monkeypatch.setattr("headstart.checks.facts.LIMIT", size)
+    facts_of(train_table(tmp_path, names[2:]), tmp_path)
+    assert remembered(tmp_path) == {"headers": 2, "pixels": 2}
+
+
+def test_progress_counts_every_image_once(tmp_path: Path) -> None:
     names = scenes(tmp_path, 3)
     (tmp_path / "copy.jpg").write_bytes((tmp_path / "0.jpg").read_bytes())
     table = train_table(tmp_path, [*names, "copy.jpg", "gone.jpg"])
