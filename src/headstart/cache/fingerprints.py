@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from headstart.utils.hashing import description_sha256, file_sha256
 SETTLED_NS = 2 * 10**9
 
 CHUNK = 4096  # number of files that are submitted to the threads at once
+BATCH = 16  # of them, the number that a thread reads at once: handing over a single file takes longer than reading it
 
 
 def array_digests(images: NDArray[np.uint8]) -> list[bytes]:
@@ -60,7 +62,9 @@ def file_digests(paths: Sequence[str], table: Path, advance: Callable[[int], Non
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         for start in range(0, len(unknown), CHUNK):
             chunk = unknown[start : start + CHUNK]
-            for path, digest in zip(chunk, threads.map(_digest, chunk), strict=True):
+            batches = [chunk[first : first + BATCH] for first in range(0, len(chunk), BATCH)]
+            digests = chain.from_iterable(threads.map(lambda batch: [_digest(path) for path in batch], batches))
+            for path, digest in zip(chunk, digests, strict=True):
                 known[path] = digest
                 stamp = stamps[path]
                 if stamp and stamp.changed < settled_before:

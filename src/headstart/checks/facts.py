@@ -19,7 +19,7 @@ from PIL import Image
 
 from headstart.cache.disk import DIGESTS, FACTS, GIGABYTE, make_room, sets_folder
 from headstart.cache.fingerprints import array_digests, file_digests
-from headstart.cache.segments import RECORD, key_of
+from headstart.cache.segments import key_of
 from headstart.cache.store import FeatureStore
 from headstart.checks.headers import HEADER, check_whole, read_header
 from headstart.checks.measures import PIXELS, SIDE, measure, small_copy
@@ -36,6 +36,7 @@ CHUNK = 4096  # images that are hashed and then measured, while the system still
 LIMIT = GIGABYTE  # maximum size of all facts in the cache, those of about four million images
 LARGEST = 10**9  # numbers in names are cut off here: float32 has no place for all digits
 
+CHANGED = "the file changes while it is read"
 NOTHING = hashlib.sha256().digest()  # the digest of files that cannot be opened, and of empty ones
 
 Images = Sequence[str] | NDArray[np.uint8]
@@ -117,7 +118,6 @@ def read_facts(table: ImageTable, *, decode: bool, folder: Path, advance: Callab
         DataError: the cache cannot be written.
     """
     count, dtypes = len(table), [HEADER, PIXELS] if decode else [HEADER]
-    make_room(folder, count * sum(dtype.itemsize + RECORD.itemsize for dtype in dtypes), LIMIT, kind=FACTS)
     pixels = np.zeros(count, dtype=PIXELS) if decode else None
     facts = Facts([], [""] * count, np.zeros(count, dtype=HEADER), pixels, table.samples.names)
     with ExitStack() as stack:
@@ -130,6 +130,12 @@ def read_facts(table: ImageTable, *, decode: bool, folder: Path, advance: Callab
             else:
                 facts.digest.extend(file_digests(images, folder / DIGESTS, lambda _: None))
             _read_chunk(images, start, facts, stores, threads, advance)
+    make_room(
+        folder, 0, LIMIT, kind=FACTS
+    )  # rows are small: they are evicted afterwards, the least recently used first
+    if CHANGED in facts.error:
+        # A file has changed without a new time stamp, so the remembered digests cannot be trusted.
+        (folder / DIGESTS).unlink(missing_ok=True)
     return facts
 
 
@@ -231,7 +237,7 @@ def _read_bytes(path: str, digest: bytes) -> bytes:
     if not data:
         raise ValueError("the file is empty")
     if hashlib.sha256(data).digest() != digest:
-        raise ValueError("the file changes while it is read")
+        raise ValueError(CHANGED)
     return data
 
 

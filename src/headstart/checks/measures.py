@@ -15,6 +15,7 @@ FLAT = 16  # maximum range of values, of 255, in what looks uniform: JPEG and sc
 EDGE = 32  # minimum difference between the border and the pixels behind it
 STRAIGHT = 0.5  # minimum fraction of the pixels behind a border that differ from it
 LEVELS = 256
+RING = np.pad(np.zeros((SIDE - 2, SIDE - 2), dtype=bool), 1, constant_values=True)  # the outermost pixels
 
 # Brightness is the mean of red, green and blue, from 0 to 255.
 PIXELS = np.dtype(
@@ -58,18 +59,17 @@ def measure(copies: NDArray[np.uint8], sizes: NDArray[np.int64]) -> NDArray[np.v
     facts = np.zeros(len(copies), dtype=PIXELS)
     for index, (copy, size) in enumerate(zip(copies, sizes.tolist(), strict=True)):
         facts["key"][index] = np.void(hashlib.sha256(copy.tobytes() + b"%d" % size).digest()[:16])
-    facts["mean"] = copies.mean((1, 2))
-    ring = np.ones((SIDE, SIDE), dtype=bool)
-    ring[1:-1, 1:-1] = False
-    facts["border"] = copies[:, ring].mean(1)
-    facts["range"] = np.ptp(copies, axis=(1, 2)).max(1)
-    grey = copies.mean(3, dtype=np.float32)
+    planes = np.ascontiguousarray(np.moveaxis(copies, 3, 1))  # numpy takes ten times as long for the other order
+    facts["mean"] = planes.mean((2, 3))
+    facts["border"] = planes[:, :, RING].mean(2)
+    facts["range"] = np.ptp(planes.reshape(len(planes), 3, -1), axis=2).max(1)
+    grey = planes.sum(1, dtype=np.float32) / 3
     histograms = _histograms(grey)
     below = histograms.cumsum(1)
     facts["low"], facts["high"] = (below < 0.05).sum(1), (below < 0.99).sum(1)
     facts["entropy"] = -(histograms * np.log2(np.maximum(histograms, 1e-9))).sum(1)
     facts["sharpness"] = _laplacian(grey).var((1, 2)) / np.maximum(grey.var((1, 2)), 1)
-    facts["letterbox"] = np.maximum(_bars(copies), _bars(copies.swapaxes(1, 2)))
+    facts["letterbox"] = np.maximum(_bars(planes), _bars(planes.swapaxes(2, 3)))
     return facts
 
 
@@ -85,21 +85,27 @@ def _laplacian(grey: NDArray[np.float32]) -> NDArray[np.float32]:
     return 4 * middle - grey[:, :-2, 1:-1] - grey[:, 2:, 1:-1] - grey[:, 1:-1, :-2] - grey[:, 1:-1, 2:]
 
 
-def _bars(copies: NDArray[np.uint8]) -> NDArray[np.float64]:
+def _bars(planes: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Return the fraction of the rows that are uniform bars at the top and at the bottom; 0 without both.
 
     A bar ends at a straight edge. So an object in front of a uniform background has none: only its extreme points
     touch the first row that is not uniform.
+
+    Args:
+        planes: red, green and blue of each image, shape (images, 3, SIDE, SIDE).
     """
-    top, bottom = _bar_heights(copies), _bar_heights(copies[:, ::-1])
+    # The smallest and the largest value of each row, shape (images, 3, SIDE).
+    least, most = planes.min(3).astype(np.int16), planes.max(3).astype(np.int16)
+    top = _bar_heights(planes, least, most)
+    bottom = _bar_heights(planes[:, :, ::-1], least[:, :, ::-1], most[:, :, ::-1])
     return np.where((top > 0) & (bottom > 0), top + bottom, 0) / SIDE
 
 
-def _bar_heights(copies: NDArray[np.uint8]) -> NDArray[np.int64]:
-    colours = copies[:, 0].mean(1)  # of the first row, shape (images, 3)
-    differences = np.abs(copies - colours[:, None, None].astype(np.float32)).max(3)
-    heights = np.logical_and.accumulate(differences.max(2) <= FLAT, axis=1).sum(1)
+def _bar_heights(planes: NDArray[np.uint8], least: NDArray[np.int16], most: NDArray[np.int16]) -> NDArray[np.int64]:
+    colours = planes[:, :, 0].mean(2)[:, :, None]  # of the first row
+    uniform = ((most - colours <= FLAT) & (colours - least <= FLAT)).all(1)
+    heights = np.logical_and.accumulate(uniform, axis=1).sum(1)
     # The row next to a bar may be a mixture of both; the one behind it is not.
-    behind = differences[np.arange(len(copies)), np.minimum(heights + 1, SIDE - 1)]
-    straight = (behind > EDGE).mean(1) >= STRAIGHT
+    behind = planes[np.arange(len(planes)), :, np.minimum(heights + 1, SIDE - 1)]
+    straight = (np.abs(behind - colours).max(1) > EDGE).mean(1) >= STRAIGHT
     return np.where(straight & (heights < SIDE // 2), heights, 0)
