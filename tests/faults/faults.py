@@ -625,4 +625,32 @@ FAULTS = (
         "        return size",
         ("training/test_batch_size.py",),
     ),
+    Fault(
+        "noise is a wrapper, if there are columns enough",
+        "checks/wrapper.py",
+        "        if p <= ALPHA and _clearly_above(",
+        "        if _clearly_above(",
+        ("checks/test_wrapper.py",),
+    ),
+    Fault(
+        "with many images every difference is a wrapper",
+        "checks/wrapper.py",
+        "CLEAR = 0.2 ",
+        "CLEAR = 0.0 ",
+        ("checks/test_wrapper.py",),
+    ),
+    Fault(
+        "copies of a picture tell each other's labels",
+        "checks/wrapper.py",
+        " else groups[readable]\n",
+        " else np.arange(len(labels))\n",
+        ("checks/test_wrapper.py",),
+    ),
+    Fault(
+        "grass is a wrapper, because it is green",
+        "checks/wrapper.py",
+        'and not name.startswith((CONTENT, "length of"))',
+        'and not name.startswith("length of")',
+        ("checks/test_wrapper.py",),
+    ),
 )
