@@ -653,6 +653,7 @@ FAULTS = (
         "return 1 if any(kind in counts for kind in fail_on) else 0",
         "return 0",
         ("checks/test_check.py",),
+    ),
     # --- checks: files and pixels -------------------------------------------------------------------------------------
     Fault(
         "a check takes all empty files for copies",
@@ -709,5 +710,33 @@ FAULTS = (
         ".mean(1) >= STRAIGHT",
         ".mean(1) >= 0",
         ("checks/test_pixels.py",),
+    ),
+    Fault(
+        "noise is a wrapper, if there are columns enough",
+        "checks/wrapper.py",
+        "        if p <= ALPHA and _clearly_above(",
+        "        if _clearly_above(",
+        ("checks/test_wrapper.py",),
+    ),
+    Fault(
+        "with many images every difference is a wrapper",
+        "checks/wrapper.py",
+        "CLEAR = 0.2 ",
+        "CLEAR = 0.0 ",
+        ("checks/test_wrapper.py",),
+    ),
+    Fault(
+        "copies of a picture tell each other's labels",
+        "checks/wrapper.py",
+        " else groups[readable]\n",
+        " else np.arange(len(labels))\n",
+        ("checks/test_wrapper.py",),
+    ),
+    Fault(
+        "grass is a wrapper, because it is green",
+        "checks/wrapper.py",
+        'and not name.startswith((CONTENT, "length of"))',
+        'and not name.startswith("length of")',
+        ("checks/test_wrapper.py",),
     ),
 )

@@ -278,9 +278,7 @@ def _forest_answers(columns: NDArray[np.float32], rows: _Rows, seed: int) -> NDA
     for fold in np.unique(rows.folds):
         held_out = rows.folds == fold
         least = max(MIN_LEAF, len(columns) // 1000)  # the size of a tree is leaves times classes
-        forest = ExtraTreesClassifier(
-            TREES, min_samples_leaf=least, class_weight="balanced", n_jobs=-1, random_state=seed
-        )
+        forest = ExtraTreesClassifier(TREES, min_samples_leaf=least, class_weight="balanced", random_state=seed)
         answers[held_out] = forest.fit(columns[~held_out], rows.labels[~held_out]).predict(columns[held_out])
     return answers
 
