@@ -23,8 +23,7 @@ from headstart.data.image_io import as_image, read_thumbnail
 from headstart.utils.progress import Advance
 
 SAME = 0.8  # alignment score of a near copy; benchmarks/README.md has those of planted copies and of different pictures
-FALSE_POSITIVES = 0.01  # fraction of pairs of different pictures that may be candidates
-MISSED = 0.01  # fraction of copies of one's own images that candidates need not have
+FALSE_POSITIVES = 0.01  # fraction of pairs of different pictures that are similar enough to be compared
 CALIBRATION_IMAGES = 200
 CALIBRATION_BYTES = 256 * 2**20  # of their copies, decoded
 PAIRS = 256  # that are compared at once
@@ -108,7 +107,8 @@ class Threshold:
 def calibrated_threshold(copies: Tensor, originals: Tensor) -> Threshold:
     """Choose the threshold of similarity on transformed images.
 
-    It is as low as 99 % of the copies need it, but not so low that more than 1 % of different pairs reach it.
+    1 % of pairs of different images reach it. Most of these are no near copies, and their pixels tell that:
+    a higher threshold would lose those copies of which much is cut off.
 
     Args:
         copies: vectors of length 1 of the images by the first transformation, then by the second, and so on, shape
@@ -118,11 +118,9 @@ def calibrated_threshold(copies: Tensor, originals: Tensor) -> Threshold:
     similarities = (copies @ originals.T).view(-1, len(originals), len(originals))
     same = torch.eye(len(originals), dtype=torch.bool).expand_as(similarities)
     own, others = similarities[same].numpy(), similarities[~same].numpy()
-    lowest = float(np.quantile(own, MISSED))
-    threshold = max(lowest, float(np.quantile(others, 1 - FALSE_POSITIVES))) if len(others) else lowest
-    return Threshold(
-        threshold, float((own >= threshold).mean()), float((others >= threshold).sum()) / max(1, len(others))
-    )
+    threshold = float(np.quantile(others, 1 - FALSE_POSITIVES)) if len(others) else -1.0
+    reached = float((others >= threshold).sum()) / max(1, len(others))
+    return Threshold(threshold, float((own >= threshold).mean()), reached)
 
 
 def candidate_pairs(neighbours: Neighbours, similarity: float) -> NDArray[np.int64]:
