@@ -1,8 +1,8 @@
 """`headstart check`: what it finds of what was planted, and how often it finds what is not there.
 
-    python benchmarks/check.py wrapper SHARED
+    python benchmarks/check_wrapper.py SHARED
 
-SHARED holds `data/`. `wrapper` prints, for each set, what its own labels can be read off, in how many of `--rounds`
+SHARED holds `data/`. Prints, for each set, what its own labels can be read off, in how many of `--rounds`
 rounds of permuted labels anything is reported, and in how many each planted leak is found: in the size of the file, the
 border and the camera, which tell 81 % of labels that are otherwise random. Then the seconds by number of images.
 """
@@ -177,15 +177,12 @@ def measure_wrapper(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = build_parser(__doc__)
-    commands = parser.add_subparsers(required=True)
-    wrapper = commands.add_parser("wrapper")
-    wrapper.add_argument("shared", type=Path)
-    wrapper.add_argument("--rounds", type=int, default=50)
-    wrapper.add_argument("--images", type=int, default=200, help="generated images of a planted leak")
-    wrapper.set_defaults(measure=measure_wrapper)
+    parser.add_argument("shared", type=Path)
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--images", type=int, default=200, help="generated images of a planted leak")
     arguments = parser.parse_args()
     print(describe_machine())
-    arguments.measure(arguments)
+    measure_wrapper(arguments)
 
 
 if __name__ == "__main__":
