@@ -36,8 +36,8 @@ class _Oddity(NamedTuple):
     text: str
 
 
-# None of 2,642 photographs of vehicles, insects and pets is blank, bright or blurred by these thresholds, one is dark,
-# and the "image not available" of a photo site has little information.
+# None of 2,642 photographs of vehicles, insects and pets is blank, bright or blurred by these thresholds, and one is
+# dark. Two have little information: the "image not found" of a photo site, and an ant on white.
 ODDITIES = (
     # A small copy averages the noise of a camera to less.
     _Oddity("blank", "range", 8, 0, "all values are within {:.0f} of 255"),
