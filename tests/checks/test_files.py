@@ -177,4 +177,5 @@ def test_the_vehicles_have_copies_conflicts_and_leaks(shared: Path, tmp_path: Pa
     assert sum(labels[left] != labels[right] for left, right in pairs) == 10
     findings = file_findings(table, facts)
     assert len({finding.image for finding in of_kind("leak", findings)}) == 16
+    assert len(of_kind("conflict", findings)) == 10
     assert {finding.kind for finding in findings} == {"copy", "leak", "conflict"}

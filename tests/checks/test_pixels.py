@@ -34,6 +34,8 @@ def test_equal_pixels_in_different_files(tmp_path: Path) -> None:
         ("copy", "d.webp", "a.png"),
         ("leak", "d.webp", "a.png"),
         ("conflict", "d.webp", "a.png"),
+        ("conflict", "d.webp", "b.bmp"),
+        ("conflict", "d.webp", "c.tif"),
         ("copy", "f.jpg", "e.jpg"),
         ("copy", "g.jpg", "e.jpg"),
         ("leak", "g.jpg", "e.jpg"),

@@ -8,6 +8,8 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from headstart.checks.findings import Finding
 from headstart.checks.table import ImageTable
 
+COMPARED = 20  # images of a group whose labels are compared with those of all its images
+
 
 def equal_groups(keys: Sequence[Hashable | None]) -> list[list[int]]:
     """Return the indices of images with equal keys, for each key that several have; None equals nothing."""
@@ -41,8 +43,8 @@ def connected_groups(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
 def copy_findings(table: ImageTable, groups: Iterable[Sequence[int]], detail: str, prefix: str = "") -> list[Finding]:
     """Return the findings on groups of images that show the same picture.
 
-    Every image but the first of a group is a copy. It is a leak, too, if an image of an earlier split is in its group,
-    and a conflict if its label is not that of the first image.
+    Every image but the first of a group is a copy. It is a leak, too, if an image of an earlier split is in its group.
+    Every pair of a group with different labels is a conflict; of a large group, only those with its first images.
 
     Args:
         table: the images.
@@ -61,8 +63,9 @@ def _of_group(table: ImageTable, group: Sequence[int], detail: str, prefix: str)
         earlier = [other for other in group if splits[other] < splits[index]]
         if earlier:
             yield Finding(f"{prefix}leak", names[index], names[earlier[0]], detail=_both(table, index, earlier[0]))
-        if labels[index] != labels[first]:
-            yield Finding(f"{prefix}conflict", names[index], names[first], detail=_both(table, index, first))
+        for other in group[:COMPARED]:
+            if other < index and labels[other] != labels[index]:
+                yield Finding(f"{prefix}conflict", names[index], names[other], detail=_both(table, index, other))
 
 
 def _both(table: ImageTable, index: int, other: int) -> str:

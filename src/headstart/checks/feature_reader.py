@@ -78,4 +78,5 @@ def open_reader(config: Config) -> FeatureReader:
     quiet_lightning()
     callbacks: list[pl.Callback] = [ProgressBar(leave=False)] if config.trainer.enable_progress_bar else []
     trainer = build_trainer(callbacks, [], {**asdict(config.trainer), "max_epochs": 1})
+    pl.seed_everything(config.seed, verbose=False)  # as in a run, for a backbone with random weights
     return FeatureReader(open_backbone(config), trainer, config.features, config.data.num_workers)

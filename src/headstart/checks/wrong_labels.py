@@ -23,8 +23,7 @@ def can_answer(table: ImageTable, groups: Sequence[str] | None) -> bool:
 def label_scores(answers: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return how probably the label of each image is wrong: minus the log probability of the label.
 
-    It is the self-confidence of confident learning. On flipped labels of three real sets, the margin to the most
-    probable other class ranks no better (benchmarks/README.md).
+    It is the self-confidence of confident learning. With two classes, the margin to the other class ranks alike.
 
     Args:
         answers: log probabilities by heads that have not seen the image, shape (images, classes).
