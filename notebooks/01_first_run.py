@@ -22,6 +22,7 @@
 
 # %% tags=["parameters"]
 RUNS = None  # where the runs go; None: a new folder below outputs/
+EPOCHS = 30  # of the run from scratch
 
 # %%
 import json
@@ -99,7 +100,7 @@ show(image_grids.grid(image_grids.network_inputs(data.splits["train"], data.trai
 # %%
 from headstart import train
 
-words = ["freeze=false", "model.weights=null", "trainer.enable_progress_bar=false", "report=false"]
+words = ["freeze=false", "model.weights=null", f"epochs={EPOCHS}", "trainer.enable_progress_bar=false", "report=false"]
 scratch = RUNS / "scratch"
 train.run(evaluation_config(None, words), scratch)
 

@@ -12,7 +12,8 @@ from hydra import compose, initialize_config_dir
 from headstart.config import optimizer_schema
 from headstart.config.check import check, to_yaml
 from headstart.utils.errors import ConfigError
-from tests.helpers.runs import CONF, ROOT, choices, composed
+from tests.helpers.commands import command
+from tests.helpers.runs import CONF, choices, composed
 
 REQUIRED = {"data=imagefolder": ["data.root=x"], "model=torchvision": ["model.name=x"], "model=timm": ["model.name=x"]}
 GROUPS = ("data", "model", "head", "augment", "optimizer", "scheduler", "trainer", "callbacks", "logger", "experiment")
@@ -221,13 +222,7 @@ def test_a_resolved_config_composes_to_itself(tmp_path: Path) -> None:
 def test_a_mistake_on_the_command_line_is_one_message(arguments: list[str], message: str, tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "typo.yaml").write_text("# @package _global_\nepocs: 3\n")
-    result = subprocess.run(
-        [sys.executable, "train.py", "--config-dir", str(tmp_path), f"hydra.run.dir={tmp_path}/run", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
+    result = command("--config-dir", tmp_path, f"hydra.run.dir={tmp_path}/run", *arguments)
     assert result.returncode in (1, 2)
     assert message in result.stderr
     assert "Traceback" not in result.stderr

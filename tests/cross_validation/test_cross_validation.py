@@ -280,10 +280,23 @@ def test_a_sweep_compares_settings_by_their_mean_over_folds_and_is_resumed(tmp_p
 FITTED = ("optimizer=lbfgs", "folds=4", "data.train_per_class=null", "model.weights=default", *SMALL[1:])
 
 
+def fitted_words(weight_decay: str) -> tuple[str, ...]:
+    return (*FITTED, f"optimizer.weight_decay={weight_decay}", "monitor=val/loss")
+
+
+@pytest.fixture(scope="session")
+def fitted_folds(made_once: Once) -> Path:
+    """A cross-validation of fitted heads whose weight decay is given."""
+    return made_once("fitted_folds/run", lambda folder: run(composed(*fitted_words("0.3")), folder))
+
+
 @pytest.mark.parametrize("weight_decay", ["auto", "0.3"])
-def test_fitted_heads_of_all_folds_are_fitted_together(tmp_path: Path, weight_decay: str) -> None:
-    words = (*FITTED, f"optimizer.weight_decay={weight_decay}", "monitor=val/loss")
-    run(composed(*words), tmp_path)
+def test_fitted_heads_of_all_folds_are_fitted_together(tmp_path: Path, fitted_folds: Path, weight_decay: str) -> None:
+    words = fitted_words(weight_decay)
+    if weight_decay == "auto":
+        run(composed(*words), tmp_path)
+    else:
+        shutil.copytree(fitted_folds, tmp_path, dirs_exist_ok=True)
     answers, metrics = read_evaluation(tmp_path / "evaluation" / "out_of_fold"), read_metrics(tmp_path)
     folds = np.array([row["fold"] for row in read_rows(tmp_path / "evaluation" / "out_of_fold" / "predictions.csv")])
     assert (len(folds), sorted(set(folds))) == (1797, ["1", "2", "3", "4"])
@@ -298,15 +311,14 @@ def test_fitted_heads_of_all_folds_are_fitted_together(tmp_path: Path, weight_de
     assert list(written(tmp_path)) == before
 
 
-def test_the_final_fitted_head_is_that_of_a_run_on_all_images(tmp_path: Path, train: Train) -> None:
+def test_the_final_fitted_head_is_that_of_a_run_on_all_images(fitted_folds: Path, tmp_path: Path, train: Train) -> None:
     words = (*FITTED, "optimizer.weight_decay=0.3")
-    run(composed(*words), tmp_path / "folds")
     train(*words, "folds=null", "data.val_fraction=0", "data.test_fraction=0", folder=tmp_path / "run")
-    assert {split: len(names) for split, names in splits_of(tmp_path / "folds").items()} == {"train": 1797}
+    assert {split: len(names) for split, names in splits_of(fitted_folds).items()} == {"train": 1797}
     expected = weights(tmp_path / "run")
-    assert all(value.equal(expected[name]) for name, value in weights(tmp_path / "folds").items())
-    answers = read_evaluation(tmp_path / "folds" / "evaluation" / "out_of_fold")
-    temperature = headstart.load(tmp_path / "folds").temperature
+    assert all(value.equal(expected[name]) for name, value in weights(fitted_folds).items())
+    answers = read_evaluation(fitted_folds / "evaluation" / "out_of_fold")
+    temperature = headstart.load(fitted_folds).temperature
     assert temperature == fit_temperature(answers.logits, answers.labels) != 1
     assert headstart.load(tmp_path / "run").temperature == 1
 

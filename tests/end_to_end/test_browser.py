@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +68,9 @@ def job_of(folder: Path) -> Job:
     return Job.from_config(evaluation_config(folder, []), folder)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", ["report", "comparison", "look", "check", "sweep"])
-def test_pages_fit_and_nothing_is_missing(
-    name: str, width: str, scheme: Any, pages: dict[str, Path], browser: Any
-) -> None:
-    page = browser.new_page(viewport={"width": WIDTHS[width], "height": 800}, color_scheme=scheme)
+def test_pages_fit_and_nothing_is_missing(name: str, pages: dict[str, Path], browser: Any) -> None:
+    page = browser.new_page()
     problems: list[str] = []
     page.on("console", lambda message: problems.append(message.text))
     page.on("pageerror", lambda error: problems.append(str(error)))
@@ -81,18 +78,22 @@ def test_pages_fit_and_nothing_is_missing(
         "request", lambda request: None if request.url.startswith(("file:", "data:")) else problems.append(request.url)
     )
     page.goto(pages[name].as_uri())
-    assert problems == []
-    assert page.evaluate("document.documentElement.scrollWidth") <= WIDTHS[width]
-    assert page.evaluate("[...document.images].filter(image => !image.complete || !image.naturalWidth).length") == 0
     drawn = "img" if name == "check" else "svg"  # a check shows images, and draws no charts
     assert page.locator(drawn).count() >= 2
-    # Text and its background are far apart, in the charts, too.
-    ink, paper = page.evaluate(
-        f"[getComputedStyle(document.querySelector('{drawn}')).color, getComputedStyle(document.body).backgroundColor]"
-    )
-    levels = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (ink, paper)]
-    assert abs(levels[0] - levels[1]) > 450
-    assert (levels[0] > levels[1]) == (scheme == "dark")
+    for width, scheme in product(WIDTHS.values(), ("light", "dark")):
+        page.set_viewport_size({"width": width, "height": 800})
+        page.emulate_media(color_scheme=scheme)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate("[...document.images].filter(image => !image.complete || !image.naturalWidth).length") == 0
+        # Text and its background are far apart, in the charts, too.
+        ink, paper = page.evaluate(
+            f"[getComputedStyle(document.querySelector('{drawn}')).color, "
+            "getComputedStyle(document.body).backgroundColor]"
+        )
+        levels = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (ink, paper)]
+        assert abs(levels[0] - levels[1]) > 450, (width, scheme)
+        assert (levels[0] > levels[1]) == (scheme == "dark")
+    assert problems == []
     page.close()
 
 

@@ -51,6 +51,8 @@ def test_a_notebook_runs_and_shows_pictures(
     kernel.parent.mkdir(parents=True)
     kernel.write_text(json.dumps({"argv": command, "display_name": "warm", "language": "python"}))
     values: dict[str, Any] = {"RUNS": str(tmp_path / "runs")}
+    if name == "01_first_run":
+        values["EPOCHS"] = 4
     if name == "03_your_own_photos":  # its own network, for a few epochs
         values["MODEL"] = ["model=glyphnet", "freeze=false", "data.image_size=48", "epochs=4"]
     if parameter and fixture:

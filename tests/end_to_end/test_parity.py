@@ -76,12 +76,12 @@ def check_close(logits: Tensor, expected: Tensor) -> float:
 def test_one_answer_of_each_family(
     network: str, features: str, kind: str, shared: Path, train: Train, tmp_path: Path
 ) -> None:
-    link_photographs(shared, tmp_path / "photographs", tmp_path / "odd", train=10, val=15, vehicles=10)
+    link_photographs(shared, tmp_path / "photographs", tmp_path / "odd", train=6, val=5, vehicles=5)
     check_one_answer(tmp_path, train, "model=timm", f"model.name={network}", *SIZE, features, kinds=(kind,))
 
 
 def test_one_answer_of_a_network_at_full_size(shared: Path, train: Train, tmp_path: Path) -> None:
-    link_photographs(shared, tmp_path / "photographs", tmp_path / "odd", train=10, val=15, vehicles=10)
+    link_photographs(shared, tmp_path / "photographs", tmp_path / "odd", train=6, val=5, vehicles=5)
     overrides = (override.format(shared=shared) for override in FULL["mobilenet_v2"])
     check_one_answer(tmp_path, train, *overrides, kinds=())  # the soak compares its exports, too
 

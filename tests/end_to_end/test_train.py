@@ -31,6 +31,7 @@ from tests.helpers.commands import command, ended, python, script
 from tests.helpers.images import MAKERS, class_folders
 from tests.helpers.kill_points import killed_at
 from tests.helpers.runs import (
+    DIGITS,
     FEW,
     RESNET18,
     ROOT,
@@ -440,7 +441,7 @@ def test_a_failed_job_is_one_message(tmp_path: Path) -> None:
 
 
 TWO = (*SMALL[2:], "trainer=ddp", "trainer.accelerator=cpu")
-LIVES = (*TWO, "freeze=false", "callbacks=none", "data.train_per_class=12")
+LIVES = (*TWO, *DIGITS, "freeze=false", "callbacks=none", "data.train_per_class=12")
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")

@@ -22,7 +22,18 @@ from headstart.training.distributed import check_strategy
 from headstart.training.optimization import build_optimizer
 from headstart.utils.errors import ConfigError, ModelError
 from tests.helpers.commands import command
-from tests.helpers.runs import FEW, SMALL, Train, choices, composed, findings, interrupt_after, read_metrics, recorded
+from tests.helpers.runs import (
+    DIGITS,
+    FEW,
+    SMALL,
+    Train,
+    choices,
+    composed,
+    findings,
+    interrupt_after,
+    read_metrics,
+    recorded,
+)
 from tests.helpers.trainers import fitted
 from tests.helpers.watch import check_same
 
@@ -260,7 +271,7 @@ def test_blocks_unfreeze_one_after_the_other(train: Train, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("override", ["freeze=true", "freeze=block1", "finetune=bn_frozen"])
 def test_what_is_frozen_is_bit_identical_in_an_average_of_weights(override: str, train: Train, tmp_path: Path) -> None:
-    metrics = train(override, "callbacks.ema=0.9", "features=off", "model.weights=default", "epochs=3")
+    metrics = train(override, "callbacks.ema=0.9", "features=off", "model.weights=default", "epochs=3", *FEW)
     saved = load_file(tmp_path / "run" / "model" / "model.safetensors")
     start = build_backbone("headstart", "glyphnet", "default").module.state_dict()
     moved = {n for n, value in start.items() if not torch.equal(saved[f"backbone.{n}"], value)}
@@ -352,7 +363,7 @@ def test_what_unfreezes_is_trained_by_all_processes(tmp_path: Path) -> None:
     """Two processes with 8 images a step each are one with 16; PyTorch alone would not average what unfreezes later."""
     overrides = ("finetune=head_then_full", "finetune.head_epochs=1", "finetune.batchnorm=frozen", "optimizer=sgd")
     overrides = (*overrides, "finetune.backbone_lr=1.0")
-    small = ("lr=0.01", "epochs=2", "data.train_per_class=8", "trainer.accelerator=cpu", *SMALL[2:])
+    small = ("lr=0.01", "epochs=2", "data.train_per_class=8", "trainer.accelerator=cpu", *SMALL[2:], *DIGITS)
     for name, more in {"one": ("batch_size=16",), "two": ("batch_size=8", "trainer=ddp")}.items():
         result = command(*more, *overrides, *small, f"hydra.run.dir={tmp_path / name}")
         assert result.returncode == 0, result.stderr

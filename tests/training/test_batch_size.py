@@ -15,7 +15,7 @@ from headstart.training.tuning import batch_size, tuner
 from headstart.training.tuning.batch_size import LARGEST, LARGEST_ON_CPU, best_batch_size, candidate_sizes
 from headstart.utils.errors import ConfigError
 from tests.helpers.classifiers import classifier, quiet_trainer, same, unchanged
-from tests.helpers.runs import FEW, Train, interrupt_after, weights
+from tests.helpers.runs import FEW, SIZE, Train, interrupt_after, weights
 
 
 def measure(model: TransferClassifier, train_images: int = 2000) -> batch_size.BatchSize:
@@ -93,8 +93,8 @@ def test_out_of_memory_is_not_the_end() -> None:
 
 # --- whole runs ----------------------------------------------------------------------------------------------
 
-OVERRIDES = ("batch_size=auto", "freeze=false", "epochs=2")
-OVERRIDES += ("data.train_per_class=32", "data.val_fraction=0.05", "data.test_fraction=0.05")
+OVERRIDES = ("batch_size=auto", "freeze=false", "epochs=2", "model=timm", "model.name=tiny_vgg", *SIZE)
+OVERRIDES += ("data.train_per_class=32",)
 
 
 def test_a_run_is_the_run_with_that_number(train: Train, tmp_path: Path) -> None:

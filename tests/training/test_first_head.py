@@ -27,6 +27,7 @@ from tests.helpers.runs import (
     tensors,
     weights,
 )
+from tests.helpers.session import Once
 
 FITTED = ("finetune=head_then_full", "model.weights=default")
 STILL = ("lr=1e-12", "epochs=1", "finetune.batchnorm=frozen")  # a run that ends where it begins
@@ -53,13 +54,20 @@ def hyperparameters(folder: Path) -> dict[str, Any]:
     ],
 )
 def test_training_begins_at_the_head_that_lbfgs_fits_whatever_the_seed(
-    overrides: tuple[str, ...], of_lbfgs: tuple[str, ...] | None, hard: Path, train: Train, tmp_path: Path
+    overrides: tuple[str, ...],
+    of_lbfgs: tuple[str, ...] | None,
+    hard: Path,
+    made_once: Once,
+    train: Train,
+    tmp_path: Path,
 ) -> None:
     data = ("data=imagefolder", f"data.root={hard}")  # 12, 20 and 28 images of the three classes
-    frozen = ("optimizer=lbfgs", "model.weights=default", *data, *(overrides if of_lbfgs is None else of_lbfgs))
-    expected = train(*frozen, folder=tmp_path / "frozen")
+    settings = overrides if of_lbfgs is None else of_lbfgs
+    words = ("optimizer=lbfgs", "model.weights=default", *data, *settings)
+    frozen = made_once(f"lbfgs {' '.join(settings)}/run", lambda folder: train(*words, folder=folder))
+    expected = read_metrics(frozen)
     metrics = train(*FITTED, *STILL, *data, *overrides, "seed=3", folder=tmp_path / "first")
-    check_close(weights(tmp_path / "first")["head.weight"], weights(tmp_path / "frozen")["head.weight"])
+    check_close(weights(tmp_path / "first")["head.weight"], weights(frozen)["head.weight"])
     assert metrics["head/weight_decay"] == pytest.approx(expected["auto/weight_decay"])
     assert metrics["test/loss"] == pytest.approx(expected["test/loss"], rel=1e-3)
     assert metrics["head/val/loss"] == pytest.approx(expected["val/loss"], rel=1e-3)

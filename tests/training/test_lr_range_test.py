@@ -24,7 +24,7 @@ from headstart.training.tuning.lr_range_test import DIVERGED, STEPS, lr_range_te
 from headstart.utils.errors import ConfigError
 from tests.helpers.classifiers import classifier, images, quiet_trainer, random_states, same, to_tensor, unchanged
 from tests.helpers.commands import command
-from tests.helpers.runs import SMALL, Train, composed, interrupt_after, read_metrics, small, weights
+from tests.helpers.runs import FEW, SIZE, SMALL, Train, composed, interrupt_after, read_metrics, small, weights
 
 # --- nothing is changed --------------------------------------------------------------------------------------
 
@@ -70,7 +70,7 @@ def test_a_fit_after_it_is_the_fit_without_it() -> None:
 @pytest.mark.parametrize("overrides", [("freeze=false", "augment=pad_crop"), ("head=mlp", "model.weights=default")])
 def test_a_run_is_the_run_with_that_number(overrides: tuple[str, ...], train: Train, tmp_path: Path) -> None:
     """Through the network, and on the features of a frozen one."""
-    common = (*overrides, "batch_size=8", "epochs=2")
+    common = (*overrides, *FEW, "batch_size=8", "epochs=2")
     result = train(*common, "lr=auto", folder=tmp_path / "auto")
     given = train(*common, f"lr={result['auto/lr']}", folder=tmp_path / "number")
     assert same(weights(tmp_path / "auto"), weights(tmp_path / "number"))
@@ -244,6 +244,7 @@ def test_a_resumed_run_takes_the_rate_of_its_checkpoint(
 
 def test_all_processes_train_at_the_rate_of_the_first(tmp_path: Path) -> None:
     overrides = ("trainer=ddp", "trainer.accelerator=cpu", "epochs=1", "freeze=false", "batch_size=auto", *SMALL[2:])
+    overrides += ("model=timm", "model.name=tiny_vgg", "model.weights=null", *SIZE)
     result = command(*overrides, "lr=auto", "data.train_per_class=null", f"hydra.run.dir={tmp_path}")
     assert result.returncode == 0, result.stderr
     metrics = read_metrics(tmp_path)

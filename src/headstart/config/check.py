@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -102,8 +103,9 @@ def check(cfg: DictConfig) -> Config:
     """
     if cfg.get("optimizer", {}).get("name") == AUTO:
         fitted = _typed(_with_optimizer(cfg, "lbfgs"))
-        cfg = _with_optimizer(cfg, "lbfgs" if fits_head(fitted) else "adam")
-    config = _typed(cfg)
+        config = fitted if fits_head(fitted) else _typed(_with_optimizer(cfg, "adam"))
+    else:
+        config = _typed(cfg)
     for problem in (*_out_of_range(config), *contradictions(config)):
         raise ConfigError(problem)
     return config
@@ -158,7 +160,7 @@ def to_yaml(config: Config) -> str:
 
 def _schema(cfg: DictConfig) -> DictConfig:
     """Return the structured config for the chosen data source, head, optimizer and so on."""
-    structured: DictConfig = OmegaConf.structured(Config)
+    choices = []
     for group, (key, variants) in VARIANTS.items():
         settings = cfg.get(group)
         if not isinstance(settings, DictConfig):
@@ -169,7 +171,16 @@ def _schema(cfg: DictConfig) -> DictConfig:
                 f"{group}.{key}={choice}: there is no such {group}.{suggestion(str(choice), variants)} "
                 f"There are {', '.join(variants)}."
             )
-        structured[group] = OmegaConf.structured(variants[choice])
+        choices.append(variants[choice])
+    return _schema_of(*choices)
+
+
+@cache
+def _schema_of(*choices: type) -> DictConfig:
+    """Return the structured config with these schemas of the groups in `VARIANTS`; it is shared, and only merged."""
+    structured: DictConfig = OmegaConf.structured(Config)
+    for group, choice in zip(VARIANTS, choices, strict=True):
+        structured[group] = choice
     return structured
 
 
