@@ -39,7 +39,7 @@ KINDS = {
     "leak": Kind(
         "The same picture in two splits",
         "error",
-        "Keep the copies in one split: train with clean.csv, or take one of them out. The result is too good by them.",
+        "Keep the copies in one split: train with clean.csv, or take one of them out. They make the result too good.",
     ),
     "conflict": Kind(
         "The same picture with different labels", "error", "Decide for one label, or take the copies out."
