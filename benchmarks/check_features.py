@@ -160,9 +160,9 @@ def measure_labels(folder: Path) -> None:
     """Flip labels in each set, and print the average precision with which they are found."""
     from sklearn.metrics import average_precision_score
 
-    from headstart.checks.copies import equal_groups
+    from headstart.checks.copies import belonging_together, equal_groups
     from headstart.checks.feature_reader import open_reader
-    from headstart.checks.features import answer_out_of_fold, belonging_together
+    from headstart.checks.features import answer_out_of_fold
     from headstart.checks.wrong_labels import confident_classes, label_scores
     from headstart.data.preprocessing import evaluation_transform
 

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from headstart.checks.alignment import SIDE, alignment_scores
 from headstart.checks.consequences import leaked_images
-from headstart.checks.features import FeatureResults, belonging_together, feature_findings
+from headstart.checks.copies import belonging_together
+from headstart.checks.features import FeatureResults, feature_findings
 from headstart.checks.near_copies import SAME, calibrated_threshold, candidate_pairs
 from headstart.checks.neighbours import Neighbours, nearest_neighbours
 from headstart.checks.outliers import outlier_scores

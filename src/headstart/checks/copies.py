@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from headstart.checks.findings import Finding
 from headstart.checks.table import ImageTable
 
@@ -38,6 +41,20 @@ def connected_groups(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
     for index in sorted(parents):
         groups[root(index)].append(index)
     return list(groups.values())
+
+
+def belonging_together(table: ImageTable, copies: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    """Return, for each image, the first of those that belong together with it: copies, and images of its group."""
+    named = [] if table.samples.groups is None else equal_groups(table.samples.groups)
+    first = np.arange(len(table))
+    for group in connected_groups(links([*copies, *named])):
+        first[group] = group[0]
+    return first
+
+
+def links(groups: Iterable[Sequence[int]]) -> Iterator[tuple[int, int]]:
+    """Return pairs that connect the images of each group."""
+    return ((group[0], other) for group in groups for other in group[1:])
 
 
 def copy_findings(table: ImageTable, groups: Iterable[Sequence[int]], detail: str, prefix: str = "") -> list[Finding]:

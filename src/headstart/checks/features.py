@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from headstart.cache.feature_loaders import FeatureTable
 from headstart.checks.consequences import leak_consequences, leaked_images
-from headstart.checks.copies import connected_groups, copy_findings, equal_groups
+from headstart.checks.copies import belonging_together, connected_groups, copy_findings, links
 from headstart.checks.feature_reader import FeatureReader, open_reader
 from headstart.checks.findings import Consequence, Finding
 from headstart.checks.heads import cross_validate, steps
@@ -103,7 +103,7 @@ def feature_findings(
     different = _first_of_each(len(table), copies)
     similar = compare(features, different, *calibrate(reader, table.samples, features, different), shown=shown)
     near_groups = connected_groups(near_copies(table.samples, similar, shown=shown))
-    every_group = connected_groups(_links([*copies, *near_groups]))
+    every_group = connected_groups(links([*copies, *near_groups]))
     units = belonging_together(table, every_group)
     groups = None if len(np.unique(units)) == len(table) else [str(unit) for unit in units]
     findings = copy_findings(table, near_groups, "nearly identical pixels", "near_")
@@ -128,19 +128,6 @@ def answer_out_of_fold(
     """Return the log probabilities of each image by a head that has seen neither it nor its group; see `answers`."""
     everything, classes = np.arange(len(table)), len(table.class_names)
     return cross_validate(features, everything, table.samples.labels, groups, classes, advance).answers()
-
-
-def belonging_together(table: ImageTable, copies: Sequence[Sequence[int]]) -> NDArray[np.int64]:
-    """Return, for each image, the first of those that belong together with it: copies, and images of its group."""
-    named = [] if table.samples.groups is None else equal_groups(table.samples.groups)
-    first = np.arange(len(table))
-    for group in connected_groups(_links([*copies, *named])):
-        first[group] = group[0]
-    return first
-
-
-def _links(groups: Sequence[Sequence[int]]) -> Iterator[tuple[int, int]]:
-    return ((group[0], other) for group in groups for other in group[1:])
 
 
 def calibrate(

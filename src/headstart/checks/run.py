@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from headstart.cache.disk import writable_cache_folder
 from headstart.checks.clean import clean_tables, copy_groups
+from headstart.checks.copies import belonging_together
 from headstart.checks.facts import Facts, read_facts
 from headstart.checks.files import file_findings
 from headstart.checks.findings import TIERS, Consequence, Finding, check_names, issues_csv, ordered
@@ -75,20 +76,21 @@ def find_issues(config: Config, tiers: Collection[str] = TIERS) -> CheckResult:
     facts = _facts(table, decode=set(tiers) != {"files"})
     of_files = [*refused, *file_findings(table, facts)]
     of_pixels = [] if facts.pixels is None else pixel_findings(table, facts)
+    same = copy_groups(table, [*of_files, *of_pixels], ["copy"])
     findings = of_files if "files" in tiers else []
     if "pixels" in tiers:
         from headstart.checks.wrapper import wrapper_findings  # imported late: scikit-learn takes seconds
 
-        findings = [*findings, *of_pixels, *wrapper_findings(table, *facts.columns())]
+        groups = belonging_together(table, same)
+        findings = [*findings, *of_pixels, *wrapper_findings(table, *facts.columns(), groups=groups)]
     consequences: list[Consequence] = []
     notes = list(images.notes)
     if "features" in tiers:
         from headstart.checks.features import feature_findings  # imported late, as scikit-learn is
 
         # Features have no more to say on pictures that bytes or pixels show to be the same.
-        same = copy_groups(table, [*of_files, *of_pixels], ["copy"])
-        readable, groups = _readable(images, table, facts, same)
-        results = feature_findings(config, readable, image_table(readable), groups)
+        readable, copies = _readable(images, table, facts, same)
+        results = feature_findings(config, readable, image_table(readable), copies)
         findings = [*findings, *results.findings]
         consequences, notes = results.consequences, [*notes, *results.notes]
     checked = [tier for tier in TIERS if tier in tiers]
