@@ -187,7 +187,7 @@ def test_jobs_of_several_processes_leave_one_folder_each(tmp_path: Path) -> None
     assert result.returncode == 0, result.stdout + result.stderr
     assert sorted(path.name for path in (tmp_path / "sweep").glob("[!.]*")) == ["lr=0.001", "lr=0.01", "sweep.csv"]
     for job in (tmp_path / "sweep").glob("lr=*"):
-        expected = {".lock", "job.json", "train.log", *RUN_FILES} - {"csv", "lr_range.csv", "report"}
+        expected = {".lock", "job.json", "train.log", *RUN_FILES} - {"csv", "lr_range.csv", "report", "check.json"}
         assert {path.name for path in job.iterdir()} == expected
         events = [path.name.split(".")[-2] for path in (job / "tensorboard").glob("events.*")]
         assert len(set(events)) == 1  # of one process

@@ -32,7 +32,7 @@ HEADER = np.dtype(
     ]
 )
 # What every file of a format ends with, after which some programs leave other bytes.
-ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b"\x3b"}
+ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 TAIL = 64  # bytes in which the end is looked for
 MAKE, MODEL, DATE, EXIF_TAGS, DATE_TAKEN = 0x010F, 0x0110, 0x0132, 0x8769, 0x9003
 STANDARD_SUM = 3691  # of the luminance table in Annex K of the JPEG standard, which libjpeg scales by the quality
@@ -101,6 +101,8 @@ def check_whole(image: Image.Image, data: bytes) -> None:
         whole = len(data) >= 8 + struct.unpack("<I", data[4:8])[0]
     elif image.format == "BMP":
         whole = len(data) >= struct.unpack("<I", data[2:6])[0]
+    elif image.format == "GIF":
+        whole = False  # the byte that ends a GIF may be anywhere in it
     else:  # of other formats, and of arrays, nothing is expected
         whole = ENDS.get(image.format or "", b"") in data[-TAIL:]
     if not whole:
