@@ -11,7 +11,6 @@ of images.
 from __future__ import annotations
 
 import argparse
-import re
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from common import build_parser, compose_config, describe_machine, write_smooth_
 from numpy.typing import NDArray
 from PIL import Image
 
+from headstart.checks.facts import read_facts
 from headstart.checks.findings import Finding
 from headstart.checks.table import ImageTable, image_table
 from headstart.checks.wrapper import wrapper_findings
@@ -34,35 +34,12 @@ SETS = {
     "ants and bees": ("imagefolder", "hymenoptera"),
     "three breeds": ("pets", "pets-3breeds"),
 }
-COLUMNS = (
-    *("file size", "width", "height", "aspect ratio", "file format", "colour mode", "JPEG quality", "progressive JPEG"),
-    *("number of EXIF tags", "camera", "number in the file name", "length of the file name"),
-    *(f"{part} {channel}" for part in ("border", "mean") for channel in ("red", "green", "blue")),
-)
 
 
-def image_columns(table: ImageTable) -> NDArray[np.float32]:
-    """Return `COLUMNS` of image files, read by Pillow; shape (images, columns)."""
-    rows = [_image_row(Path(path), name) for path, name in zip(table.samples.images, table.samples.names, strict=True)]
-    codes = [
-        np.unique(column, return_inverse=True)[1] if isinstance(column[0], str) else column
-        for column in zip(*rows, strict=True)
-    ]
-    return np.array(codes, dtype=np.float32).T
-
-
-def _image_row(path: Path, name: str) -> tuple[float | str, ...]:
-    with Image.open(path) as image:
-        exif = image.getexif()
-        tables = getattr(image, "quantization", None) or {0: [np.nan]}
-        number = re.findall(r"\d+", Path(name).stem)
-        header = (path.stat().st_size, *image.size, image.width / image.height, image.format or "", image.mode)
-        more = (float(np.sum(tables[0])), float("progressive" in image.info), len(exif), str(exif.get(272, "")))
-        in_name = (float(number[-1][-7:]) if number else np.nan, len(Path(name).stem))
-        image.draft("RGB", (64, 64))
-        pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
-    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]).mean(axis=0)
-    return (*header, *more, *in_name, *border.tolist(), *pixels.mean(axis=(0, 1)).tolist())
+def image_columns(table: ImageTable) -> tuple[list[str], NDArray[np.float32]]:
+    """Return the columns that a check reads of image files, and their names."""
+    with tempfile.TemporaryDirectory() as cache:
+        return read_facts(table, decode=True, folder=Path(cache), advance=lambda _: None).columns()
 
 
 def relabelled(table: ImageTable, labels: NDArray[np.int64]) -> ImageTable:
@@ -121,15 +98,15 @@ def count_alarms(check: Callable[[int], Sequence[Finding]], rounds: int) -> int:
 
 def measure_set(name: str, table: ImageTable, rounds: int) -> None:
     """Print what the labels of a set can be read off, and the number of false alarms with permuted labels."""
-    columns = image_columns(table)
+    names, columns = image_columns(table)
     start = time.perf_counter()
-    found = wrapper_findings(table, COLUMNS, columns)
+    found = wrapper_findings(table, names, columns)
     seconds = time.perf_counter() - start
     print(f"{name}, {len(table)} images, {seconds:.1f} s: {'; '.join(one.detail for one in found) or 'nothing'}")
 
     def permuted(seed: int) -> Sequence[Finding]:
         labels = np.random.default_rng(seed).permutation(table.samples.labels)
-        return wrapper_findings(relabelled(table, labels), COLUMNS, columns, seed=seed)
+        return wrapper_findings(relabelled(table, labels), names, columns, seed=seed)
 
     print(f"{name}, labels permuted: {count_alarms(permuted, rounds)} of {rounds} rounds report something")
 
@@ -140,7 +117,7 @@ def measure_leak(leak: str, images: int, rounds: int) -> None:
     def check(seed: int) -> Sequence[Finding]:
         with tempfile.TemporaryDirectory() as name:
             table = write_leaking_images(Path(name), leak, images, np.random.default_rng(seed))
-            found = wrapper_findings(table, COLUMNS, image_columns(table), seed=seed)
+            found = wrapper_findings(table, *image_columns(table), seed=seed)
         return [one for one in found if leak == "nothing" or one.image.startswith(leak)]
 
     print(f"{leak} planted, {images} images: {count_alarms(check, rounds)} of {rounds} rounds report it")

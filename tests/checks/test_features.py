@@ -60,7 +60,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def found(planted: Path) -> FeatureResults:
     config = composed(*OVERRIDES, f"data.root={planted}")
     images = open_images(config.data)
-    return feature_findings(config, images, image_table(images), [])
+    return feature_findings(config, image_table(images), [], tested=True)
 
 
 def named(results: FeatureResults, kind: str) -> list[tuple[str, str]]:
@@ -91,7 +91,7 @@ def test_clean_splits_have_no_leak_and_no_consequence(tmp_path: Path) -> None:
             save(scene(seed, label), tmp_path / name / f"{seed}.png")
     config = composed(*OVERRIDES, f"data.root={tmp_path}")
     images = open_images(config.data)
-    results = feature_findings(config, images, image_table(images), [])
+    results = feature_findings(config, image_table(images), [], tested=False)
     assert results.consequences == []
     assert results.near_groups == []
     assert {finding.kind for finding in results.findings} <= {"label", "outlier"}
@@ -100,7 +100,7 @@ def test_clean_splits_have_no_leak_and_no_consequence(tmp_path: Path) -> None:
 def test_features_are_shared_with_runs(planted: Path, own_cache: Path, tmp_path: Path) -> None:
     config = composed(*OVERRIDES, f"data.root={planted}", "freeze=true")
     images = open_images(config.data)
-    feature_findings(config, images, image_table(images), [])
+    feature_findings(config, image_table(images), [], tested=True)
     run(config, tmp_path / "run")
     assert own_cache.is_dir()
     assert read_metrics(tmp_path / "run")["features/computed"] == 0
@@ -110,7 +110,7 @@ def test_features_that_are_switched_off_stop_the_check(planted: Path) -> None:
     config = composed(*OVERRIDES, f"data.root={planted}", "features=off", "lr=1e-3")
     images = open_images(config.data)
     with pytest.raises(ConfigError, match="features=auto"):
-        feature_findings(config, images, image_table(images), [])
+        feature_findings(config, image_table(images), [], tested=True)
 
 
 def thumbnail(image: Image.Image) -> torch.Tensor:

@@ -20,7 +20,10 @@ from headstart.cache.fill import Digests, Request, RowCache, image_digests, obta
 from headstart.cache.fingerprints import code_sha256, fingerprint
 from headstart.cache.segments import Rows
 from headstart.data.datamodule import ImageDataModule
+from headstart.models.backbone import Backbone
+from headstart.models.freezing import evaluation_mode
 from headstart.utils.errors import ModelError
+from headstart.utils.hashing import module_sha256
 from headstart.utils.progress import shows_progress
 
 log = logging.getLogger(__name__)
@@ -99,6 +102,40 @@ def frozen_features(
     features_device = device if until_epoch is None else torch.device("cpu")
     features = FeatureDataModule(data, rows[0].get("train"), rows[-1], features_device, until_epoch)
     return FrozenFeatures(features, computed, cached)
+
+
+def backbone_features(
+    backbone: Backbone, data: ImageDataModule, trainer: pl.Trainer, *, engine: str, max_gb: float
+) -> FeatureDataModule | None:
+    """Return the features of images, without augmentation, by a backbone of which nothing may be frozen.
+
+    A run that freezes the same backbone computes the same features, and the other way round.
+
+    Args:
+        backbone: the backbone, which is left as it was, but on the CPU.
+        data: the images.
+        trainer: see `frozen_features`.
+        engine: see `frozen_features`.
+        max_gb: see `frozen_features`.
+
+    Returns:
+        The features, or None, with a warning, if they exceed `max_gb`.
+
+    Raises:
+        HeadstartError: see `frozen_features`.
+    """
+    with evaluation_mode(backbone.module):
+        features = frozen_features(
+            backbone.module,
+            data,
+            trainer,
+            num_features=backbone.num_features,
+            description={"model": backbone.description, "backbone_sha256": module_sha256(backbone.module)},
+            engine=engine,
+            views=1,
+            max_gb=max_gb,
+        )
+    return features.data if features else None
 
 
 def _requests(

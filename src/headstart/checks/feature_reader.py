@@ -8,18 +8,16 @@ from dataclasses import asdict, dataclass
 import lightning.pytorch as pl
 
 from headstart.cache.feature_loaders import FeatureDataModule
-from headstart.cache.features import frozen_features
+from headstart.cache.features import backbone_features
 from headstart.config.schema import CachedFeatures, Config
 from headstart.data.datamodule import ImageDataModule
 from headstart.data.dataset import Samples
 from headstart.data.preprocessing import Transform
 from headstart.models.backbone import Backbone
 from headstart.models.build import open_backbone
-from headstart.models.freezing import evaluation_mode
 from headstart.training.callbacks import ProgressBar
 from headstart.training.trainer import build_trainer, quiet_lightning
 from headstart.utils.errors import ConfigError
-from headstart.utils.hashing import module_sha256
 
 
 @dataclass(frozen=True)
@@ -45,25 +43,16 @@ class FeatureReader:
             ConfigError: they exceed features.max_gb.
             HeadstartError: an image cannot be read, or the backbone fails; see `frozen_features`.
         """
-        module = self.backbone.module
         data = ImageDataModule(splits, training=transform, evaluation=transform, num_workers=self.num_workers)
-        with evaluation_mode(module):
-            features = frozen_features(
-                module,
-                data,
-                self.trainer,
-                num_features=self.backbone.num_features,
-                description={"model": self.backbone.description, "backbone_sha256": module_sha256(module)},
-                engine=self.settings.engine,
-                views=1,
-                max_gb=self.settings.max_gb,
-            )
+        features = backbone_features(
+            self.backbone, data, self.trainer, engine=self.settings.engine, max_gb=self.settings.max_gb
+        )
         if features is None:
             raise ConfigError(
                 f"the features of these images exceed features.max_gb={self.settings.max_gb:g}: raise it, or leave the "
                 f"checks of features out."
             )
-        return features.data
+        return features
 
 
 def open_reader(config: Config) -> FeatureReader:

@@ -31,8 +31,7 @@ from headstart.checks.shift import DIMENSIONS, shift_findings
 from headstart.checks.table import ImageTable
 from headstart.checks.wrong_labels import can_answer, label_findings
 from headstart.config.schema import Config
-from headstart.data.build import open_source
-from headstart.data.dataset import LabelledImages, Samples
+from headstart.data.dataset import Samples
 from headstart.data.preprocessing import compose, evaluation_transform, resize_and_crop, to_normalised_tensor
 from headstart.utils.progress import Advance, progress_bar, shows_progress
 
@@ -81,7 +80,7 @@ class Similarities:
 
 
 def feature_findings(
-    config: Config, images: LabelledImages, table: ImageTable, copies: Sequence[Sequence[int]]
+    config: Config, table: ImageTable, copies: Sequence[Sequence[int]], *, tested: bool
 ) -> FeatureResults:
     """Check images by the features of the config's backbone.
 
@@ -89,9 +88,9 @@ def feature_findings(
 
     Args:
         config: the checked config; its groups data, model, features and trainer count.
-        images: the images by split; all of them can be read.
-        table: the same images in one table.
+        table: the images; all of them can be read.
         copies: indices of the images of each group of identical pictures.
+        tested: whether the test split is the source's own: one that is drawn at random does not differ from train.
 
     Raises:
         HeadstartError: an image cannot be read, or the backbone or its weights are not available.
@@ -114,7 +113,7 @@ def feature_findings(
         else:
             notes.append("labels were not checked: there are too few images, classes or groups")
     findings += outlier_findings(table, similar.images, similar.neighbours)
-    if "test" in images.splits and _has_own_test(config):
+    if tested:
         findings += shift_findings(table, similar.components(len(table)), np.intersect1d(units, similar.images))
     leaked = leaked_images(table, every_group)
     with progress_bar("Measuring what leaks do", steps(len(table)), shown=shown) as advance:
@@ -172,8 +171,3 @@ def _first_of_each(images: int, copies: Sequence[Sequence[int]]) -> NDArray[np.i
     """Return the indices of all images but the later ones of each group of identical pictures."""
     later = np.array([index for group in copies for index in sorted(group)[1:]], dtype=np.int64)
     return np.setdiff1d(np.arange(images), later)
-
-
-def _has_own_test(config: Config) -> bool:
-    """Tell whether the test split is the source's own: one that is drawn at random does not differ from train."""
-    return "test" in open_source(config.data.source, **config.data.of_source()).splits

@@ -16,14 +16,14 @@ from headstart.checks.findings import Finding
 from headstart.checks.table import SPLITS, ImageTable
 from headstart.data.group_names import suggest_groups
 from headstart.data.image_io import ROTATED
+from headstart.utils.statistics import robust_deviation
 
 # What more than one image in twenty has is a property of the data set, and nothing that stands out.
 UNUSUAL = 0.05
 # An image stands out if its side (the root of its pixels) or its aspect ratio is this many times larger or smaller than
 # the median, and this far outside of what is common: Gaussian values are as far once in two million times.
 TIMES = {"size": 3.0, "aspect_ratio": 2.0}
-MADS = 5.0
-MAD_SCALE = 1.4826  # the standard deviation of Gaussian values whose MAD is 1
+DEVIATIONS = 5.0
 # From 10:1 on, whoever answers the larger of two classes each time is right at least ten times in eleven.
 IMBALANCE = 10
 SMALL_CLASS = 5  # with fewer images, even five folds cannot each have one
@@ -125,7 +125,7 @@ def _outliers(values: NDArray[np.float64], times: float, facts: Facts) -> list[t
         return []
     logs = np.log(values)
     distances = logs - np.median(logs)
-    far = max(np.log(times), MADS * MAD_SCALE * float(np.median(np.abs(distances))))
+    far = max(np.log(times), DEVIATIONS * robust_deviation(logs))
     found = np.flatnonzero(np.abs(distances) > far).tolist()
     return [(index, float(np.exp(distances[index]))) for index in found] if are_unusual(len(found), facts) else []
 

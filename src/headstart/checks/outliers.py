@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from headstart.checks.findings import Finding
 from headstart.checks.neighbours import Neighbours
 from headstart.checks.table import ImageTable
+from headstart.utils.statistics import robust_deviation
 
 LIMIT = 6.0  # robust standard deviations
-MAD = 1.4826  # standard deviations in a median absolute deviation of normally distributed values
 FEWEST = 50  # images, for a median and a deviation that mean something
 
 
@@ -23,7 +23,7 @@ def outlier_scores(neighbours: Neighbours) -> NDArray[np.float64]:
     distances = 1.0 - neighbours.similarities.mean(axis=1, dtype=np.float64)
     logs = np.log(np.maximum(distances, 1e-6))
     deviations = logs - np.median(logs)
-    scale = MAD * float(np.median(np.abs(deviations)))
+    scale = robust_deviation(logs)
     scores: NDArray[np.float64] = deviations / scale if scale > 0 else np.zeros(len(deviations))
     return scores
 

@@ -19,7 +19,7 @@ from headstart.checks.findings import TIERS, Consequence, Finding, check_names, 
 from headstart.checks.page import write_page
 from headstart.checks.pixels import pixel_findings
 from headstart.checks.result import CheckResult
-from headstart.checks.table import SPLITS, ImageTable, image_table
+from headstart.checks.table import ImageTable, image_table
 from headstart.config.schema import Config
 from headstart.data.build import open_grouped, split_images
 from headstart.data.dataset import LabelledImages
@@ -89,8 +89,7 @@ def find_issues(config: Config, tiers: Collection[str] = TIERS) -> CheckResult:
         from headstart.checks.features import feature_findings  # imported late, as scikit-learn is
 
         # Features have no more to say on pictures that bytes or pixels show to be the same.
-        readable, copies = _readable(images, table, facts, same)
-        results = feature_findings(config, readable, image_table(readable), copies)
+        results = feature_findings(config, *_readable(table, facts, same), tested="test" in source.splits)
         findings = [*findings, *results.findings]
         consequences, notes = results.consequences, [*notes, *results.notes]
     checked = [tier for tier in TIERS if tier in tiers]
@@ -110,16 +109,11 @@ def _splits(source: LabelledImages, config: Config) -> tuple[LabelledImages, lis
         return source, [Finding("splits", "all images", detail=str(error))]
 
 
-def _readable(
-    images: LabelledImages, table: ImageTable, facts: Facts, groups: Sequence[Sequence[int]]
-) -> tuple[LabelledImages, list[list[int]]]:
+def _readable(table: ImageTable, facts: Facts, groups: Sequence[Sequence[int]]) -> tuple[ImageTable, list[list[int]]]:
     """Return the images that can be read, and groups of indices into all images as indices into those."""
     readable = np.array([not error for error in facts.error], dtype=bool)
-    splits = {}
-    for number, split in enumerate(SPLITS):
-        chosen: NDArray[np.int64] = np.flatnonzero(readable[table.splits == number])
-        if len(chosen):
-            splits[split] = images.splits[split].take(chosen)
+    chosen: NDArray[np.int64] = np.flatnonzero(readable)
     places = np.cumsum(readable) - 1
     among = [[int(places[index]) for index in group if readable[index]] for group in groups]
-    return replace(images, splits=splits), [group for group in among if len(group) > 1]
+    rest = ImageTable(table.samples.take(chosen), table.splits[chosen], table.class_names)
+    return rest, [group for group in among if len(group) > 1]

@@ -19,30 +19,26 @@ RIDGE = 1.0  # added to the variance of a component that is scaled to 1
 LEAST_AUC, LARGEST_P = 0.6, 0.01  # a smaller difference is of no consequence, or may be chance
 
 
-def shift_findings(
-    table: ImageTable, features: Tensor, units: NDArray[np.int64], *, split: str = "test", seed: int = 0
-) -> list[Finding]:
-    """Return a finding if train and another split can be told apart by the features of their images.
+def shift_findings(table: ImageTable, features: Tensor, units: NDArray[np.int64]) -> list[Finding]:
+    """Return a finding if train and test can be told apart by the features of their images.
 
     Args:
         table: the images.
         features: a few features of each, such as principal components, shape (images, dimensions).
         units: the images to compare, one of each group of images that belong together, int64.
-        split: the other split.
-        seed: seed of the folds and permutations.
     """
-    rng = np.random.default_rng(seed)
+    rng, test = np.random.default_rng(0), SPLITS.index("test")
     sides = table.splits[units]
-    units = units[(sides == SPLITS.index("train")) | (sides == SPLITS.index(split))]
+    units = units[(sides == SPLITS.index("train")) | (sides == test)]
     units = rng.permutation(units)[:MOST_IMAGES]
-    in_split = table.splits[units] == SPLITS.index(split)
+    in_split = table.splits[units] == test
     if min(in_split.sum(), (~in_split).sum()) < FEWEST_IMAGES:
         return []
     auc, p = told_apart(features[torch.from_numpy(units)], in_split, table.samples.labels[units], rng)
     if auc < LEAST_AUC or p > LARGEST_P:
         return []
-    detail = f"a classifier tells images of train from those of {split}: AUC {auc:.2f} (0.5 is chance), p = {p:.3f}"
-    return [Finding("shift", split, score=auc, detail=detail)]
+    detail = f"a classifier tells images of train from those of test: AUC {auc:.2f} (0.5 is chance), p = {p:.3f}"
+    return [Finding("shift", "test", score=auc, detail=detail)]
 
 
 def told_apart(

@@ -5,6 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
+
+MAD_SCALE = 1.4826  # the standard deviation of Gaussian values whose median absolute deviation is 1
+
+
+def robust_deviation(values: NDArray[np.float64]) -> float:
+    """Compute the median absolute deviation, scaled to the standard deviation of Gaussian values (Hampel, 1974)."""
+    return MAD_SCALE * float(np.median(np.abs(values - np.median(values))))
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float]:

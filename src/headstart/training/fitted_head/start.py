@@ -11,16 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headstart.cache.feature_loaders import FeatureDataModule
-from headstart.cache.features import frozen_features
+from headstart.cache.features import backbone_features
 from headstart.data.datamodule import ImageDataModule
 from headstart.models.backbone import Backbone
-from headstart.models.freezing import evaluation_mode
 from headstart.models.head import FittedHead
 from headstart.training.fitted_head.fit import choose_weight_decay, fit_at_once, training_rows
 from headstart.training.fitted_head.objective import Loss
 from headstart.training.fitted_head.path import PRECISIONS
 from headstart.training.fitted_head.rows import spectrum_of
-from headstart.utils.hashing import module_sha256
 from headstart.utils.progress import progress_bar, shows_progress
 
 log = logging.getLogger(__name__)
@@ -95,15 +93,4 @@ def _features(
         evaluation=datamodule.evaluation,
         num_workers=datamodule.num_workers,
     )
-    with evaluation_mode(backbone.module):
-        features = frozen_features(
-            backbone.module,
-            images,
-            trainer,
-            num_features=backbone.num_features,
-            description={"model": backbone.description, "backbone_sha256": module_sha256(backbone.module)},
-            engine=engine,
-            views=1,
-            max_gb=max_gb,
-        )
-    return features.data if features else None
+    return backbone_features(backbone, images, trainer, engine=engine, max_gb=max_gb)

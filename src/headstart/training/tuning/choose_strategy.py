@@ -11,13 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from headstart.cache.features import frozen_features
+from headstart.cache.features import backbone_features
 from headstart.data.datamodule import ImageDataModule
 from headstart.models.backbone import Backbone
-from headstart.models.freezing import evaluation_mode
 from headstart.models.model_folder import read_checkpoint
 from headstart.utils.errors import ModelError
-from headstart.utils.hashing import module_sha256
 
 FROZEN, SCRATCH = "frozen", "scratch"  # the choices that are no name of `conf/finetune/`
 PROBED = 2000  # images for the linear probe; enough to measure an accuracy to within 0.02
@@ -119,19 +117,9 @@ def choose_strategy(
         return StrategyChoice(**saved)
     labels = datamodule.splits["train"].labels
     subset = balanced_subset(datamodule, seed)
-    with evaluation_mode(backbone.module):
-        features = frozen_features(
-            backbone.module,
-            subset,
-            trainer,
-            num_features=backbone.num_features,
-            description={"model": backbone.description, "backbone_sha256": module_sha256(backbone.module)},
-            engine="auto",
-            views=1,
-            max_gb=max_gb,
-        )
+    features = backbone_features(backbone, subset, trainer, engine="auto", max_gb=max_gb)
     assert features is not None
-    rows = torch.cat([batch for batch, _ in features.data.evaluation_dataloader("train")])
+    rows = torch.cat([batch for batch, _ in features.evaluation_dataloader("train")])
     return decide(len(labels) / len(np.unique(labels)), similarity(rows, subset.splits["train"].labels, seed))
 
 
