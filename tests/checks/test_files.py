@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from headstart.checks.facts import Facts
-from headstart.checks.files import byte_groups, file_findings
+from headstart.checks.files import byte_groups, file_findings, group_findings
 from headstart.checks.findings import Finding
 from headstart.checks.table import ImageTable, image_table
 from headstart.data.build import open_images
@@ -127,7 +127,7 @@ def test_groups_that_splits_divide(tmp_path: Path) -> None:
     ]
     for index, (name, _, _) in enumerate(files):
         Image.new("RGB", (index + 1, 8)).save(tmp_path / name)
-    (group,) = of_kind("group", found(table_of(tmp_path, files), tmp_path))
+    (group,) = group_findings(table_of(tmp_path, files))
     assert group.score == 5
     assert "data.group_pattern=(patient\\d+)_ keeps them together" in group.detail
     assert {group.image[:9], group.other[:9]} == {"patient00"}

@@ -21,7 +21,6 @@ from headstart.utils.errors import DataError
 from headstart.utils.progress import progress_bar
 
 SHOWN = 10_000  # fewer files are checked before a progress bar would be read
-SAID = ("group",)  # kinds that the notes on the images are about already
 log = logging.getLogger(__name__)
 _checked: dict[str, list[Finding]] = {}  # by the settings of the data, for the jobs of a sweep in this process
 
@@ -70,7 +69,7 @@ def log_findings(findings: list[Finding]) -> None:
     """Log a line for each kind of error or warning: what it is, how many there are, and an example."""
     counts = Counter(found.kind for found in findings)
     for kind, count in counts.items():
-        if KINDS[kind].severity != "note" and kind not in SAID:
+        if KINDS[kind].severity != "note":
             example = next(found for found in findings if found.kind == kind)
             log.warning("%s: %d, such as %s. `headstart check` shows them", KINDS[kind].title, count, named(example))
 

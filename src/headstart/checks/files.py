@@ -30,7 +30,7 @@ SMALL_CLASS = 5  # with fewer images, even five folds cannot each have one
 
 
 def file_findings(table: ImageTable, facts: Facts) -> list[Finding]:
-    """Return what is wrong with the files of images, and with their classes, splits and names.
+    """Return what is wrong with the files of images, and with their classes and splits.
 
     Args:
         table: the images.
@@ -40,7 +40,7 @@ def file_findings(table: ImageTable, facts: Facts) -> list[Finding]:
     files = not isinstance(table.samples.images, np.ndarray)
     findings += copy_findings(table, byte_groups(facts), "identical bytes" if files else "identical pixels")
     if files:
-        findings += [*_extensions(table, facts), *_orientations(table, facts), *_groups(table)]
+        findings += [*_extensions(table, facts), *_orientations(table, facts)]
     return [*findings, *_sizes(table, facts), *_modes(table, facts), *_classes(table)]
 
 
@@ -88,8 +88,9 @@ def _orientations(table: ImageTable, facts: Facts) -> Iterator[Finding]:
         yield Finding("orientation", table.samples.names[index], detail=detail)
 
 
-def _groups(table: ImageTable) -> list[Finding]:
-    if table.samples.groups is not None:
+def group_findings(table: ImageTable) -> list[Finding]:
+    """Return a finding if file names look as if splits divided groups; a run says so when it opens its images."""
+    if table.samples.groups is not None or isinstance(table.samples.images, np.ndarray):
         return []
     found = suggest_groups(table.samples.names, table.samples.labels, [SPLITS[split] for split in table.splits])
     if found is None:

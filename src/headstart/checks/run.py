@@ -14,7 +14,7 @@ from headstart.cache.disk import writable_cache_folder
 from headstart.checks.clean import clean_tables, copy_groups
 from headstart.checks.copies import belonging_together
 from headstart.checks.facts import Facts, read_facts
-from headstart.checks.files import file_findings
+from headstart.checks.files import file_findings, group_findings
 from headstart.checks.findings import TIERS, Consequence, Finding, check_names, issues_csv, ordered
 from headstart.checks.page import write_page
 from headstart.checks.pixels import pixel_findings
@@ -74,7 +74,7 @@ def find_issues(config: Config, tiers: Collection[str] = TIERS) -> CheckResult:
     images, refused = _splits(source, replace(config, data=replace(config.data, train_per_class=None)))
     table = image_table(images)
     facts = _facts(table, decode=set(tiers) != {"files"})
-    of_files = [*refused, *file_findings(table, facts)]
+    of_files = [*refused, *file_findings(table, facts), *group_findings(table)]
     of_pixels = [] if facts.pixels is None else pixel_findings(table, facts)
     same = copy_groups(table, [*of_files, *of_pixels], ["copy"])
     findings = of_files if "files" in tiers else []
