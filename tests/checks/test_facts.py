@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from headstart.cache.disk import DIGESTS, FACTS, cached_sets, clear
 from headstart.cache.fingerprints import file_digests
-from headstart.checks.facts import Facts, read_facts
+from headstart.checks.facts import BATCH, Facts, read_facts
 from headstart.data.dataset import LabelledImages, Samples
 from headstart.data.image_io import decode_image
 from headstart.utils.errors import DataError
@@ -163,6 +164,23 @@ def test_progress_counts_every_image_once(tmp_path: Path) -> None:
         counts: list[int] = []
         read_facts(table, decode=True, folder=tmp_path, advance=counts.append)
         assert sum(counts) == 5
+
+
+def test_many_images_are_read_in_processes_with_the_same_result(tmp_path: Path) -> None:
+    names = scenes(tmp_path, 4 * BATCH + 1, (40, 30))
+    (tmp_path / names[3]).write_bytes(b"no image")
+    table = train_table(tmp_path, names)
+    drawn = torch.get_rng_state()
+    facts = facts_of(table, tmp_path / "cache")
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert [index for index, error in enumerate(facts.error) if error] == [3]
+    for index in (0, 3, 4 * BATCH):  # one by itself is read in this process
+        alone = facts_of(train_table(tmp_path, names[index : index + 1]), tmp_path / f"cache {index}")
+        assert facts.pixels is not None
+        assert alone.pixels is not None
+        assert alone.error == facts.error[index : index + 1]
+        assert alone.header[0].tobytes() == facts.header[index].tobytes()
+        assert alone.pixels[0].tobytes() == facts.pixels[index].tobytes()
 
 
 def test_arrays_have_facts_as_files_have(tmp_path: Path) -> None:

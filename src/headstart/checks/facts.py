@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import PIL
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 
 from headstart.cache.disk import DIGESTS, FACTS, GIGABYTE, make_room, sets_folder
 from headstart.cache.fingerprints import array_digests, file_digests
@@ -26,12 +26,12 @@ from headstart.checks.measures import PIXELS, SIDE, measure, small_copy
 from headstart.checks.table import ImageTable
 from headstart.data.image_io import FORMATS, why_unreadable
 from headstart.data.preprocessing import PIXELS_VERSION
-from headstart.data.workers import available_cores
-from headstart.utils.files import regular_file
+from headstart.data.workers import default_workers, exit_with_parent
+from headstart.utils.files import read_regular
 from headstart.utils.hashing import description_sha256
 
 VERSION = 1  # of the facts: raise it when any of their values changes
-BATCH = 64  # images that a thread measures at once
+BATCH = 32  # images that are measured at once: more need memory that the system has to provide anew each time
 CHUNK = 4096  # images that are hashed and then measured, while the system still has their files in memory
 LIMIT = GIGABYTE  # maximum size of all facts in the cache, those of about four million images
 LARGEST = 10**9  # numbers in names are cut off here: float32 has no place for all digits
@@ -105,8 +105,7 @@ def _last_number(stem: str) -> float:
 def read_facts(table: ImageTable, *, decode: bool, folder: Path, advance: Callable[[int], None]) -> Facts:
     """Return the facts of all images; a file that cannot be read gives an error in them.
 
-    A file is read twice: for its digest, and for everything else if the cache has nothing under that digest. Threads
-    do it, not processes: reading, hashing and decoding hold no lock of Python's, and there is nothing to start.
+    A file is read twice: for its digest, and for everything else if the cache has nothing under that digest.
 
     Args:
         table: the images.
@@ -122,14 +121,13 @@ def read_facts(table: ImageTable, *, decode: bool, folder: Path, advance: Callab
     facts = Facts([], [""] * count, np.zeros(count, dtype=HEADER), pixels, table.samples.names)
     with ExitStack() as stack:
         stores = [stack.enter_context(closing(_open_store(folder, dtype))) for dtype in dtypes]
-        threads = stack.enter_context(ThreadPoolExecutor(available_cores()))
         for start in range(0, count, CHUNK):
             images = table.samples.images[start : start + CHUNK]
             if isinstance(images, np.ndarray):
                 facts.digest.extend(array_digests(images))
             else:
                 facts.digest.extend(file_digests(images, folder / DIGESTS, lambda _: None))
-            _read_chunk(images, start, facts, stores, threads, advance)
+            _read_chunk(images, start, facts, stores, advance)
     make_room(
         folder, 0, LIMIT, kind=FACTS
     )  # rows are small: they are evicted afterwards, the least recently used first
@@ -155,7 +153,6 @@ def _read_chunk(
     start: int,
     facts: Facts,
     stores: Sequence[FeatureStore],
-    threads: ThreadPoolExecutor,
     advance: Callable[[int], None],
 ) -> None:
     """Fill in the facts of some images, the first of which is at `start`, from the cache or from the images."""
@@ -174,8 +171,7 @@ def _read_chunk(
         if keys[index] in missing:
             equal.setdefault(index if digest == NOTHING else digest, []).append(index)
     first = [indices[0] for indices in equal.values()]
-    batches = [first[i : i + BATCH] for i in range(0, len(first), BATCH)]
-    for batch in threads.map(partial(_read_batch, images, digests, decode=facts.pixels is not None), batches):
+    for batch in _read(images, digests, first, decode=facts.pixels is not None):
         _remember(batch, digests, stores)
         for position, index in enumerate(batch.indices):
             same = np.add(equal[index if digests[index] == NOTHING else digests[index]], start)
@@ -204,8 +200,47 @@ class _Batch:
     pixels: NDArray[np.void] | None
 
 
+def _read(images: Images, digests: Sequence[bytes], indices: Sequence[int], *, decode: bool) -> Iterator[_Batch]:
+    """Read the images at these indices, each file once, in worker processes if there are many.
+
+    Threads would hardly help: half of the time goes to Python's own code, which holds a lock.
+    """
+    batches = [indices[start : start + BATCH] for start in range(0, len(indices), BATCH)]
+    forked = torch.multiprocessing.get_start_method() == "fork"  # others import the caller's script again
+    yield from DataLoader(
+        _Batches(images, digests, batches, decode),
+        batch_size=None,
+        num_workers=min(default_workers(), len(batches) // 2) if forked else 0,
+        worker_init_fn=exit_with_parent,
+        generator=torch.Generator(),  # its own, so that the run's random state does not depend on what is cached
+    )
+
+
+@dataclass(frozen=True)
+class _Batches(Dataset[_Batch]):
+    """A dataset of batches; see `_read`.
+
+    Attributes:
+        images: the images.
+        digests: their digests.
+        batches: indices of the images of each batch.
+        decode: whether to decode them, too.
+    """
+
+    images: Images
+    digests: Sequence[bytes]
+    batches: Sequence[Sequence[int]]
+    decode: bool
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> _Batch:
+        return _read_batch(self.images, self.digests, self.batches[index], decode=self.decode)
+
+
 def _read_batch(images: Images, digests: Sequence[bytes], indices: Sequence[int], *, decode: bool) -> _Batch:
-    """Read the images at these indices, each file once."""
+    """Read the images at these indices."""
     count = len(indices)
     errors, header = [""] * count, np.zeros(count, dtype=HEADER)
     copies = np.zeros((count, SIDE, SIDE, 3), dtype=np.uint8)
@@ -233,7 +268,7 @@ def _read_batch(images: Images, digests: Sequence[bytes], indices: Sequence[int]
 
 
 def _read_bytes(path: str, digest: bytes) -> bytes:
-    data = regular_file(Path(path)).read_bytes()
+    data = read_regular(path)
     if not data:
         raise ValueError("the file is empty")
     if hashlib.sha256(data).digest() != digest:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from headstart.checks.findings import Finding
 from headstart.checks.table import ImageTable
+from headstart.data.group_folds import assign_group_folds
+from headstart.data.workers import available_cores
 
 FOLDS = 5
 MAX_ROWS = 10_000  # the standard error of an accuracy is then at most half a percentage point
@@ -168,19 +170,8 @@ def _choose_rows(
         kept[rng.permutation(members)[: max(FOLDS, round(fraction * len(members)))]] = True
     chosen = np.flatnonzero(kept[units])
     labels = np.searchsorted(classes, labels[chosen])
-    folds = _folds(labels, groups[chosen], int(rng.integers(2**31)))
+    folds = assign_group_folds(labels, groups[chosen], FOLDS, rng)
     return _Rows(columns[chosen], labels, folds, np.unique(units[chosen], return_inverse=True)[1], len(classes))
-
-
-def _folds(labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # imported late: it takes a second
-
-    grouped = len(np.unique(groups)) < len(groups)  # by groups it takes seconds for many images
-    splitter = (StratifiedGroupKFold if grouped else StratifiedKFold)(FOLDS, shuffle=True, random_state=seed)
-    folds = np.zeros(len(labels), dtype=np.int64)
-    for fold, (_, held_out) in enumerate(splitter.split(labels, labels, groups if grouped else None)):
-        folds[held_out] = fold
-    return folds
 
 
 def _single_columns(rows: _Rows, rng: np.random.Generator) -> dict[int, tuple[float, float]]:
@@ -278,7 +269,9 @@ def _forest_answers(columns: NDArray[np.float32], rows: _Rows, seed: int) -> NDA
     for fold in np.unique(rows.folds):
         held_out = rows.folds == fold
         least = max(MIN_LEAF, len(columns) // 1000)  # the size of a tree is leaves times classes
-        forest = ExtraTreesClassifier(TREES, min_samples_leaf=least, class_weight="balanced", random_state=seed)
+        forest = ExtraTreesClassifier(
+            TREES, min_samples_leaf=least, class_weight="balanced", random_state=seed, n_jobs=available_cores()
+        )
         answers[held_out] = forest.fit(columns[~held_out], rows.labels[~held_out]).predict(columns[held_out])
     return answers
 

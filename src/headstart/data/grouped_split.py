@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.data.dataset import Samples
+from headstart.data.group_folds import assign_group_folds
 from headstart.utils.errors import DataError
 
 Counts = NDArray[np.float64]
@@ -18,9 +18,7 @@ Mask = NDArray[np.bool_]
 Indices = NDArray[np.int64]
 
 FOLDS = 20  # a split is put together from folds of a twentieth of the images, or of less for a smaller split
-ATTEMPTS = 10  # maximum number of attempts; each begins with other folds
-MAX_DEALT = 250  # more groups are bundled at random first: scikit-learn takes 2 milliseconds to deal each to 20 folds
-WORK = 1000  # limit of groups times attempts
+ATTEMPTS = 40  # maximum number of attempts; each begins with other folds
 CLOSE = 0.02  # an attempt that is off by at most this fraction of the split's images is taken at once
 
 
@@ -29,9 +27,9 @@ def grouped_split(
 ) -> tuple[Indices, Indices]:
     """Split samples in two without dividing a group, stratified by class as far as the groups allow.
 
-    scikit-learn's `StratifiedGroupKFold` gives fractions of 1/k only. Therefore it deals the groups to many folds here,
-    and those are united whose images are nearest to the wanted numbers of each class. Then groups change sides as long
-    as that brings the split nearer. The best of several such attempts is returned.
+    The groups are dealt to many folds, and those are united whose images are nearest to the wanted numbers of each
+    class. Then groups change sides as long as that brings the split nearer. The best of several such attempts is
+    returned.
 
     Args:
         samples: images with groups.
@@ -57,8 +55,10 @@ def grouped_split(
     target = _Target(wanted, images.sum(axis=0), members.sum(axis=0), len(later))
     best, least = np.zeros(len(numbers), dtype=np.bool_), math.inf
     rng = np.random.default_rng(seed)
-    for _ in range(max(1, min(ATTEMPTS, WORK // min(len(numbers), MAX_DEALT)))):
-        folds = _deal(samples.labels, codes, float(wanted.sum()), rng)
+    number = min(max(FOLDS, math.ceil(len(samples) / float(wanted.sum()))), len(numbers))
+    for _ in range(ATTEMPTS):
+        folds = np.zeros(len(numbers), dtype=np.int64)
+        folds[codes] = assign_group_folds(samples.labels, codes, number, rng)
         start = rng.random(folds.max() + 1) < wanted.sum() / len(samples)  # each attempt begins elsewhere
         union = _approach(target, start, _sums(images, folds), _sums(members, folds))
         chosen = _approach(target, union[folds], images, members)
@@ -101,33 +101,6 @@ class _Target(NamedTuple):
         missing = (groups < np.minimum(self.groups, 1)) + (self.groups - groups < np.minimum(self.groups, self.later))
         costs: Counts = np.abs(images - self.wanted).sum(axis=-1) + 2 * self.images.sum() * missing.sum(axis=-1)
         return costs
-
-
-def _deal(labels: Indices, codes: Indices, size: float, rng: np.random.Generator) -> Indices:
-    """Deal groups to folds in a random order, stratified.
-
-    Args:
-        labels: class index of each image, shape (N,).
-        codes: index of each image's group, shape (N,).
-        size: number of images of the split.
-        rng: gives the order.
-
-    Returns:
-        The fold of each group, shape (groups,).
-    """
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    groups = int(codes.max()) + 1
-    bundles = rng.permutation(groups) % MAX_DEALT
-    largest_class = int(np.bincount(labels).max())
-    number = min(max(FOLDS, math.ceil(len(labels) / size)), groups, MAX_DEALT, largest_class)
-    dealer = StratifiedGroupKFold(number, shuffle=True, random_state=int(rng.integers(2**31)))
-    folds = np.zeros(groups, dtype=np.int64)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The least populated class", UserWarning)  # its groups change sides later
-        for fold, (_, dealt) in enumerate(dealer.split(labels, labels, bundles[codes])):
-            folds[codes[dealt]] = fold
-    return folds
 
 
 def _sums(values: Counts, folds: Indices) -> Counts:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from headstart.utils.errors import DataError
-from headstart.utils.files import regular_file
+from headstart.utils.files import read_regular, regular_file
 
 if TYPE_CHECKING:  # the `headstart` command lists images without importing torch
     from torch import Tensor
@@ -109,7 +109,7 @@ def read_bytes(path: str | Path) -> bytes:
         DataError: the file is missing, not a regular file, or cannot be read.
     """
     try:
-        return regular_file(Path(path)).read_bytes()
+        return read_regular(path)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file.") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
@@ -163,7 +163,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
 def _open(source: str | Path | io.BytesIO, path: str | Path) -> Iterator[Image.Image]:
     """Open an image file or its bytes; errors of the `with` block become a DataError that names the path."""
     try:
-        opened = source if isinstance(source, io.BytesIO) else regular_file(Path(source))
+        opened = source if isinstance(source, io.BytesIO) else regular_file(source)
         with Image.open(opened, formats=FORMATS) as file:
             yield file
     except Exception as error:
@@ -198,14 +198,15 @@ def why_unreadable(error: Exception) -> str:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image to upright RGB.
+    """Convert an image to upright RGB; one that is both already is returned itself.
 
     Raises:
         Exception: Pillow's parsers raise all sorts of errors for damaged images; `why_unreadable` explains them.
     """
     check_sides(image.size)
     with suppress(struct.error):  # damaged EXIF: keep the image as it is, its orientation is unknown
-        image = ImageOps.exif_transpose(image)
+        if image.getexif().get(ORIENTATION, 1) != 1:  # otherwise Pillow copies, in half of the time of decoding
+            image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         # 16-bit grey images have mode I;16 or I, and Pillow's own conversion would clip them at 255.
         values = np.asarray(image)
@@ -213,4 +214,5 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray(np.clip(values >> 8 if is_16_bit else values, 0, 255).astype(np.uint8))
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # converting a palette with transparency directly makes Pillow warn
-    return image.convert("RGB")
+    image.load()  # Pillow decodes lazily
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -12,7 +12,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from headstart.utils.errors import DiskError, disk_full_message, is_disk_full
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # most callers do not need torch, which is slow to import
 INHERITED_PIPES = ("/dev/fd/", "/proc/self/fd/")
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet reads cells that begin with these as formulas
 MAX_TEXT_BYTES = 64 * 2**20  # maximum size of a text file; names and metrics of 20,000 classes take 5 MB
+AnyPath = TypeVar("AnyPath", bound=str | Path)
 KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -89,7 +90,7 @@ def _umask() -> int:
     return mask
 
 
-def regular_file(path: Path) -> Path:
+def regular_file(path: AnyPath) -> AnyPath:
     """Return the path if it is a regular file or a link to one, and raise an error otherwise.
 
     Reading a pipe, a socket or a device may never end. A pipe that this process inherited open, such as a shell's
@@ -98,12 +99,22 @@ def regular_file(path: Path) -> Path:
     Raises:
         OSError: the path is not a regular file, or does not exist.
     """
-    mode = path.stat().st_mode
+    mode = os.stat(path).st_mode  # noqa: PTH116 (a sixth of the time of Path.stat, which counts for 100,000 images)
     inherited = stat.S_ISFIFO(mode) and str(path).startswith(INHERITED_PIPES)
     if not (stat.S_ISREG(mode) or inherited):
         kind = KINDS.get(stat.S_IFMT(mode), "something else")
         raise OSError(errno.EINVAL, f"{kind}, not a regular file", str(path))
     return path
+
+
+def read_regular(path: str | Path) -> bytes:
+    """Read a regular file whole.
+
+    Raises:
+        OSError: see `regular_file`.
+    """
+    with open(regular_file(path), "rb", buffering=0) as file:  # noqa: PTH123 (faster than Path.open, too)
+        return file.readall()
 
 
 def remove_unfinished(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,19 @@ from typing import Any
 import torch
 from torch import nn
 
+BLOCK = 2**20  # bytes that are read at once
+
 
 def file_sha256(path: str | Path) -> bytes:
     """Compute the SHA-256 of a file, as 32 bytes."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+    # For a small file, `hashlib.file_digest` takes five times as long: each call gives another thread its turn.
+    digest, file = hashlib.sha256(), os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        while block := os.read(file, BLOCK):
+            digest.update(block)
+    finally:
+        os.close(file)
+    return digest.digest()
 
 
 def module_sha256(module: nn.Module) -> str:

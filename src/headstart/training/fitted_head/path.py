@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from headstart.data.group_folds import assign_group_folds
 from headstart.training.fitted_head.folded_rows import FoldedRows
 from headstart.training.fitted_head.lbfgs import LBFGS
 from headstart.training.fitted_head.objective import Loss, Preconditioner, Sums, regularized
@@ -65,33 +65,22 @@ def inner_folds(labels: NDArray[np.int64], groups: Sequence[str] | None) -> NDAr
     count = number_of_folds(labels, groups)
     if count < 2:
         raise ConfigError(
-            "optimizer.weight_decay=auto: it is chosen by cross-validation, and all training images are of one group, "
-            "or each is the only one of its class. Give a number, such as optimizer.weight_decay=0.01."
+            "optimizer.weight_decay=auto: it is chosen by cross-validation, and all training images are of one "
+            "group. Give a number, such as optimizer.weight_decay=0.01."
         )
-    folds = np.empty(len(labels), dtype=np.int64)
+    rng = np.random.default_rng(0)
     if groups is not None:
-        from sklearn.model_selection import StratifiedGroupKFold
-
-        splitter = StratifiedGroupKFold(count, shuffle=True, random_state=0)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The least populated class")
-            for fold, (_, held_out) in enumerate(splitter.split(labels, labels, list(groups))):
-                folds[held_out] = fold
-        return folds
-    order = np.random.default_rng(0).permutation(len(labels))
+        return assign_group_folds(labels, groups, count, rng)
+    folds = np.empty(len(labels), dtype=np.int64)
+    order = rng.permutation(len(labels))
     by_class = order[np.argsort(labels[order], kind="stable")]
     folds[by_class] = np.arange(len(labels)) % count
     return folds
 
 
 def number_of_folds(labels: NDArray[np.int64], groups: Sequence[str] | None) -> int:
-    """Return the number of folds for `inner_folds`: at most `MOST_FOLDS`; below 2 if nothing can be held out.
-
-    With groups, there are at most as many as groups, and as images of the largest class, for scikit-learn.
-    """
-    if groups is None:
-        return min(MOST_FOLDS, len(labels))
-    return min(MOST_FOLDS, len(set(groups)), int(np.bincount(labels).max()))
+    """Return the number of folds for `inner_folds`: at most `MOST_FOLDS`; below 2 if nothing can be held out."""
+    return min(MOST_FOLDS, len(labels) if groups is None else len(set(groups)))
 
 
 def weight_decay_path(rows: FoldedRows, loss: Loss, advance: Callable[[int], None] = lambda _: None) -> list[PathPoint]:
