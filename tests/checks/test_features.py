@@ -9,13 +9,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from sklearn.metrics import average_precision_score
 from torch.nn import functional as F
 
+from headstart.cache.feature_loaders import FeatureTable
+from headstart.cache.segments import Rows
 from headstart.checks.alignment import SIDE, alignment_scores
 from headstart.checks.consequences import leaked_images
 from headstart.checks.copies import belonging_together
-from headstart.checks.features import FeatureResults, feature_findings
+from headstart.checks.features import FeatureResults, answer_out_of_fold, feature_findings
+from headstart.checks.heads import CrossValidation, cross_validate
 from headstart.checks.near_copies import SAME, calibrated_threshold, candidate_pairs
 from headstart.checks.neighbours import Neighbours, nearest_neighbours
 from headstart.checks.outliers import outlier_scores
@@ -194,6 +199,47 @@ def test_a_confidently_contradicted_label_ranks_first_and_is_named() -> None:
     answers = np.log(np.stack([probability, 1 - probability], axis=1))
     assert label_scores(answers, labels).argmax() == 3
     assert np.flatnonzero(confident_classes(answers, labels) != labels).tolist() == [3]
+
+
+def clouds(images: int, wrong: float) -> tuple[FeatureTable, NDArray[np.int64], NDArray[np.bool_]]:
+    """Return features of two classes, their labels, and which labels are wrong."""
+    rng = np.random.default_rng(0)
+    true, flipped = np.arange(images) % 2, rng.random(images) < wrong
+    vectors = rng.normal(0, 1, (images, 64)).astype(np.float32)
+    vectors[:, :8] += 2 * true[:, None]
+    labels = np.where(flipped, 1 - true, true)
+    features = FeatureTable(Rows([], labels[:0], labels[:0], np.dtype("float32"), 256), labels)
+    features.features = torch.from_numpy(vectors)
+    return features, labels, flipped
+
+
+def fitted_to(features: FeatureTable, labels: NDArray[np.int64]) -> CrossValidation:
+    return cross_validate(features, np.arange(len(labels)), labels, None, 2, lambda _: None)
+
+
+def test_wrong_labels_do_not_hide_each_other() -> None:
+    features, labels, flipped = clouds(200, 0.25)
+    plain = label_scores(fitted_to(features, labels).answers(), labels)
+    table = table_of(labels.tolist(), [0] * len(labels))
+    scores = label_scores(answer_out_of_fold(table, features, None), labels)
+    found, found_at_first = (average_precision_score(flipped, each) for each in (scores, plain))
+    assert found > found_at_first + 0.03
+    assert found > 0.97
+
+
+def test_labels_that_are_left_out_change_no_answer() -> None:
+    features, labels, flipped = clouds(100, 0.2)
+    fitted = fitted_to(features, labels)
+    answers = fitted.without(flipped).answers()
+    fitted.rows.labels[torch.from_numpy(flipped)] = 0
+    np.testing.assert_array_equal(fitted.without(flipped).answers(), answers)
+    assert (answers != fitted.answers()).all()
+
+
+def test_nothing_is_left_out_where_a_fold_would_be_empty() -> None:
+    features, labels, _ = clouds(100, 0.2)
+    fitted = fitted_to(features, labels)
+    assert fitted.without(fitted.folds.numpy() == 4) is fitted
 
 
 def test_the_one_far_from_its_neighbours_is_the_outlier() -> None:

@@ -654,6 +654,13 @@ FAULTS = (
         "return 0",
         ("checks/test_check.py",),
     ),
+    Fault(
+        "the heads that look for wrong labels are fitted to those that others contradict",
+        "checks/heads.py",
+        "torch.where(torch.from_numpy(left_out), -1, self.folds)",
+        "self.folds",
+        ("checks/test_features.py",),
+    ),
     # --- checks: files and pixels -------------------------------------------------------------------------------------
     Fault(
         "a check takes all empty files for copies",

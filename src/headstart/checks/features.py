@@ -29,7 +29,7 @@ from headstart.checks.neighbours import Neighbours, Projection, fit_projection, 
 from headstart.checks.outliers import outlier_findings
 from headstart.checks.shift import DIMENSIONS, shift_findings
 from headstart.checks.table import ImageTable
-from headstart.checks.wrong_labels import can_answer, label_findings
+from headstart.checks.wrong_labels import can_answer, label_findings, without_contradicted
 from headstart.config.schema import Config
 from headstart.data.dataset import Samples
 from headstart.data.preprocessing import compose, evaluation_transform, resize_and_crop, to_normalised_tensor
@@ -124,9 +124,10 @@ def feature_findings(
 def answer_out_of_fold(
     table: ImageTable, features: FeatureTable, groups: Sequence[str] | None, advance: Advance = lambda _: None
 ) -> NDArray[np.float64]:
-    """Return the log probabilities of each image by a head that has seen neither it nor its group; see `answers`."""
-    everything, classes = np.arange(len(table)), len(table.class_names)
-    return cross_validate(features, everything, table.samples.labels, groups, classes, advance).answers()
+    """Return the log probabilities of each image by a head that has seen neither it, its group nor doubtful labels."""
+    everything, classes, labels = np.arange(len(table)), len(table.class_names), table.samples.labels
+    fitted = cross_validate(features, everything, labels, groups, classes, advance)
+    return without_contradicted(fitted, labels).answers()
 
 
 def calibrate(

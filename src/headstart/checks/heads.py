@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,7 +20,9 @@ from headstart.training.fitted_head.path import (
     PathPoint,
     best_point,
     inner_folds,
+    solve,
     weight_decay_path,
+    weight_of_others,
 )
 from headstart.training.fitted_head.rows import Spectrum, TrainingRows, spectrum_of
 from headstart.utils.progress import Advance
@@ -57,6 +59,21 @@ class CrossValidation:
                 logits = self.rows.standardized(numbers) @ head[:-1] + head[-1]
                 answers[numbers] = logits.double().log_softmax(dim=1).cpu()
         return answers.numpy()
+
+    def without(self, left_out: NDArray[np.bool_]) -> CrossValidation:
+        """Fit the heads again to fewer rows, in the same folds and with the same weight decay.
+
+        Args:
+            left_out: rows that no head is fitted to, shape (rows,); they are answered all the same. If no row were left
+                in a fold, nothing is left out.
+        """
+        if len(np.unique(self.folds.numpy()[~left_out])) < len(self.heads):
+            return self
+        folds = torch.where(torch.from_numpy(left_out), -1, self.folds).to(self.rows.labels.device)
+        folded = FoldedRows(self.rows, self.spectrum, folds, PATH_DTYPE)
+        weight_decay = self.best.precision / weight_of_others(folded, self.loss)
+        heads, _ = solve(folded, self.loss, self.best.heads, weight_decay)
+        return replace(self, heads=folded.standardized_heads(heads))
 
     def final_head(self) -> nn.Linear:
         """Return a head that is fitted to all rows, on raw features, as optimizer=lbfgs fits it."""

@@ -21,7 +21,7 @@ class FoldedRows:
     Args:
         rows: the training rows.
         spectrum: their spectrum.
-        folds: the fold of each row from 0, shape (rows,), on the device of the rows.
+        folds: the fold of each row from 0, or -1 to leave it out, shape (rows,), on the device of the rows.
         dtype: the dtype to compute in.
 
     Attributes:
