@@ -3,10 +3,12 @@
     python benchmarks/heads.py ../shared             # every set at hand: seconds, log loss, accuracy
     python benchmarks/heads.py ../shared --draws 8   # repeated training subsets: accuracy by rule and by rate
     python benchmarks/heads.py --rows 4571 --classes 102 [--no-rival]  # random features of width 1280
+    python benchmarks/heads.py --rows 1281167 --classes 1000 --width 768 --device cuda --no-rival
 
 The folder holds `data/` and `weights/`. All get the same features, in this process. scikit-learn gets the same values
 of C and the same folds, on standardised features, in float64, with its own tolerance. Adam's best rate is the one with
-the highest validation accuracy, then the lowest validation loss.
+the highest validation accuracy, then the lowest validation loss. With a device, features lie in its memory, as those of
+a run do that fit into a quarter of it.
 """
 
 from __future__ import annotations
@@ -57,11 +59,14 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=0, help="number of training subsets")
     parser.add_argument("--rows", type=int, default=0, help="random features instead of a folder")
     parser.add_argument("--classes", type=int, default=102)
+    parser.add_argument("--width", type=int, default=1280, help="of random features")
+    parser.add_argument("--device", default="cpu", help="of random features and the fit, such as cuda")
     parser.add_argument("--no-rival", action="store_true", help="leave scikit-learn and Adam out")
     arguments = parser.parse_args()
     print(describe_machine())
     if arguments.rows:
-        compare("random", random_features(arguments.rows, arguments.classes), rivals=not arguments.no_rival)
+        splits = random_features(arguments.rows, arguments.classes, arguments.width, arguments.device)
+        compare("random", splits, rivals=not arguments.no_rival)
     elif arguments.folder is None:
         parser.error("name the folder of data/ and weights/, or --rows")
     for name, splits in read_sets(arguments.folder) if not arguments.rows else ():
@@ -97,43 +102,44 @@ def read_sets(folder: Path) -> Iterator[tuple[str, Splits]]:
         yield name, splits
 
 
-def random_features(rows: int, classes: int, width: int = 1280) -> Splits:
+def random_features(rows: int, classes: int, width: int = 1280, device: str = "cpu") -> Splits:
     """Return features that resemble those of a network: not negative, of different scales, classes that overlap."""
-    generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(classes, width, generator=generator)
+    drawn: dict[str, Any] = {"generator": torch.Generator(device).manual_seed(0), "device": device}
+    centres, scales = torch.randn(classes, width, **drawn), torch.linspace(0.1, 2, width, device=device)
     splits = {}
     for split, count in (("train", rows), ("test", max(1000, rows // 10))):
-        labels = torch.randint(classes, (count,), generator=generator)
-        noise = 7 * torch.randn(count, width, generator=generator)
-        splits[split] = (centres[labels] + noise).relu() * torch.linspace(0.1, 2, width), labels
+        labels = torch.randint(classes, (count,), **drawn)
+        noise = torch.randn(count, width, **drawn).mul_(7)
+        splits[split] = noise.add_(centres[labels]).relu_().mul_(scales), labels
     return splits
 
 
 def fit_lbfgs(features: Tensor, labels: Tensor) -> tuple[Head, Any]:
     """Fit as optimizer=lbfgs does: the path with its folds, then the head on all rows."""
-    from headstart.training.fitted_head.fit import fit_at_once
+    from headstart.training.fitted_head.fit import fit_at_once, fit_dtype
     from headstart.training.fitted_head.folded_rows import FoldedRows
     from headstart.training.fitted_head.path import PATH_DTYPE, best_point, inner_folds, weight_decay_path
     from headstart.training.fitted_head.rows import TrainingRows, spectrum_of
 
-    start = time.perf_counter()
-    rows = TrainingRows(lambda numbers: features[numbers], labels, torch.float64)
-    spectrum, loss = spectrum_of(rows), unweighted(labels)
-    folded = FoldedRows(rows, spectrum, torch.from_numpy(inner_folds(labels.numpy(), None)), PATH_DTYPE)
+    start, device = time.perf_counter(), features.device
+    rows = TrainingRows(lambda numbers: features[numbers.to(device)], labels, fit_dtype(device))
+    spectrum, loss = spectrum_of(rows), unweighted(labels).to(rows.dtype)
+    folds = torch.from_numpy(inner_folds(labels.cpu().numpy(), None)).to(device)
+    folded = FoldedRows(rows, spectrum, folds, PATH_DTYPE)
     points = weight_decay_path(folded, loss)
     path_seconds = time.perf_counter() - start
     best = best_point(points)
     mean = folded.standardized_heads(best.heads).mean(dim=0)
     head = linear(*rows.standardization.fold(mean[:-1], mean[-1]))
     passes = fit_at_once(rows, spectrum, head, loss, best.precision / len(labels))
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - start  # the last head was read, so that a GPU has finished
     setting = (
         f"1/C {best.precision:.3g}, {len(points)} values in {sum(point.passes for point in points)} passes and "
         f"{path_seconds:.1f} s, then {passes} passes"
     )
 
     def predict(raw: Tensor) -> Tensor:
-        return head(raw.double())
+        return torch.cat([head(part.to(rows.dtype)) for part in torch.split(raw, 65_536)])
 
     return Head(predict, seconds, setting, best.loss), (rows, folded, points)
 
@@ -142,12 +148,12 @@ def unweighted(labels: Tensor) -> Any:
     """Return the loss without class weights."""
     from headstart.training.fitted_head.objective import Loss
 
-    return Loss(torch.ones(int(labels.max()) + 1, dtype=torch.float64))
+    return Loss(torch.ones(int(labels.max()) + 1, dtype=torch.float64, device=labels.device))
 
 
 def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    """Return a float64 layer with these weights, of shape (width, classes)."""
-    head = nn.Linear(*weight.shape, dtype=torch.float64)
+    """Return a layer with these weights, of shape (width, classes), in their dtype and on their device."""
+    head = nn.Linear(*weight.shape, dtype=weight.dtype, device=weight.device)
     with torch.no_grad():
         head.weight.copy_(weight.T)
         head.bias.copy_(bias)
@@ -221,6 +227,7 @@ def compare(name: str, splits: Splits, *, rivals: bool) -> None:
     print(f"\n{name}: {len(labels)} × {features.shape[1]}, {int(labels.max()) + 1} classes")
     ours, _ = fit_lbfgs(features, labels)
     heads = {"lbfgs": ours}
+    memory = f"; {torch.cuda.max_memory_reserved() / 1e9:.1f} GB of the GPU's memory" if features.is_cuda else ""
     if rivals:
         heads["scikit-learn"] = fit_sklearn(features, labels)
     if rivals and "val" in splits:
@@ -233,7 +240,10 @@ def compare(name: str, splits: Splits, *, rivals: bool) -> None:
         parts = [f"{split} {accuracy:.4f}, loss {loss:.4f}" for split, (accuracy, loss) in found.items()]
         out_of_fold = "" if np.isnan(head.out_of_fold) else f"; out-of-fold loss {head.out_of_fold:.4f}"
         ratio = f" ({head.seconds / ours.seconds:.1f} ×)" if head is not ours else ""
-        print(f"  {label:16} {head.seconds:7.2f} s{ratio} {'; '.join(parts)}{out_of_fold} [{head.setting}]", flush=True)
+        print(
+            f"  {label:16} {head.seconds:7.2f} s{ratio} {'; '.join(parts)}{out_of_fold} [{head.setting}{memory}]",
+            flush=True,
+        )
 
 
 def compare_draws(name: str, splits: Splits, draws: int) -> None:

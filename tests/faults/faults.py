@@ -63,6 +63,20 @@ FAULTS = (
     ),
     # --- fitted heads ------------------------------------------------------------------------------------------------
     Fault(
+        "heads are fitted in TensorFloat-32 on a GPU with mixed precision",
+        "training/trainer.py",
+        'torch.set_float32_matmul_precision("highest")',
+        'torch.set_float32_matmul_precision("high" if "mixed" in settings["precision"] else "highest")',
+        ("training/test_trainer.py",),
+    ),
+    Fault(
+        "rounding errors of float32 are directions of the features",
+        "training/fitted_head/rows.py",
+        "torch.float32: 1e-6}",
+        "torch.float32: 1e-10}",
+        ("training/test_fitted_head.py",),
+    ),
+    Fault(
         "a fitted head's bias decays, too",
         "training/fitted_head/objective.py",
         "gradient[:, :-1] += weight_decay[:, None, None] * heads[:, :-1]",

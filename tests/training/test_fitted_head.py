@@ -136,6 +136,17 @@ def test_blocks_do_not_change_the_optimum_and_a_second_fit_is_the_same_bit_for_b
     assert relative_difference(in_blocks.weight.detach(), first.weight.detach()) < 1e-6
 
 
+def test_in_float32_rounding_is_neither_a_direction_nor_the_deviation_of_a_constant_feature() -> None:
+    features, labels = planted(60, 200, 3)
+    features[:, 7] = 1.3  # whose mean is not quite 1.3
+    rows = TrainingRows(lambda numbers: features[numbers], labels, torch.float32)  # as on a GPU
+    assert rows.standardization.scale[7] == 1
+    vectors = spectrum_of(rows).vectors
+    assert vectors is not None
+    assert vectors.shape == (200, 59), "60 rows minus their mean"
+    torch.testing.assert_close(vectors.T @ vectors, torch.eye(59), rtol=0, atol=1e-4)
+
+
 def test_a_fit_continues_from_its_state_bit_for_bit() -> None:
     features, labels = planted(200, 10, 3)
     rows = TrainingRows(lambda numbers: features[numbers], labels, torch.float64)

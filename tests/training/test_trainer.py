@@ -39,3 +39,18 @@ def test_on_a_cpu_freed_memory_is_kept_for_the_next_step() -> None:
     before, after = map(float, result.stdout.split())
     assert before > 200  # MB
     assert after < 20
+
+
+PRODUCTS = """
+import torch
+from headstart.training.trainer import build_trainer
+
+torch.set_float32_matmul_precision("high")
+build_trainer([], [], {"accelerator": "cpu", "devices": 1, "strategy": "auto", "precision": "bf16-mixed"})
+print(torch.get_float32_matmul_precision())
+"""
+
+
+def test_products_in_float32_keep_all_their_digits_with_mixed_precision_for_heads_are_fitted_in_it() -> None:
+    result = ended(script(PRODUCTS))
+    assert result.stdout == "highest\n", result.stderr

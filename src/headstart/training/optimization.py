@@ -64,11 +64,12 @@ def build_optimizer(
 
 
 def can_fuse(trainer: pl.Trainer) -> bool:
-    """Return whether the optimizer may be fused: on a GPU, unless gradients are clipped with 16-mixed precision.
+    """Return whether the optimizer may be fused: on a GPU, unless gradients are clipped with mixed precision.
 
-    A fused optimizer unscales the gradients itself, so that they could not be clipped before.
+    A fused optimizer unscales the gradients of 16-mixed itself, so that they could not be clipped before. Lightning
+    refuses to clip those of bf16-mixed, too, though nothing scales them.
     """
-    clips = trainer.gradient_clip_val is not None and trainer.precision == "16-mixed"
+    clips = trainer.gradient_clip_val is not None and "mixed" in str(trainer.precision)
     return trainer.strategy.root_device.type == "cuda" and not clips
 
 

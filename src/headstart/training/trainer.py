@@ -36,11 +36,14 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from glibc's malloc.h
 
 def quiet_lightning() -> None:
     """Hide Lightning's info messages, and those of its warnings that do not apply to headstart."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for module in ("utilities.rank_zero", "accelerators.cuda"):
+        logging.getLogger(f"lightning.pytorch.{module}").setLevel(logging.WARNING)
     # It does not know that torchmetrics has already synchronised the metrics of all processes.
     warnings.filterwarnings(
         "ignore", message=r".*recommended to use `self.log\(.*sync_dist=True\)`", module="lightning"
     )
+    # It warns of a GPU that `trainer=cpu` leaves alone on purpose.
+    warnings.filterwarnings("ignore", message=r"GPU available but not used", module="lightning")
     # It warns of modules in evaluation mode, but frozen modules are meant to be.
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode", module="lightning")
     # Evaluation deliberately has no logger, but without logger=True `trainer.test` would not return the metrics.
@@ -78,9 +81,9 @@ def build_trainer(callbacks: list[pl.Callback], loggers: list[Logger], settings:
         ConfigError: this machine does not support the settings.
     """
     settings = settings | {"precision": resolve_precision(settings["precision"], settings["accelerator"])}
-    # With mixed precision, use TensorFloat-32 for what stays in float32. Otherwise keep PyTorch's defaults: full
-    # float32 for matrix products, TensorFloat-32 for convolutions.
-    torch.set_float32_matmul_precision("high" if "mixed" in settings["precision"] else "highest")
+    # PyTorch's default, also with mixed precision, which rounds the products of networks anyway: heads are fitted in
+    # float32, and with the 10 bits of TensorFloat-32 their answers would be wrong in the second digit.
+    torch.set_float32_matmul_precision("highest")
     try:
         trainer = pl.Trainer(
             callbacks=callbacks,

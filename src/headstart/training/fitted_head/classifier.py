@@ -102,6 +102,8 @@ class FittedHeadClassifier(TransferClassifier):
             if self.trainer.is_last_batch:
                 for parameter in self.head.parameters():
                     parameter.grad = torch.zeros_like(parameter)  # the gradient scaler of 16-mixed looks for one
+                if scaler := getattr(self.trainer.precision_plugin, "scaler", None):
+                    scaler.scale(loss)  # it takes no step before it has scaled something
                 self.optimizers().step()  # type: ignore[union-attr]
 
     def _move(self) -> None:

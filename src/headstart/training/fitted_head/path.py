@@ -136,7 +136,8 @@ def fit_folds(rows: FoldedRows, loss: Loss, weight_decay: Tensor, start: Tensor 
 def first_heads(rows: FoldedRows, loss: Loss) -> Tensor:
     """Return heads that predict the frequencies of the classes among their rows, shape (folds, rank + 1, classes)."""
     weights, classes = loss.class_weights.to(rows.dtype), len(loss.class_weights)
-    counts = torch.stack([torch.bincount(labels, weights[labels], classes) for labels in rows.labels])
+    # Weighting while counting would not be deterministic on a GPU.
+    counts = weights * torch.stack([torch.bincount(labels, minlength=classes) for labels in rows.labels])
     others = (counts.sum(dim=0) - counts).clamp(min=FEWEST)
     heads = torch.zeros(rows.folds, len(rows.spectrum.values) + 1, classes, dtype=rows.dtype, device=counts.device)
     heads[:, -1] = (others / others.sum(dim=1, keepdim=True)).log()
