@@ -16,7 +16,7 @@ SMALLEST = 22  # side to which one of two pictures is shrunk to lie within the o
 RIM = 2  # pixels of the shrunk picture that are left out: there, detail depends on what lies beside it
 FLOOR = 2.0  # grey levels of detail below which there is nothing to compare
 # Scores between these are looked at again, with rectangles: copies of which a part of one side is cut off have 0.45 and
-# more, and so have an eighth of the pairs of vehicles that are compared, 6 % of those of pets and none of insects.
+# more, and so have an eighth of the pairs of vehicles that are compared, 6 % of those of pets and few of insects.
 DOUBTFUL = (0.45, 0.9)
 
 SQUARES = [(side, side) for side in range(SMALLEST, SIDE + 1)]
