@@ -42,11 +42,11 @@ def neighbour_distances(
     """
     drawn = np.random.default_rng(0).permutation(len(images))[:REFERENCES]
     references = torch.from_numpy(images[drawn])
-    vectors = torch.cat([_directions(features, part) for part in references.split(BLOCK)])
+    vectors = torch.cat([_directions(features, part) for part in torch.split(references, BLOCK)])
     sizes = np.bincount(labels[drawn], minlength=int(labels.max()) + 1)
     ranks = torch.from_numpy(np.clip(sizes // 2, 1, min(NEIGHBOUR, len(drawn) - 1))[labels] - 1)
     parts = list[Tensor]()
-    for block, rank in zip(torch.from_numpy(images).split(BLOCK), ranks.split(BLOCK), strict=True):
+    for block, rank in zip(torch.split(torch.from_numpy(images), BLOCK), torch.split(ranks, BLOCK), strict=True):
         similarities = _directions(features, block) @ vectors.T
         similarities[block[:, None] == references] = -torch.inf  # itself
         nearest = similarities.topk(int(rank.max()) + 1, dim=1).values
