@@ -35,7 +35,7 @@ SETS = {
 # Pairs of a set's own images that show nearly the same picture; each was looked at.
 OWN_COPIES = {
     # The first are one photograph, the others photographs of one scene a moment apart.
-    "vehicles": "1148-1572 22-417 50-724 631-818 312-735 667-870 363-708",
+    "vehicles": "1148-1572 22-417 50-724 631-818 312-735 667-870",
     # All are one photograph.
     "three breeds": (
         "Abyssinian_11-Abyssinian_177 Abyssinian_122-Abyssinian_172 Abyssinian_151-Abyssinian_99 "

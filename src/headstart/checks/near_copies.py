@@ -23,7 +23,7 @@ from headstart.data.image_io import as_image, read_thumbnail
 from headstart.utils.progress import Advance
 
 # Alignment score of a near copy. On three real sets, at least 0.985 of planted copies by each of eight transformations
-# have it, and of pairs of different images only photographs of one scene (benchmarks/check_features.py).
+# have it, and of pairs of different images photographs of one scene, and one other pair (benchmarks/check_features.py).
 SAME = 0.85
 FALSE_POSITIVES = 0.01  # fraction of pairs of different pictures that are similar enough to be compared
 CALIBRATION_IMAGES = 200
