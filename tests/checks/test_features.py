@@ -23,7 +23,7 @@ from headstart.checks.features import FeatureResults, answer_out_of_fold, featur
 from headstart.checks.heads import CrossValidation, cross_validate
 from headstart.checks.near_copies import SAME, calibrated_threshold, candidate_pairs
 from headstart.checks.neighbours import Neighbours, nearest_neighbours
-from headstart.checks.outliers import outlier_scores
+from headstart.checks.outliers import outlier_findings
 from headstart.checks.shift import told_apart
 from headstart.checks.table import ImageTable, image_table
 from headstart.checks.wrong_labels import confident_classes, label_scores
@@ -130,8 +130,9 @@ def thumbnail(image: Image.Image) -> torch.Tensor:
         lambda image: ImageOps.expand(image, 6),
         lambda image: image.point(lambda value: 0.6 * value),
         lambda image: image.resize((30, 24)),
+        lambda image: image.crop((0, 14, 90, 70)),
     ],
-    ids=["mirrored", "cropped", "bordered", "darker", "resized"],
+    ids=["mirrored", "cropped", "bordered", "darker", "resized", "of another shape"],
 )
 def test_copies_align_either_way_and_other_pictures_do_not(copy: object) -> None:
     assert callable(copy)
@@ -242,12 +243,46 @@ def test_nothing_is_left_out_where_a_fold_would_be_empty() -> None:
     assert fitted.without(fitted.folds.numpy() == 4) is fitted
 
 
-def test_the_one_far_from_its_neighbours_is_the_outlier() -> None:
-    similarities = np.random.default_rng(0).normal(0.8, 0.02, (100, 5)).astype(np.float32)
-    similarities[7] = 0.05
-    scores = outlier_scores(Neighbours(np.zeros((100, 5), np.int64), similarities))
-    assert scores.argmax() == 7
-    assert scores[7] > 6 > np.delete(scores, 7).max()
+def outliers(features: torch.Tensor, labels: NDArray[np.int64]) -> list[int]:
+    """Return the indices of the images that are named."""
+    rows = Rows([], np.empty(0, np.int64), np.empty(0, np.int64), np.dtype("float32"), 4)
+    cached = FeatureTable(rows, labels)
+    cached.features = features
+    table = table_of(labels.tolist(), [0] * len(labels))
+    findings = outlier_findings(table, cached, np.arange(len(labels)), lambda _: None)
+    return [table.samples.names.index(finding.image) for finding in findings]
+
+
+@pytest.fixture(params=[10_000, 80], ids=["all are references", "a part is"])
+def references(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headstart.checks.outliers.REFERENCES", request.param)
+    monkeypatch.setattr("headstart.checks.outliers.BLOCK", 32)
+
+
+@pytest.mark.usefixtures("references")
+def test_foreign_images_are_outliers_although_they_are_near_each_other() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 80)
+    features = 3 * np.eye(16)[labels] + rng.normal(0, 0.3, (160, 16))
+    foreign = [7, 33, 90, 120, 151]
+    features[foreign] = 3 * np.eye(16)[5] + rng.normal(0, 0.1, (5, 16))
+    assert outliers(torch.from_numpy(features).float(), labels) == foreign
+
+
+@pytest.mark.usefixtures("references")
+def test_a_small_class_is_no_outlier() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.array([0] * 150 + [1] * 10)
+    features = 3 * np.eye(16)[labels] + rng.normal(0, 0.3, (160, 16))
+    assert outliers(torch.from_numpy(features).float(), labels) == []
+
+
+def test_few_images_have_no_outliers() -> None:
+    features = torch.ones(60, 4) + 0.1 * torch.rand(60, 4, generator=torch.Generator().manual_seed(0))
+    features[3] = torch.tensor([0.0, 0.0, 0.0, 1.0])
+    labels = np.zeros(60, np.int64)
+    assert outliers(features, labels) == [3]
+    assert outliers(features[:40], labels[:40]) == []
 
 
 def test_a_shift_is_found_and_p_is_that_of_chance_without_one() -> None:

@@ -57,6 +57,24 @@ def test_the_worst_is_first_with_both_images_and_what_to_do(hard: Path, tmp_path
     assert f"headstart check data=imagefolder data.root={hard}" in page
 
 
+def test_one_picture_in_many_files_does_not_fill_a_section(hard: Path, tmp_path: Path) -> None:
+    table = image_table(open_images(composed("data=imagefolder", f"data.root={hard}").data))
+    names = [f"train/{kind}/{index}.png" for index in range(3) for kind in ("ant", "zebra")]
+    other = ["train/ant/9.png", "train/zebra/9.png"]
+    groups = [[table.samples.names.index(name) for name in group] for group in (names, other)]
+    conflicts = [found for found in copy_findings(table, groups, "") if found.kind == "conflict"]
+    page = page_of(hard, tmp_path, conflicts)
+    assert len(conflicts) == 10
+    assert page.index("train/zebra/9.png") < page.index("train/zebra/1.png")
+
+
+def test_what_a_label_is_stands_below_its_image_once(hard: Path, tmp_path: Path) -> None:
+    found = Finding("label", "train/ant/0.png", score=4.3214, detail="ant, train; looks like zebra (98 % against 2 %)")
+    page = page_of(hard, tmp_path, [found])
+    assert page.count("ant, train") == 2  # the text below the picture, and the one in its place
+    assert "<p>looks like zebra (98 % against 2 %)</p>" in page
+
+
 def test_an_image_that_cannot_be_read_is_named_without_a_picture(hard: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(hard, tmp_path / "data"))
     (root / "train" / "ant" / "0.png").write_bytes(b"broken")

@@ -112,7 +112,8 @@ def feature_findings(
             findings += label_findings(table, answer_out_of_fold(table, features, groups, advance))
         else:
             notes.append("labels were not checked: there are too few images, classes or groups")
-    findings += outlier_findings(table, similar.images, similar.neighbours)
+    with progress_bar("Looking for outliers", len(similar.images), shown=shown) as advance:
+        findings += outlier_findings(table, features, similar.images, advance)
     if tested:
         findings += shift_findings(table, similar.components(len(table)), np.intersect1d(units, similar.images))
     leaked = leaked_images(table, every_group)

@@ -59,11 +59,15 @@ KINDS = {
     "group": Kind(
         "File names of one group in two splits", "warning", "Keep the groups together by the data.group_pattern given."
     ),
-    "label": Kind("Labels that are probably wrong", "warning", "Look at them, worst first, and correct the labels."),
+    "label": Kind(
+        "Labels that may be wrong",
+        "warning",
+        "Look at them, worst first, and correct what is wrong: images that are hard to tell are among them.",
+    ),
     "shift": Kind(
         "Train and test differ", "warning", "Find out why: the result on test may not be that on new images of either."
     ),
-    "outlier": Kind("Images that look like no class", "warning", "Look at them: do they belong to the data?"),
+    "outlier": Kind("Images that look unlike all others", "warning", "Look at them: do they belong to the data?"),
     "blank": Kind("Images of one colour", "warning", "Replace them, or take them out: there is nothing to see."),
     "small_class": Kind(
         "Classes with too few images", "warning", "Add images, or take the class out: its accuracy says little."

@@ -45,10 +45,9 @@ class Section:
         name: the kind's name, as in `--drop`.
         kind: its title, severity and advice.
         count: number of findings.
-        pairs: the first findings on two images, with both of them.
+        pairs: the first findings on two images, with both of them; different images first.
         images: the first findings on one image, with it.
         lines: the first findings that are not about images.
-        scored: whether the scores differ, so that they are shown.
     """
 
     name: str
@@ -57,7 +56,6 @@ class Section:
     pairs: list[tuple[Finding, Shown, Shown]]
     images: list[tuple[Finding, Shown]]
     lines: list[Finding]
-    scored: bool
 
     @property
     def left(self) -> int:
@@ -121,11 +119,19 @@ def _section(table: ImageTable, indices: dict[str, int], kind: str, findings: li
         kind,
         KINDS[kind],
         len(findings),
-        [(f, *(_shown(table, indices[name]) for name in (f.image, f.other))) for f in pairs[:PAIRS]],  # type: ignore[misc]
+        [(f, *(_shown(table, indices[name]) for name in (f.image, f.other))) for f in _varied(pairs)[:PAIRS]],  # type: ignore[misc]
         [(found, _shown(table, indices[found.image])) for found in images[:IMAGES]],
         lines[:LINES],
-        len({found.score for found in findings}) > 1,
     )
+
+
+def _varied(pairs: Sequence[Finding]) -> list[Finding]:
+    """Return pairs with those first whose images are in none before: one picture in many files would fill a section."""
+    seen, first, rest = set[str](), list[Finding](), list[Finding]()
+    for found in pairs:
+        (rest if {found.image, found.other} & seen else first).append(found)
+        seen |= {found.image, found.other}
+    return first + rest
 
 
 def _shown(table: ImageTable, index: int) -> Shown:

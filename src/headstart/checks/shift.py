@@ -16,7 +16,10 @@ MOST_IMAGES = 4000  # that are compared; more make no difference to what is wort
 FEWEST_IMAGES = 20  # on either side
 DIMENSIONS = 32  # principal components that are compared
 RIDGE = 1.0  # added to the variance of a component that is scaled to 1
-LEAST_AUC, LARGEST_P = 0.6, 0.01  # a smaller difference is of no consequence, or may be chance
+# A smaller difference is of no consequence, or may be chance. Of 450 random splits of three sets 5 are beyond both,
+# and of 27 test sets of transformed images 20: all but mirrored and some brighter, bordered or cropped ones
+# (benchmarks/check_limits.py).
+LEAST_AUC, LARGEST_P = 0.6, 0.01
 
 
 def shift_findings(table: ImageTable, features: Tensor, units: NDArray[np.int64]) -> list[Finding]:
