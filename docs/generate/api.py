@@ -10,7 +10,8 @@ from typing import Any
 SOURCE = Path(__file__).parents[2] / "src" / "headstart"
 # What people call from Python, by file.
 API = {
-    "__init__.py": ("load", "check"),
+    "__init__.py": ("load", "check", "advise"),
+    "advice/result.py": ("Advice", "Measured", "Candidate", "Estimate"),
     "checks/result.py": ("CheckResult",),
     "checks/findings.py": ("Finding",),
     "inference/model.py": (

@@ -10,11 +10,12 @@ if TYPE_CHECKING:
 
     import torch
 
+    from headstart.advice.result import Advice
     from headstart.checks.result import CheckResult
     from headstart.inference.model import Model
 
 __version__ = "0.1.0"
-__all__ = ["check", "load"]
+__all__ = ["advise", "check", "load"]
 
 
 def load(path: str | Path, device: str | torch.device | None = None) -> Model:
@@ -59,3 +60,28 @@ def check(*overrides: str, tiers: Collection[str] = ("files", "pixels", "feature
     from headstart.config.compose import evaluation_config
 
     return find_issues(evaluation_config(None, overrides), tiers)
+
+
+def advise(*overrides: str) -> Advice:
+    """Compare backbones on a sample of images, such as in `headstart.advise("data=imagefolder", "data.root=photos")`.
+
+    Nothing is written but to the cache; `headstart advise` writes a page.
+
+    Args:
+        *overrides: overrides as for train.py: the data, `advise.models=resnet18,resnet50`, `advise.minutes=5`.
+
+    Returns:
+        What was measured, the most accurate first, what could not be had and why, and the one that is recommended.
+
+    Raises:
+        ConfigError: an override is wrong.
+        DataError: the images cannot be listed; the message is the same as in training.
+        ModelError: none of the backbones can be had; the message has the reason of each.
+    """
+    from headstart.advice.candidates import find_candidates
+    from headstart.advice.run import advise as measure
+    from headstart.config.compose import evaluation_config
+
+    config = evaluation_config(None, overrides)
+    candidates = find_candidates(config.advise.models, fetch=config.advise.fetch)
+    return measure(config, candidates, overrides=overrides, shown=False)

@@ -10,8 +10,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from headstart.config import schema
-from headstart.config.check import VARIANTS, check
-from headstart.config.compose import evaluation_config, quote_patterns
+from headstart.config.check import VARIANTS, check, to_yaml
+from headstart.config.compose import evaluation_config, list_names, quote_patterns
 from headstart.config.keys import RENAMED, check_keys
 from headstart.utils.errors import ConfigError
 from tests.helpers.commands import command
@@ -64,3 +64,26 @@ def test_a_regular_expression_needs_no_quotes_of_its_own(pattern: str) -> None:
     parsed = OverridesParser.create().parse_override(override).value()
     assert parsed == (None if pattern == "null" else pattern)
     assert quote_patterns([override, "lr=(1)"]) == [override, "lr=(1)"]
+
+
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [
+        ("resnet18", ["resnet18"]),
+        ("a, timm/b.c_d@null,", ["a", "timm/b.c_d@null"]),
+        ("a@../my file=(1).pth,b", ["a@../my file=(1).pth", "b"]),
+        ("[a,b]", ["a", "b"]),
+        ("", []),
+    ],
+)
+def test_names_of_backbones_need_no_brackets(value: str, names: list[str]) -> None:
+    (override,) = list_names([f"advise.models={value}"])
+    parsed: Any = OverridesParser.create().parse_override(override).value()
+    assert list(map(str, parsed)) == names
+    assert list_names([override, "lr=1,2"]) == [override, "lr=1,2"]
+
+
+def test_a_run_leaves_out_what_belongs_to_other_commands() -> None:
+    text = to_yaml(composed("advise.minutes=9"))
+    assert "\nsweep:" not in text
+    assert "\nadvise:" not in text

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
+from headstart.advice.page import write_advice
 from headstart.cli.main import main
 from headstart.config.compose import evaluation_config
 from headstart.runs.jobs import Job
 from headstart.sweeps.report import report_sweep
 from headstart.sweeps.results import Sweep
+from tests.helpers.advice import hand_made
 from tests.helpers.board import start_board
 
 WIDTHS = {"phone": 390, "desktop": 1280}
@@ -41,7 +43,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def pages(reported: Path, sweep: Path, hard: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A run's report, a comparison, a look at data, a check of them, and a sweep's report."""
+    """A run's report, a comparison, a look at data, a check of them, advice, and a sweep's report."""
     root = tmp_path_factory.mktemp("pages")
     main(["report", str(sweep), "--out", str(root / "comparison")])
     words = ("data=imagefolder", f"data.root={hard}", "model=glyphnet", "augment=flip")
@@ -52,6 +54,7 @@ def pages(reported: Path, sweep: Path, hard: Path, tmp_path_factory: pytest.Temp
     (copied / "val" / "ant" / "0.png").write_bytes(b"broken")
     words = ("data=imagefolder", f"data.root={copied}", "--tiers", "files,pixels")
     main(["check", *words, "--out", str(root / "check")])
+    write_advice(hand_made(), evaluation_config(None, []), root / "advice")
     shutil.copytree(sweep, root / "sweep")
     for folder in map(str, range(6)):
         job = job_of(root / "sweep" / folder)
@@ -60,7 +63,8 @@ def pages(reported: Path, sweep: Path, hard: Path, tmp_path_factory: pytest.Temp
     (root / "sweep" / "1" / "metrics.json").unlink()
     job_of(root / "sweep" / "1").record_end("out of memory")
     report_sweep(Sweep.read(root / "sweep", "val/accuracy", {}), {"lr": 0.7, "head": 0.3})
-    folders = {"report": reported / "report"} | {name: root / name for name in ("comparison", "look", "check", "sweep")}
+    others = ("comparison", "look", "check", "advice", "sweep")
+    folders = {"report": reported / "report"} | {name: root / name for name in others}
     return {name: folder / "index.html" for name, folder in folders.items()}
 
 
@@ -68,7 +72,7 @@ def job_of(folder: Path) -> Job:
     return Job.from_config(evaluation_config(folder, []), folder)
 
 
-@pytest.mark.parametrize("name", ["report", "comparison", "look", "check", "sweep"])
+@pytest.mark.parametrize("name", ["report", "comparison", "look", "check", "advice", "sweep"])
 def test_pages_fit_and_nothing_is_missing(name: str, pages: dict[str, Path], browser: Any) -> None:
     page = browser.new_page()
     problems: list[str] = []

@@ -155,6 +155,7 @@ def test_a_command_of_the_docs_works_as_it_stands(typed: str, workplace: Path, w
     if any(word in typed for word in ELSEWHERE):
         pytest.skip("this machine has no GPU and no cluster")
     more = next((more for word, more in SHORTER.items() if word in typed and typed.startswith("python")), "")
+    more += " advise.minutes=0.2" if typed.startswith("headstart advise") else ""
     cpus = " trainer.accelerator=cpu" if "trainer=ddp" in typed else ""
     done = run(workplace, with_names(typed) + more + cpus, **weights)
     assert "Traceback" not in done.stderr

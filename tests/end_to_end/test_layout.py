@@ -21,10 +21,11 @@ RANKS = {
     "inference": 6,
     "report": 7,
     "checks": 8,
-    "train": 9,
-    "cli": 10,
-    "cross_validation": 10,
-    "sweeps": 11,
+    "advice": 9,
+    "train": 10,
+    "cli": 11,
+    "cross_validation": 11,
+    "sweeps": 12,
 }
 MAX_FILE, MAX_FUNCTION = 300, 60  # lines
 

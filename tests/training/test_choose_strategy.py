@@ -62,15 +62,14 @@ def test_similarity_is_what_a_probe_gets_right_beyond_guessing() -> None:
     labels = np.repeat([0, 1, 2], [300, 80, 20])  # always the first would be right three times in four
     noise = torch.from_numpy(rng.normal(size=(400, 16))).float()
     apart = noise + 8 * torch.nn.functional.one_hot(torch.from_numpy(labels), 16)
-    assert similarity(apart, labels, 0) > 0.95
-    assert similarity(noise, labels, 0) < 0.1
+    assert similarity(apart, labels) > 0.95
+    assert similarity(noise, labels) < 0.1
     half = noise + 2 * torch.nn.functional.one_hot(torch.from_numpy(labels), 16)
-    assert 0.2 < similarity(half, labels, 0) < 0.95
-    assert similarity(apart, labels, 1) == similarity(apart, labels, 1)
-    assert similarity(apart[:3], np.array([0, 1, 2]), 0) is None  # nothing can be held out
-    rare = np.array([0] * 998 + [1] * 2)  # so rare that none of it is held out
-    assert similarity(torch.randn(1000, 4), rare, 0) is None
-    assert similarity(apart[:7], np.array([0, 0, 0, 0, 0, 0, 1]), 0) is None  # of one class alone
+    assert 0.2 < similarity(half, labels) < 0.95
+    assert similarity(apart[:3], np.array([0, 1, 2])) is None  # nothing can be left out
+    rare = np.array([0] * 998 + [1] * 2)  # too rare to be measured
+    assert similarity(torch.randn(1000, 4), rare) is None
+    assert similarity(apart[:7], np.array([0, 0, 0, 0, 0, 0, 1])) is None  # of one class alone
 
 
 def test_many_classes_and_rare_ones_are_looked_at() -> None:
@@ -83,7 +82,7 @@ def test_many_classes_and_rare_ones_are_looked_at() -> None:
     assert (counts[:800] == LEAST).all()
     assert (counts[800:] == [2, 1]).all()
     features = torch.randn(802, 64)[torch.from_numpy(some.splits["train"].labels)]
-    separation = similarity(features + 0.1 * torch.randn(features.shape), some.splits["train"].labels, 0)
+    separation = similarity(features + 0.1 * torch.randn(features.shape), some.splits["train"].labels)
     assert separation is not None
     assert separation > 0.9
     few = np.repeat([0, 1], [1950, 3])

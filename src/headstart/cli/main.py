@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from headstart.cli import cache, check, evaluate, export, look, predict, report, runs
+from headstart.cli import advise, cache, check, evaluate, export, look, predict, report, runs
 from headstart.utils import errors
 from headstart.utils.errors import HeadstartError
 
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.excepthook = errors.excepthook
     parser = argparse.ArgumentParser(prog="headstart", description="Tools for data, trained models and run folders.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (look, check, predict, evaluate, export, report, runs, cache):
+    for module in (look, check, advise, predict, evaluate, export, report, runs, cache):
         name = module.__name__.rpartition(".")[2]
         command = commands.add_parser(name, help=module.HELP, description=module.__doc__)
         module.add_arguments(command)

@@ -144,7 +144,7 @@ def check_sweep(cfg: DictConfig) -> None:
 
 
 def to_yaml(config: Config) -> str:
-    """Return the config as YAML for `--config-path`, without the `sweep` group.
+    """Return the config as YAML for `--config-path`, without the groups `sweep` and `advise`.
 
     Where `batch_size`, `lr` or `epochs` sets a key of a group, the key is written as an interpolation. Overriding the
     top-level key therefore still changes the group.
@@ -155,6 +155,7 @@ def to_yaml(config: Config) -> str:
             OmegaConf.update(cfg, f"{group}.{name}", f"${{{key}}}")
     values: Any = OmegaConf.to_container(cfg)
     del values["sweep"]  # belongs to the command; the URL of its database may contain a password
+    del values["advise"]  # belongs to another command
     return OmegaConf.to_yaml(OmegaConf.create(values))
 
 

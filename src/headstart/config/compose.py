@@ -71,6 +71,17 @@ def quote_patterns(arguments: Sequence[str]) -> list[str]:
     return quoted
 
 
+def list_names(arguments: Sequence[str]) -> list[str]:
+    """Return command-line arguments with the value of `advise.models=a,b` as a list; Hydra takes it for a sweep."""
+    key = "advise.models="
+    return [
+        f"{key}[{','.join(quote(name.strip()) for name in argument.removeprefix(key).split(',') if name.strip())}]"
+        if argument.startswith(key) and not argument.startswith(f"{key}[")
+        else argument
+        for argument in arguments
+    ]
+
+
 def _compose(overrides: Sequence[str]) -> DictConfig:
     if not CONF.is_dir():
         raise ConfigError(
@@ -79,6 +90,6 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
         )
     try:
         with initialize_config_dir(str(CONF)):
-            return compose("train", quote_patterns(overrides))
+            return compose("train", list_names(quote_patterns(overrides)))
     except HydraException as error:
         raise ConfigError(" ".join(str(error).split())) from None

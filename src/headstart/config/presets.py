@@ -21,6 +21,15 @@ def finetune_preset(name: str) -> dict[str, Any]:
     return values
 
 
+def model_preset(name: str) -> dict[str, Any]:
+    """Return `conf/model/NAME.yaml`, with the values of the file that it builds on."""
+    own: Any = OmegaConf.to_container(OmegaConf.load(CONF / "model" / f"{name}.yaml"))
+    values: dict[str, Any] = {}
+    for base in own.pop("defaults", []):
+        values |= {} if base == "_self_" else model_preset(base)
+    return {**values, **own}
+
+
 def optimizer_preset(name: str) -> dict[str, Any]:
     """Return `conf/optimizer/NAME.yaml`, with interpolations."""
     values: Any = OmegaConf.to_container(OmegaConf.load(CONF / "optimizer" / f"{name}.yaml"))

@@ -193,6 +193,16 @@ class Sweep:
     storage: str | None = None
 
 
+@dataclass(kw_only=True)
+class Advise:
+    """What `headstart advise` compares, and how long; a run's config.yaml omits this group, hence the defaults."""
+
+    minutes: float = positive(default=5.0)
+    prior: Literal["imagenet", "off"] = "imagenet"
+    fetch: bool = False
+    models: list[str] = field(default_factory=list, metadata={"expected": "a list of names"})
+
+
 USUAL_MONITOR = "val/accuracy"  # the default of `monitor`, which does not apply without a val split
 
 
@@ -227,6 +237,7 @@ class Config:
     callbacks: Callbacks
     logger: Logger
     sweep: Sweep = field(default_factory=Sweep)
+    advise: Advise = field(default_factory=Advise, compare=False)  # of another command: runs do not differ in it
 
     @property
     def max_epochs(self) -> int:

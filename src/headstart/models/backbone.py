@@ -93,7 +93,7 @@ def _build_torchvision(name: str, weights: str | None) -> Backbone:
             f"torchvision has no classification network '{name}'.{suggestion(name, names)} "
             f"There are {', '.join(names)}."
         )
-    entry = _find_torchvision_weights(models, name, weights)
+    entry = find_torchvision_weights(models, name, weights)
     # Other weights: the preprocessing of torchvision's first weights of a network is that of its paper.
     expected = (entry or next(iter(models.get_model_weights(name)))).transforms()
     options: dict[str, Any] = {}
@@ -130,7 +130,7 @@ def _build_torchvision(name: str, weights: str | None) -> Backbone:
     )
 
 
-def _find_torchvision_weights(models: Any, name: str, weights: str | None) -> Any:
+def find_torchvision_weights(models: Any, name: str, weights: str | None) -> Any:
     """Return the entry of torchvision's weights enum: the default, or the one with the same file name, or None."""
     choices = models.get_model_weights(name)
     if weights == "default":

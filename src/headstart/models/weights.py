@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -75,10 +74,11 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
             raise ModelError(f"{path} is damaged or no safetensors file ({error}). Copy it again.") from None
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except Exception as error:
+        # The unpickler raises whatever a damaged file leads it to, such as an IndexError.
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"{path} is damaged, or holds more than tensors ({str(error).splitlines()[0]}). "
-            f"Save the model's state_dict() alone."
+            f"{path} is damaged, or holds more than tensors ({reason}). Save the model's state_dict() alone."
         ) from None
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

@@ -30,7 +30,7 @@ LOCK = ".lock"
 POLL_S = 0.5  # seconds between two attempts to take a lock
 # Settings that change neither weights nor metrics: jobs that differ only in these are the same job.
 NO_EFFECT = (
-    *("ckpt_path", "report", "check", "logger", "sweep", "trainer.enable_progress_bar"),
+    *("ckpt_path", "report", "check", "logger", "sweep", "advise", "trainer.enable_progress_bar"),
     *("data.num_workers", "data.cache_gb", "features.max_gb"),
 )
 

@@ -28,6 +28,7 @@ EXCLUDED_SETTINGS = (
     "report",
     "check",
     "sweep",
+    "advise",
     *(".".join(path) for path in TOP_LEVEL_KEYS.values()),
 )
 TABLE_METRICS = ("val/accuracy", "val/loss", "test/accuracy", "out_of_fold/accuracy", "epochs/run", "time/total_s")

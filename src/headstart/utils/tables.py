@@ -49,20 +49,25 @@ def show_run(metrics: Mapping[str, float], folder: Path) -> None:
     console.print(f"run folder: {one_line(str(folder))}", soft_wrap=True, highlight=False, markup=False)
 
 
-def show_rows(rows: Sequence[Sequence[str]], *, left_aligned: int = 1) -> None:
+def show_rows(rows: Sequence[Sequence[str]], *, left_aligned: int = 1, width: int | None = None) -> None:
     """Print a table.
 
     Args:
         rows: the header, then the rows.
         left_aligned: the number of left-aligned columns; those after them are right-aligned.
+        width: the most characters of a line; left-aligned cells are then folded. None does not limit it.
     """
-    header = (Column(Text(one_line(name))) for name in rows[0])  # Text, because rich takes brackets in a str for markup
-    table = Table(*header, box=box.SIMPLE_HEAD)
+    # Text, because rich takes brackets in a str for markup
+    header = (Column(Text(one_line(name)), overflow="fold") for name in rows[0])
+    padding = (0, 1) if width is None else (0, 1, 0, 0)
+    table = Table(*header, box=box.SIMPLE_HEAD, padding=padding)
     for column in table.columns[left_aligned:]:
         column.justify = "right"
+        column.no_wrap = width is not None
     for row in rows[1:]:
         table.add_row(*(Text(one_line(cell)) for cell in row))
     console = Console()
     # As wide as its content: a narrow terminal then wraps the lines, and no number is truncated.
-    console.width = max(console.width, console.measure(table, options=console.options.update(width=1000)).maximum)
+    widest = console.measure(table, options=console.options.update(width=1000)).maximum
+    console.width = max(console.width, widest) if width is None else min(width, widest)
     console.print(table)

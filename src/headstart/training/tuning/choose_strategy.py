@@ -15,12 +15,13 @@ from headstart.cache.features import backbone_features
 from headstart.data.datamodule import ImageDataModule
 from headstart.models.backbone import Backbone
 from headstart.models.model_folder import read_checkpoint
+from headstart.training.tuning.leave_one_out import leave_one_out
 from headstart.utils.errors import ModelError
 
 FROZEN, SCRATCH = "frozen", "scratch"  # the choices that are no name of `conf/finetune/`
 PROBED = 2000  # images for the linear probe; enough to measure an accuracy to within 0.02
 LEAST = 4  # at least so many of these images per class, however many classes there are
-HELD_OUT = 0.25  # fraction of these images that is held out to measure the accuracy
+OTHERS = 5  # images outside of the largest class: with fewer, one image moves the similarity by more than 0.2
 # Thresholds between the cases. The cases are those of the CS231n notes, which give no numbers. The last two thresholds
 # are conservative, as pretrained weights hardly ever hurt: training from scratch needs ten thousand images to do as
 # well (He et al., arXiv:1811.08883).
@@ -99,7 +100,7 @@ def choose_strategy(
         datamodule: the images; the probe uses some of its training split.
         trainer: the Trainer of the run; see `frozen_features`.
         checkpoint: the checkpoint that is resumed, if any.
-        seed: seeds the choice of the images for the probe and of those held out.
+        seed: seeds the choice of the images for the probe.
         max_gb: the largest size of the feature cache, in gigabytes (10^9 bytes).
 
     Returns:
@@ -120,7 +121,7 @@ def choose_strategy(
     features = backbone_features(backbone, subset, trainer, engine="auto", max_gb=max_gb)
     assert features is not None
     rows = torch.cat([batch for batch, _ in features.evaluation_dataloader("train")])
-    return decide(len(labels) / len(np.unique(labels)), similarity(rows, subset.splits["train"].labels, seed))
+    return decide(len(labels) / len(np.unique(labels)), similarity(rows, subset.splits["train"].labels))
 
 
 def balanced_subset(datamodule: ImageDataModule, seed: int) -> ImageDataModule:
@@ -144,42 +145,31 @@ def balanced_subset(datamodule: ImageDataModule, seed: int) -> ImageDataModule:
     )
 
 
-def similarity(features: Tensor, labels: NDArray[np.int64], seed: int) -> float | None:
-    """Measure how well a linear probe on the features predicts the classes of held-out images.
+def similarity(features: Tensor, labels: NDArray[np.int64]) -> float | None:
+    """Measure how well a linear probe on the features predicts the class of an image that it has not seen.
 
-    The probe is a ridge classifier.
+    The probe is ridge regression, and each image is left out in turn; see `leave_one_out`.
 
     Args:
         features: features of the images, shape (images, num_features).
         labels: their int64 labels, shape (images,).
-        seed: seeds the choice of the held-out images.
 
     Returns:
-        The accuracy on the held-out images, scaled so that always predicting their largest class is 0 and no errors is
-        1; at least 0. None if fewer than two classes have two images, or all held-out images are of one class.
+        The accuracy, scaled as by `scaled_accuracy`. None if fewer than two classes have two images, or fewer than
+        `OTHERS` images are not of the largest class.
     """
-    # Imported here, as it takes 0.3 s and no other run needs it.
-    from sklearn.linear_model import RidgeClassifierCV
-    from sklearn.model_selection import train_test_split
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    usable = counts[index] >= 2  # one image to train on, one to hold out
-    num_classes = int((counts >= 2).sum())
-    if num_classes < 2:
+    usable = counts[index] >= 2  # one image to fit to, one to answer
+    if int((counts >= 2).sum()) < 2:
         return None
-    features_train, features_test, labels_train, labels_test = train_test_split(
-        features.float().cpu().numpy()[usable],
-        labels[usable],
-        test_size=max(num_classes, round(HELD_OUT * int(usable.sum()))),
-        stratify=labels[usable],
-        random_state=seed,
-    )
-    guessing = float(np.bincount(labels_test).max() / len(labels_test))
-    if guessing == 1:
+    _, classes = np.unique(labels[usable], return_inverse=True)
+    if len(classes) - int(counts.max()) < OTHERS:
         return None
-    # Solved in closed form for any number of classes; leave-one-out cross-validation chooses one of six penalties.
-    probe = make_pipeline(StandardScaler(), RidgeClassifierCV(np.logspace(0, 5, 6)))
-    accuracy = float(probe.fit(features_train, labels_train).score(features_test, labels_test))
+    answers = leave_one_out(features.float().cpu().numpy()[usable], classes, None).argmax(axis=1)
+    return scaled_accuracy(float((answers == classes).mean()), classes)
+
+
+def scaled_accuracy(accuracy: float, labels: NDArray[np.int64]) -> float:
+    """Return an accuracy on a scale where always giving the largest class is 0 and no errors is 1; at least 0."""
+    guessing = float(np.bincount(labels).max() / len(labels))
     return max(0.0, (accuracy - guessing) / (1 - guessing))
