@@ -88,11 +88,25 @@ def test_nothing_is_computed_if_no_backbone_can_be_had(asked: Asked, tmp_path: P
     assert not asked
 
 
-def test_the_digits_are_compared(tmp_path: Path, capsys: Any) -> None:
-    pytest.importorskip("headstart.advice.run")
-    main(["advise", "advise.models=glyphnet,simple_cnn,resnet19", "advise.minutes=0.5", "--out", str(tmp_path)])
-    values = json.loads((tmp_path / "advice.json").read_text())
-    assert values["recommended"] == "glyphnet"
-    assert [measured["candidate"]["name"] for measured in values["measured"]] == ["glyphnet", "simple_cnn"]
-    assert [candidate["name"] for candidate in values["others"]] == ["resnet19"]
-    assert "next: python train.py" in capsys.readouterr().out
+def test_the_digits_are_compared_and_what_was_computed_is_kept(tmp_path: Path, capsys: Any) -> None:
+    models = "advise.models=glyphnet,glyphnet@null,simple_cnn,resnet19"
+    for _ in range(2):
+        main(["advise", models, "advise.minutes=60", "--out", str(tmp_path)])
+        values = json.loads((tmp_path / "advice.json").read_text())
+        assert values["recommended"] == "glyphnet"
+        assert {measured["candidate"]["name"] for measured in values["measured"]} == {
+            "glyphnet",
+            "glyphnet@null",
+            "simple_cnn",
+        }
+        assert [candidate["name"] for candidate in values["others"]] == ["resnet19"]
+        assert values["images"] == 100
+        best = values["measured"][0]
+        assert best["accuracy"]["low"] <= best["accuracy"]["value"] <= best["accuracy"]["high"]
+        assert best["curve"][-1][0] == 100
+    assert "next: python train.py model=glyphnet" in capsys.readouterr().out
+
+
+def test_what_the_time_does_not_allow_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no backbone could be measured.*not reached within advise.minutes=1e-06"):
+        main(["advise", "advise.models=glyphnet", "advise.minutes=1e-6", "--out", str(tmp_path)])
