@@ -760,4 +760,47 @@ FAULTS = (
         'and not name.startswith("length of")',
         ("checks/test_wrapper.py",),
     ),
+    # --- which backbone ----------------------------------------------------------------------------------------------
+    Fault(
+        "a network with random weights is recommended",
+        "advice/choice.py",
+        "if not is_random(one.candidate)] or level",
+        "if one.candidate] or level",
+        ("advice/test_choice.py",),
+    ),
+    Fault(
+        "a sample divides a group, which then answers for itself",
+        "advice/sample.py",
+        "while groups is not None and 0 < size",
+        "while groups is None and 0 < size",
+        ("advice/test_sample.py",),
+    ),
+    Fault(
+        "an image that is left out makes its own class rarer",
+        "training/tuning/leave_one_out.py",
+        "targets - best + rarer",
+        "targets - best",
+        ("training/test_leave_one_out.py",),
+    ),
+    Fault(
+        "the luckiest of many equal backbones is taken for better",
+        "advice/best.py",
+        "np.quantile(largest, CONFIDENCE) * scale[best]",
+        "scale[best]",
+        ("advice/test_best.py",),
+    ),
+    Fault(
+        "folds of groups are as uneven as chance makes them",
+        "data/group_folds.py",
+        "np.lexsort((images, costs.round(9)))[0]",
+        "rng.integers(folds)",
+        ("data/test_group_folds.py",),
+    ),
+    Fault(
+        "images that look alike count as the same without a look at their pixels",
+        "checks/features.py",
+        "pairs[scores >= SAME]",
+        "pairs[scores >= -1]",
+        ("checks/test_features.py",),
+    ),
 )
