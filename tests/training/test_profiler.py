@@ -16,7 +16,6 @@ from PIL import Image
 from timm.models import register_model
 from torch import Tensor, nn
 
-from headstart.data import image_io
 from headstart.data.datamodule import ImageDataModule
 from headstart.data.dataset import Samples, file_samples
 from headstart.data.preprocessing import Preprocessing, evaluation_transform
@@ -27,6 +26,7 @@ from headstart.models.unfreezing import Finetuning, Strategy
 from headstart.training import profiler as training_profiler
 from headstart.training.classifier import TransferClassifier
 from headstart.training.profiler import FETCH, STAGES, StepClock, TrainingProfiler, describe_speed, larger_batch
+from headstart.utils import files
 from tests.helpers.classifiers import quiet_trainer
 from tests.helpers.images import class_folders
 from tests.helpers.runs import Train, composed, read_rows
@@ -80,7 +80,7 @@ def test_a_slow_disk(said: Callable[..., str], tmp_path: Path, monkeypatch: pyte
         time.sleep(0.04)
         return path
 
-    monkeypatch.setattr(image_io, "regular_file", late)  # what is asked of each file before it is read
+    monkeypatch.setattr(files, "regular_file", late)  # what is asked of each file before it is read
     line = said(f"data.root={root}", "data.image_size=16", "data.resize=16", "batch_size=4", "epochs=2")
     assert "of training waits for images, most of it reading from the disk: " in line
     assert "a copy on a local disk, data.cache=decoded" in line
