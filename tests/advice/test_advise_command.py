@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import headstart
 from headstart.advice.result import Advice, Candidate
@@ -110,3 +111,15 @@ def test_the_digits_are_compared_and_what_was_computed_is_kept(tmp_path: Path, c
 def test_what_the_time_does_not_allow_is_said(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no backbone could be measured.*not reached within advise.minutes=1e-06"):
         main(["advise", "advise.models=glyphnet", "advise.minutes=1e-6", "--out", str(tmp_path)])
+
+
+def test_samples_of_one_group_have_no_learning_curve(tmp_path: Path) -> None:
+    for index in range(240):
+        path = tmp_path / "images" / f"class {index % 2}" / f"scene{index // 60}_{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (index, 90 * (index % 2), 0)).save(path)
+    data = ["data=imagefolder", f"data.root={tmp_path / 'images'}", "data.group_pattern=^[^/]+/(scene\\d)"]
+    advice = headstart.advise(*data, "data.val_fraction=0.25", "data.test_fraction=0.25", "advise.models=glyphnet")
+    assert advice.recommended.candidate.name == "glyphnet"
+    assert advice.images == 120  # two of the four scenes
+    assert [size for size, _ in advice.recommended.curve][-1] == 120

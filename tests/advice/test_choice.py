@@ -43,6 +43,8 @@ def test_random_weights_and_restricted_licences_are_taken_only_if_there_is_nothi
     restricted = replace(pretrained, candidate=replace(pretrained.candidate, licence="cc-by-nc-4.0"))
     assert chosen(restricted, backbone("free", 0.94, 5)) == "free"
     assert chosen(restricted) == "pretrained"
+    mentioned = replace(pretrained, candidate=replace(pretrained.candidate, licence="see its licence"))
+    assert chosen(mentioned, backbone("free", 0.94, 5)) == "pretrained"
 
 
 def test_with_few_images_the_standing_elsewhere_counts() -> None:

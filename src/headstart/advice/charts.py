@@ -15,7 +15,7 @@ from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from headstart.advice.result import Advice, Measured
-from headstart.advice.table import format_rate, label, rate_of
+from headstart.advice.table import format_rate, label
 from headstart.report.style import BLUE, CYCLE, INK, ORANGE, WIDTH, figure, new_figure
 
 # Accuracies below all that may be best by so many times their range are drawn at the lower edge: the others have room.
@@ -46,7 +46,7 @@ def accuracy_by_speed(advice: Advice) -> Figure:
     fig = new_figure(WIDTH, 4.2)
     axes = fig.subplots()
     axes.set_xscale("log")
-    points = [(rate_of(measured), max(measured.accuracy.value, floor)) for measured in ordered]
+    points = [(measured.rate, max(measured.accuracy.value, floor)) for measured in ordered]
     for measured, (rate, accuracy) in zip(ordered, points, strict=True):
         below = measured.accuracy.value < floor
         axes.plot(rate, accuracy, marker="v" if below else "o", markersize=6, **_look(measured, advice))

@@ -11,7 +11,7 @@ from headstart.advice.result import Candidate, Measured
 
 WORTH = 0.01  # accuracy for which speed is given up: a point
 NEARLY = 1.25  # rates within a quarter are equal: the smaller file decides
-RESTRICTED = ("nc", "non-commercial", "noncommercial", "swag")  # in licences that forbid commercial use
+RESTRICTED = ("-nc", "non-commercial", "noncommercial", "swag")  # in licences that forbid commercial use
 
 
 def recommend(measured: Sequence[Measured], *, prior: bool) -> tuple[Measured, str]:
@@ -38,8 +38,8 @@ def recommend(measured: Sequence[Measured], *, prior: bool) -> tuple[Measured, s
     level = [one for one in level if not is_restricted(one.candidate)] or level
     highest = max(scores[one.candidate.name] for one in level)
     near = [one for one in level if scores[one.candidate.name] >= highest - WORTH]
-    fastest = max(_rate(one) for one in near)
-    chosen = min((one for one in near if _rate(one) * NEARLY >= fastest), key=lambda one: one.candidate.megabytes or 0)
+    fastest = max(one.rate for one in near)
+    chosen = min((one for one in near if one.rate * NEARLY >= fastest), key=lambda one: one.candidate.megabytes or 0)
     if len(near) == 1:
         others = (
             "the others are less accurate" if len(level) == 1 else f"of {len(level)} that cannot be told from the best"
@@ -56,7 +56,3 @@ def is_random(candidate: Candidate) -> bool:
 def is_restricted(candidate: Candidate) -> bool:
     """Tell whether the licence of the weights forbids commercial use."""
     return any(word in (candidate.licence or "").lower() for word in RESTRICTED)
-
-
-def _rate(one: Measured) -> float:
-    return one.candidate.images_per_second or 0.0

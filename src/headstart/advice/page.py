@@ -10,7 +10,7 @@ from typing import Any
 
 from headstart.advice.charts import accuracy_by_speed, has_curves, learning_curves
 from headstart.advice.result import Advice
-from headstart.advice.table import at_all, format_rate, licence_name, rate_of, verdict
+from headstart.advice.table import at_all, format_rate, licence_name, verdict
 from headstart.config.schema import Config
 from headstart.report.html import data_name, write_html
 from headstart.report.style import svg
@@ -39,7 +39,7 @@ def write_advice(advice: Advice, config: Config, folder: Path, overrides: Sequen
         expected=at_all(advice.recommended, advice.images) or advice.recommended.accuracy,
         verdict=verdict,
         at_all=at_all,
-        rate=lambda measured: format_rate(rate_of(measured)),
+        rate=lambda measured: format_rate(measured.rate),
         licence_name=licence_name,
         command=shlex.join(["headstart", "advise", *overrides]),
     )

@@ -34,23 +34,20 @@ class Probe:
         candidate: the backbone as the user named it.
         reader: computes features that are not cached.
         seconds: time for the features of one image.
-        features: features of the sample, float32, shape (images, width).
-        table: the same as heads are fitted to.
+        table: features of the sample; None before the first.
     """
 
     candidate: Candidate
     reader: FeatureReader
     seconds: float
-    features: NDArray[np.float32] | None = None
     table: FeatureTable | None = None
 
     def read(self, sample: Samples) -> None:
         """Read the features of the sample; those of images that were in the one before are cached."""
-        known = 0 if self.features is None else len(self.features)
+        known = 0 if self.table is None else len(self.table.labels)
         start = time.perf_counter()
         data = self.reader.read({"train": sample}, evaluation_transform(self.reader.backbone.preprocessing))
         self.table = data.training_table
-        self.features = self.table.rows.take(np.arange(len(sample))).astype(np.float32)
         new = len(sample) - known
         if new >= COUNTED:  # cached features make it cheap, as they will for the next sample of a second comparison
             self.seconds = (time.perf_counter() - start) / new
@@ -63,11 +60,10 @@ class Probe:
             groups: of those images.
             fitted: fit heads in five folds, or take the closed form of ridge regression.
         """
-        assert self.features is not None
         assert self.table is not None
         if not fitted:
-            right = leave_one_out(self.features[: len(labels)], labels, groups).argmax(axis=1) == labels
-            return np.asarray(right)
+            features = self.table.rows_at(torch.arange(len(labels)))[0].float().cpu().numpy()
+            return np.asarray(leave_one_out(features, labels, groups).argmax(axis=1) == labels)
         found = cross_validate(
             self.table, np.arange(len(labels)), labels, groups, int(labels.max()) + 1, lambda _: None
         ).answers()
@@ -83,16 +79,8 @@ def open_probe(config: Config, candidate: Candidate) -> Probe:
     assert candidate.model is not None
     reader = open_reader(replace(config, model=candidate.model))
     rate = forward_rate(reader)
-    parameters = sum(values.numel() for values in reader.backbone.module.parameters())
-    known = replace(
-        candidate,
-        parameters=candidate.parameters or parameters,
-        megabytes=candidate.megabytes or 4 * parameters / 1e6,  # float32
-        image_size=reader.backbone.preprocessing.crop,
-        licence=candidate.licence or reader.backbone.licence,
-        images_per_second=rate,
-    )
-    return Probe(known, reader, 1 / rate + DECODING)
+    image_size = reader.backbone.preprocessing.crop  # data.image_size may have changed it
+    return Probe(replace(candidate, image_size=image_size, images_per_second=rate), reader, 1 / rate + DECODING)
 
 
 def forward_rate(reader: FeatureReader) -> float:

@@ -80,6 +80,12 @@ class Measured:
     curve: Sequence[tuple[int, Estimate]]
     may_be_best: bool
 
+    @property
+    def rate(self) -> float:
+        """Return the images a second of its forward pass on this machine."""
+        assert self.candidate.images_per_second is not None
+        return self.candidate.images_per_second
+
 
 @dataclass(frozen=True)
 class Advice:

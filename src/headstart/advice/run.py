@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shlex
 import time
 from collections.abc import Sequence
@@ -20,10 +19,10 @@ from headstart.advice.sample import beginning, first_size, sample_order
 from headstart.config.schema import Config
 from headstart.data.build import open_images
 from headstart.data.dataset import Samples
+from headstart.training.fitted_head.path import number_of_folds
 from headstart.training.tuning.choose_strategy import FROZEN, decide, scaled_accuracy
 from headstart.utils.errors import HeadstartError, ModelError
 
-log = logging.getLogger(__name__)
 PARTS = (4, 2)  # the learning curve begins with these parts of the sample
 
 
@@ -155,7 +154,7 @@ def _decide(probes: Sequence[Probe], race: Race, size: int) -> list[Measured]:
     """Compare the remaining backbones by fitted heads, if there is time, and draw their learning curves."""
     sample = race.sample(size)
     beginnings = [part for part in (race.sample(size // part) for part in PARTS) if _learnable(part)] + [sample]
-    fitted, by_probe = True, list[list[NDArray[np.bool_]]]()
+    fitted, by_probe = number_of_folds(sample.labels, sample.groups) > 1, list[list[NDArray[np.bool_]]]()
     start = time.monotonic()
     for number, probe in enumerate(probes):
         if fitted and (time.monotonic() - start) / max(1, number) > max(0.0, race.left):
@@ -172,8 +171,8 @@ def _decide(probes: Sequence[Probe], race: Race, size: int) -> list[Measured]:
 
 
 def _learnable(sample: Samples) -> bool:
-    """Tell whether each class has two images, one to fit to and one to answer."""
-    return int(np.bincount(sample.labels).min()) > 1
+    """Tell whether each class has two images, one to fit to and one to answer, and whether groups leave two folds."""
+    return int(np.bincount(sample.labels).min()) > 1 and number_of_folds(sample.labels, sample.groups) > 1
 
 
 def _curve_answers(probe: Probe, beginnings: Sequence[Samples], *, fitted: bool) -> list[NDArray[np.bool_]]:

@@ -48,7 +48,7 @@ def _row(measured: Measured, advice: Advice) -> list[str]:
         licence_name(candidate.licence),
         _format(measured.accuracy),
         _format(at_all(measured, advice.images)),
-        format_rate(rate_of(measured)),
+        format_rate(measured.rate),
         "" if candidate.megabytes is None else f"{candidate.megabytes:,.0f}",
         verdict(measured, advice),
     ]
@@ -60,12 +60,6 @@ def licence_name(licence: str | None) -> str:
         return "not stated"
     parts = licence.split("/")
     return parts[4] if licence.startswith("https://") and len(parts) > 4 else licence
-
-
-def rate_of(measured: Measured) -> float:
-    """Return the images a second of a backbone that was measured."""
-    assert measured.candidate.images_per_second is not None
-    return measured.candidate.images_per_second
 
 
 def format_rate(rate: float) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from datetime import datetime
 from pathlib import Path
 
+from headstart.cli.dated_folder import dated_folder
 from headstart.utils.console import printable
 
 HELP = "which backbone suits the images"
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     candidates = find_candidates(config.advise.models, fetch=config.advise.fetch)
     advice = advise(config, candidates, overrides=arguments.inputs, shown=True)
-    out = arguments.out or Path("outputs/advise") / datetime.now().strftime("%Y-%m-%d/%H-%M-%S")
+    out = arguments.out or dated_folder("advise")
     page = write_advice(advice, config, out, arguments.inputs)
     show_rows(rows(advice), left_aligned=2, width=WIDTH)
     if advice.others:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
 
 from headstart.checks.findings import KINDS, NOT_OF_IMAGES, TIERS, check_names
+from headstart.cli.dated_folder import dated_folder
 from headstart.utils.console import printable
 
 HELP = "what is wrong with the images"
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = evaluation_config(None, arguments.inputs)  # before torch is imported, so that typos are reported at once
     from headstart.checks.run import check
 
-    out = arguments.out or Path("outputs/check") / datetime.now().strftime("%Y-%m-%d/%H-%M-%S")
+    out = arguments.out or dated_folder("check")
     counts = check(config, out, tiers, drop=drop, overrides=arguments.inputs).counts
     for line in summary(counts):
         print(line)

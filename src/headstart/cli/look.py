@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from datetime import datetime
 from pathlib import Path
 
+from headstart.cli.dated_folder import dated_folder
 from headstart.utils.console import printable
 
 HELP = "the data before training"
@@ -29,6 +29,6 @@ def run(arguments: argparse.Namespace) -> int:
     config = evaluation_config(None, arguments.inputs)  # before torch is imported, so that typos are reported at once
     from headstart.report.data_preview import look
 
-    out = arguments.out or Path("outputs/look") / datetime.now().strftime("%Y-%m-%d/%H-%M-%S")
+    out = arguments.out or dated_folder("look")
     print(printable(f"look: {look(config, out, arguments.inputs)}"))
     return 0

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from datetime import datetime
 from pathlib import Path
 
+from headstart.cli.dated_folder import dated_folder
 from headstart.utils.console import printable
 from headstart.utils.errors import ConfigError, DataError
 
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"{' '.join(overrides)}: expected run folders, or one run folder and its overrides.")
     if not folders:
         raise DataError(f"{' '.join(arguments.inputs)}: no finished run below it; each has a metrics.json.")
-    out = arguments.out or Path("outputs/comparisons") / datetime.now().strftime("%Y-%m-%d/%H-%M-%S")
+    out = arguments.out or dated_folder("comparisons")
     print(printable(f"comparison: {write_comparison([read_finished(folder) for folder in folders], out)}"))
     return 0
 
